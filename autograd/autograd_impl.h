@@ -1,0 +1,90 @@
+/* autograd/autograd_impl.h: the tape from inside. Internal; nn, optim and ddp use the lower half.
+ *
+ * Names: a *leaf* is a tensor that collects a gradient (a parameter). A *flat* is a contiguous run of leaves: their values lie in one
+ * storage, their gradients in another. A *group* is the set of leaves whose gradients form one weighted mean; it has one or more
+ * flats. ddp makes a group whose flats are its buckets; an optimizer makes one for leaves that have none; a leaf alone gets an
+ * implicit group at its first backward.
+ *
+ * The weighted mean. In a group, gradients G and a number `unit` stand for the weighted sum unit*G = sum of w_i g_i; `weight` is the sum of w_i
+ * so far. The first micro-batch sets unit = w_1 (so its backward starts from 1: hooks see ordinary gradients); later ones start from w/unit.
+ * The mean is G*unit/weight. Finalising (td_grad, step) makes G the mean and unit = weight, so that more may be added after.
+ */
+#ifndef TD_AUTOGRAD_IMPL_H
+#define TD_AUTOGRAD_IMPL_H
+#include <tensor_impl.h>
+#include <tandem/op.h>
+
+typedef struct td__leaf td__leaf;
+typedef struct td__flat td__flat;
+typedef struct td__group td__group;
+
+struct td__leaf {
+    td_tensor *value;              /* the leaf's tensor; the leaf lives as long as it (tensor->graph), so no reference      */
+    td_tensor *grad;               /* same shape, contiguous, in the flat's gradient storage or its own; NULL until needed    */
+    td__group *group;              /* NULL: none yet                                                                        */
+    td__flat  *flat;               /* NULL: none                                                                            */
+    int64_t    offset;             /* elements from the flat's start                                                        */
+    bool       requires;           /* frozen leaves stay leaves                                                             */
+    bool       has_grad;           /* grad holds something: the next contribution adds                                      */
+    bool       used;               /* reached by a backward since the last step, on any rank (ddp ORs it)                     */
+    int        expected;           /* contributions still to come in the backward that runs                                 */
+    int        index;              /* ddp's: position among its parameters                                                  */
+    /* hooks: autograd's */
+    struct td__hook *hooks;
+};
+td__leaf *td__leaf_of(const td_tensor *x);             /* NULL for tensors that are not leaves                             */
+int       td__leaf_need_grad(td__leaf *leaf);          /* makes leaf->grad if there is none                                */
+
+struct td__flat {
+    td__group  *group;
+    td_dtype    dtype;
+    int64_t     n;                 /* elements, padding included (each leaf begins on 64 bytes; pads stay zero)              */
+    td__leaf  **leaf; int leaves;
+    td_storage *value, *grad;
+    int         index;             /* in its group                                                                          */
+    void       *user;              /* ddp's bucket                                                                          */
+};
+
+/* What ddp fills in; NULL rows mean nothing to do. Autograd and optim know nothing else of ddp. */
+typedef struct {
+    /* Every td_backward on any thread begins here, for every registered group, also when this backward reaches none of its leaves. `reached`:
+     * does it reach some? `error`: this rank's pending error (0: none): the header must still be sent. Returns 0, or a negative code that
+     * stops the backward on every rank alike (td__fail_verbatim has been called). On return leaf->expected and has_grad may have been adapted. */
+    int  (*begin)(td__group *g, bool reached, int error, double weight);
+    void (*leaf_ready)(td__leaf *leaf);          /* all contributions of this backward are in leaf->grad                     */
+    int  (*end)(td__group *g);                   /* kernels of this backward have run                                        */
+    int  (*step_begin)(td__group *g);            /* first thing of td_optim_step                                             */
+    int  (*wait)(td__flat *f);                   /* gradients of f are reduced when it returns; idempotent                     */
+    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat; NULL: replicas, nothing to do */
+    void (*step_end)(td__group *g);              /* gradients have been consumed                                             */
+    void (*leaf_gone)(td__leaf *leaf);           /* the tensor is being freed                                                */
+} td__group_ops;
+
+struct td__group {
+    double      unit, weight;      /* see the head of this file; 0, 0: no backward yet                                        */
+    td__flat  **flat; int flats;
+    uint64_t    layout;            /* changes when flats change; optimizers remap their state                               */
+    const td__group_ops *ops; void *user;
+    bool        implicit;          /* of one leaf without flat                                                              */
+    td__group  *next, *prev;       /* all groups with ops                                                                   */
+};
+
+/* ---- flat.c ---- */
+/* Cuts leaves (no group yet, or an implicit one; not frozen) into flats: cut[i] leaves each, in the order given; one dtype per flat. Values are
+ * moved, gradients too where there are some. alloc_grad: where gradient storages come from (ddp: the communicator's arena); NULL: the device. */
+td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user);
+/* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
+int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
+void td__group_free(td__group *g);                     /* leaves live on, without group; flats' storages as long as views of them */
+int  td__group_finalise(td__group *g);                 /* waits, makes G the mean                                           */
+double td__group_scale(const td__group *g);            /* unit/weight: what a step multiplies G by; 0 when weight is 0          */
+void td__group_consume(td__group *g);                  /* after a step: no gradients, no weights                             */
+
+/* ---- tape.c, backward.c ---- */
+bool td__grad_enabled(void);
+int  td__live_nodes(void);                             /* recorded calls that exist                                         */
+/* the thread's sample numbers: ids (i64, rows) or NULL with `first`; advances the index of random calls of this forward */
+int64_t td__random_call_index(void);
+void td__samples_now(int64_t rows, const td_tensor **ids, int64_t *first);
+
+#endif

@@ -1,0 +1,34 @@
+/* base/plugin_abi.h: the two tables that the library and a plug-in exchange. A plug-in exports
+ *     const td_plugin *td_plugin_v1(const td_host *host)
+ * and is opened RTLD_NOW|RTLD_LOCAL only when needed. It links libtandem.so for public functions at most.
+ */
+#ifndef TD_PLUGIN_ABI_H
+#define TD_PLUGIN_ABI_H
+#include <stdarg.h>
+#include <tandem/plugin.h>
+
+#define TD_PLUGIN_ABI 1
+struct td_host {                               /* services of the library                                                  */
+    int    abi;
+    int    (*fail)(int code, const char *format, ...);
+    int    (*fail_background)(int code, const char *format, ...);
+    int    (*pending)(void);
+    void  *(*alloc)(size_t bytes);
+    void   (*free)(void *block);
+    double (*now)(void);
+    void   (*say)(const char *format, ...);
+    double (*timeout)(void);                   /* TANDEM_TIMEOUT                                                          */
+};
+struct td_comm_backend;                        /* comm/comm_impl.h  */
+struct td_device_ops;                          /* tensor/tensor_impl.h */
+struct td_plugin {                             /* what the plug-in brings                                                  */
+    int abi;
+    const char *name;                          /* "mpi", "cuda"                                                           */
+    const struct td_comm_backend *comm;        /* NULL: none                                                              */
+    const struct td_device_ops *device;        /* NULL: none                                                              */
+    const char *(*describe)(char *into, size_t size);   /* version line for tandem doctor                                  */
+};
+extern const td_host td__host;                 /* base/plugin.c                                                           */
+/* Opens libtandem-NAME.so (PLUGIN_DIR, else beside libtandem.so, else the loader's path). NULL with the reason in `why`. */
+const td_plugin *td__plugin_open(const char *name, char *why, size_t why_size);
+#endif

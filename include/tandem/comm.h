@@ -1,0 +1,47 @@
+/* tandem/comm.h: groups of ranks and collectives on tensors.
+ *
+ * Collectives are called by all ranks of the group in the same order with the same dtype and element count; each call's
+ * fingerprint is compared before data is touched, and a difference is one sentence that names both calls. Every wait has a
+ * deadline (TANDEM_TIMEOUT, 300 s); a peer that is dead, stopped or gone is reported at once. Tensors are contiguous;
+ * arithmetic in f32, f64, i64, i32 (data movement in any dtype). The result is the same, bit for bit, on every rank.
+ */
+#ifndef TANDEM_COMM_H
+#define TANDEM_COMM_H
+#include <tandem/tensor.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct td_comm td_comm;
+typedef struct td_work td_work;                                           /* a started collective                     */
+typedef enum { TD_SUM, TD_MEAN, TD_MIN, TD_MAX } td_reduce;
+
+TD_API td_comm    *td_world(void);                                        /* after td_init; before: a world of one      */
+TD_API int         td_rank(const td_comm *comm);
+TD_API int         td_size(const td_comm *comm);
+TD_API const char *td_comm_backend_name(const td_comm *comm);             /* "self", "shm", "mpi"                       */
+
+/* blocking: 0 or a negative code; x in place */
+TD_API int td_all_reduce(td_comm *comm, td_tensor *x, td_reduce op);
+TD_API int td_broadcast(td_comm *comm, td_tensor *x, int root);
+TD_API int td_reduce_scatter(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op);  /* in (size*n,…) -> out: rank's n */
+TD_API int td_all_gather(td_comm *comm, td_tensor *out, td_tensor *in);                    /* in (n,…) -> out (size*n,…)     */
+TD_API int td_barrier(td_comm *comm);
+
+/* started: runs on the communicator's thread in the order of the calls; the tensors must not be touched until td_wait.
+ * An error gives a work whose td_wait returns it. */
+TD_API td_work *td_all_reduce_start(td_comm *comm, td_tensor *x, td_reduce op);
+TD_API td_work *td_broadcast_start(td_comm *comm, td_tensor *x, int root);
+TD_API td_work *td_reduce_scatter_start(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op);
+TD_API td_work *td_all_gather_start(td_comm *comm, td_tensor *out, td_tensor *in);
+TD_API int  td_wait(td_work *work);                                       /* frees it; a deadline always stands         */
+TD_API bool td_test(td_work *work);                                       /* finished? does not free it                 */
+TD_API void td_abort(td_comm *comm, const char *why);                     /* gives up all that is under way, on every rank  */
+
+/* In the group's arena: collectives on it stage nothing. Owned by the innermost scope like any tensor. */
+TD_API td_tensor *td_zeros_shared(td_comm *comm, td_shape shape, td_dtype dtype);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

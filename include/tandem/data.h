@@ -1,0 +1,65 @@
+/* tandem/data.h: datasets and the loader.
+ *
+ * Global batch k of an epoch is rows k*batch*parts … of the epoch's order; part r takes the r-th share of it. Every part gets
+ * the same number of batches, no row twice, no row dropped (unless drop_last): the last global batch is cut as evenly as
+ * possible, so that a part's share may be a row shorter, or empty (0 rows). So N parts of batch B see, step by step, the
+ * samples of one part with batch N*B.
+ */
+#ifndef TANDEM_DATA_H
+#define TANDEM_DATA_H
+#include <tandem/tensor.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct td_dataset td_dataset;
+typedef struct td_loader td_loader;
+
+typedef struct { td_shape shape; td_dtype dtype; } td_field;              /* of one sample                            */
+typedef struct {
+    int64_t rows;
+    const td_field *field; size_t n_fields;                               /* copied; 1 to 8                           */
+    int  (*read)(void *user, int64_t row, void *const *into);             /* one sample into n_fields places; called from
+                                                                             loader threads at once; 0 or a negative code */
+    void (*close)(void *user);                                            /* may be NULL                              */
+    uint64_t reserved[4];
+} td_dataset_source;
+TD_API td_dataset *td_dataset_new(const td_dataset_source *source, void *user);
+/* IDX files (LeCun's MNIST format), plain or gzip: PREFIX-images-idx3-ubyte[.gz] and PREFIX-labels-idx1-ubyte[.gz], as in
+ * ".../train". Field 0: f32 (1,H,W), bytes/255; field 1: i64 (). Held in memory as bytes. */
+TD_API td_dataset *td_dataset_idx(const char *path_prefix);
+TD_API int64_t     td_dataset_rows(const td_dataset *data);
+TD_API void        td_dataset_free(td_dataset *data);                     /* only one that no loader has taken        */
+
+typedef struct {
+    td_tensor *x, *y;                                                     /* fields 0 and 1 (y NULL when there is one)  */
+    td_tensor *const *field; size_t n_fields;                             /* (rows, …) each                           */
+    td_tensor *sample;                                                    /* i64 (rows): each row's number in the data set */
+    int64_t rows;                                                         /* may be 0                                 */
+    uint64_t reserved[4];
+} td_batch;                                                               /* the loader's until its next              */
+
+typedef struct {
+    int64_t  batch;                 /* rows per part; default 32                                                     */
+    bool     shuffle;               /* default false; the order is a function of (seed, epoch) alone                 */
+    bool     drop_last;             /* default false; drops the last global batch when it is not full                */
+    uint64_t seed;                  /* default: td_seed                                                              */
+    int      threads;               /* prefetching threads; default 1                                                */
+    int      queue;                 /* batches read ahead; default 4                                                 */
+    int      part, parts;           /* parts 0: rank and size of the world                                           */
+    uint64_t reserved[8];
+} td_loader_opts;
+TD_API td_loader *td_loader_new(td_dataset *takes, const td_loader_opts *opts);
+TD_API void       td_loader_free(td_loader *loader);                      /* NULL is fine                             */
+/* The next batch, and its sample numbers for random operations (td_samples). false at the end of the epoch (the next call
+ * begins the next epoch) or on an error. */
+TD_API bool       td_loader_next(td_loader *loader, td_batch *batch);
+TD_API int64_t    td_loader_batches(const td_loader *loader);             /* per epoch, the same on every part        */
+TD_API int64_t    td_loader_epoch(const td_loader *loader);
+TD_API void       td_loader_set_epoch(td_loader *loader, int64_t epoch);  /* the next batch is this epoch's first     */
+TD_API double     td_loader_waited_ms(const td_loader *loader);           /* time td_loader_next waited since the last call of this */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

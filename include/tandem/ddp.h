@@ -1,0 +1,43 @@
+/* tandem/ddp.h: replicas in step. td_ddp_new attaches to a module's parameters; the model is called as before, and each
+ * td_backward reduces gradients in buckets while it is still running. See docs/design/ddp.md.
+ */
+#ifndef TANDEM_DDP_H
+#define TANDEM_DDP_H
+#include <tandem/comm.h>
+#include <tandem/nn.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct td_ddp td_ddp;
+typedef struct {
+    int64_t  bucket_bytes;         /* default 25 MiB                                                                  */
+    int64_t  first_bucket_bytes;   /* default 1 MiB: communication starts early                                       */
+    td_comm *comm;                 /* default: the world                                                              */
+    uint64_t reserved[8];
+} td_ddp_opts;
+/* Collective. Compares the models (the first differing parameter is named with both shapes) and broadcasts rank 0's parameters
+ * and buffers. Call it before the first step. */
+TD_API td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts);
+TD_API void    td_ddp_free(td_ddp *ddp);                                  /* detaches; NULL is fine; td_finish does it too */
+/* true: following backwards accumulate locally; the next one with false reduces everything. The same on all ranks. */
+TD_API void    td_ddp_no_sync(td_ddp *ddp, bool on);
+
+typedef struct {
+    double  step_ms;          /* from the first backward's begin (of this step) to the end of td_optim_step            */
+    double  backward_ms;      /* the synchronised backward                                                            */
+    double  comm_ms;          /* sum of the buckets' reductions, from launch to done                                    */
+    double  exposed_ms;       /* of it, what this rank waited for                                                      */
+    double  overlap;          /* 1 - exposed/comm, 0 when there was none                                              */
+    double  skew_ms;          /* between the first and the last rank's arrival at the header, largest                  */
+    int     slowest_rank;     /* the last to arrive there                                                             */
+    int     buckets;
+    int64_t bytes;            /* reduced per rank                                                                     */
+    uint64_t reserved[4];
+} td_ddp_stats;
+TD_API td_ddp_stats td_ddp_last_step(const td_ddp *ddp);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,106 @@
+/* tandem/ops.h: operations: shapes in, shapes out. Each result belongs to the innermost scope and, where an input
+ * needs gradients, joins the graph. Arithmetic works in f32, f64, i64, i32; what is said to be "float" in f32, f64.
+ * Operands must share a dtype (td_cast converts) and a device. Broadcasting is NumPy's. Every operation takes 0 rows.
+ */
+#ifndef TANDEM_OPS_H
+#define TANDEM_OPS_H
+#include <tandem/tensor.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- arithmetic, with broadcasting ------------------------------------------------------------------------------------ */
+TD_API td_tensor *td_add(td_tensor *a, td_tensor *b);
+TD_API td_tensor *td_sub(td_tensor *a, td_tensor *b);
+TD_API td_tensor *td_mul(td_tensor *a, td_tensor *b);
+TD_API td_tensor *td_div(td_tensor *a, td_tensor *b);         /* integers: towards zero; x/0 of integers is 0          */
+TD_API td_tensor *td_neg(td_tensor *x);
+TD_API td_tensor *td_scale(td_tensor *x, double factor);      /* x * factor                                           */
+TD_API td_tensor *td_shift(td_tensor *x, double term);        /* x + term                                             */
+TD_API td_tensor *td_eq(td_tensor *a, td_tensor *b);          /* bool; no gradient                                    */
+TD_API td_tensor *td_cast(td_tensor *x, td_dtype dtype);      /* rounds to nearest even; gradient is cast back        */
+
+/* ---- reductions: axes n_axes 0 means all; negative axes count from the end; keep leaves size-1 dimensions -------------- */
+TD_API td_tensor *td_sum(td_tensor *x, const int *axes, int n_axes, bool keep);
+TD_API td_tensor *td_mean(td_tensor *x, const int *axes, int n_axes, bool keep);  /* float; no divisor stamp           */
+TD_API td_tensor *td_amax(td_tensor *x, const int *axes, int n_axes, bool keep);  /* gradient shared evenly among ties  */
+TD_API td_tensor *td_amin(td_tensor *x, const int *axes, int n_axes, bool keep);
+TD_API td_tensor *td_argmax(td_tensor *x, int axis);          /* i64, the first of equals; no gradient                */
+
+/* ---- views and copies ------------------------------------------------------------------------------------------------- */
+TD_API td_tensor *td_reshape(td_tensor *x, td_shape shape);   /* one dimension may be -1; a view where strides allow   */
+TD_API td_tensor *td_flatten(td_tensor *x, int from);         /* dimensions from..last become one                     */
+TD_API td_tensor *td_permute(td_tensor *x, const int *order, int n);
+TD_API td_tensor *td_transpose(td_tensor *x, int dim0, int dim1);
+TD_API td_tensor *td_expand(td_tensor *x, td_shape shape);    /* size-1 dimensions repeat, as a view                  */
+TD_API td_tensor *td_narrow(td_tensor *x, int dim, int64_t start, int64_t length);  /* a view                          */
+TD_API td_tensor *td_contiguous(td_tensor *x);                /* x itself when it is                                  */
+TD_API td_tensor *td_detach(td_tensor *x);                    /* same values, out of the graph                        */
+
+/* ---- products ----------------------------------------------------------------------------------------------------------- */
+TD_API td_tensor *td_matmul(td_tensor *a, td_tensor *b);      /* float (…,M,K) (…,K,N) -> (…,M,N); batch dimensions broadcast;
+                                                                 1-D operands as NumPy's matmul                       */
+TD_API td_tensor *td_linear(td_tensor *x, td_tensor *w, td_tensor *b);  /* (…,I) (O,I) (O)|NULL -> (…,O)               */
+
+/* ---- activations (float) ---------------------------------------------------------------------------------------------- */
+TD_API td_tensor *td_relu(td_tensor *x);
+TD_API td_tensor *td_gelu(td_tensor *x);                      /* exact: x * (1 + erf(x/sqrt 2)) / 2                     */
+TD_API td_tensor *td_sigmoid(td_tensor *x);
+TD_API td_tensor *td_tanh(td_tensor *x);
+TD_API td_tensor *td_softmax(td_tensor *x, int axis);         /* subtracts the maximum first                          */
+
+/* ---- losses: mean-reducing ones stamp their result with its divisor (autograd.h) --------------------------------------- */
+typedef struct {
+    float   label_smoothing;      /* default 0; in [0,1): target mixed with the uniform distribution                 */
+    bool    has_ignore_index;     /* default false: every target must be in [0,C)                                    */
+    int64_t ignore_index;         /* rows with this target count neither in the sum nor in the divisor               */
+    uint64_t reserved[4];
+} td_cross_entropy_opts;
+/* logits float (N,C), target i64 (N) -> (): mean over the rows not ignored; NaN when there are none (as PyTorch).
+ * Divisor: the number of rows not ignored. */
+TD_API td_tensor *td_cross_entropy(td_tensor *logits, td_tensor *target, const td_cross_entropy_opts *opts);
+TD_API td_tensor *td_mse(td_tensor *x, td_tensor *target);    /* same shape -> (): mean of squares. Divisor: elements   */
+
+/* ---- images: NCHW, float ------------------------------------------------------------------------------------------------ */
+typedef struct {
+    int stride;                   /* default 1, both directions                                                      */
+    int padding;                  /* default 0, zeros on every side                                                  */
+    uint64_t reserved[4];
+} td_conv2d_opts;
+/* x (N,C,H,W)  w (O,C,KH,KW)  b (O)|NULL -> (N,O,OH,OW), OH = (H + 2*padding - KH)/stride + 1 (cross-correlation) */
+TD_API td_tensor *td_conv2d(td_tensor *x, td_tensor *w, td_tensor *b, const td_conv2d_opts *opts);
+typedef struct {
+    int stride;                   /* default: the window's size                                                      */
+    int padding;                  /* default 0; at most half the window                                              */
+    uint64_t reserved[4];
+} td_pool2d_opts;
+TD_API td_tensor *td_max_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* gradient to the first maximum */
+TD_API td_tensor *td_avg_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* padding counts, as PyTorch's default */
+typedef struct {
+    bool  train;                  /* true: batch statistics, and the running ones are updated                         */
+    float momentum;               /* default 0.1: running = (1-momentum)*running + momentum*batch; TD_ZERO for 0       */
+    float eps;                    /* default 1e-5                                                                     */
+    uint64_t reserved[4];
+} td_batch_norm_opts;
+/* x (N,C,…)  w, b (C)|NULL  running mean and variance (C), same dtype, may be NULL when train. Normalises with the
+ * biased variance; the running one is unbiased (PyTorch). Ioffe and Szegedy 2015. */
+TD_API td_tensor *td_batch_norm(td_tensor *x, td_tensor *w, td_tensor *b, td_tensor *running_mean, td_tensor *running_var,
+                                const td_batch_norm_opts *opts);
+
+/* ---- random operations ------------------------------------------------------------------------------------------------- */
+/* Zeroes with probability p in [0,1) and scales the rest by 1/(1-p). Element (i, …) of a first dimension rows*k belongs
+ * to sample number i/k; its random bits are Philox of (seed, step, sample, index of the call in this forward, position
+ * within the sample): the mask does not depend on the number of ranks, the batch size or threads. train false: x itself. */
+TD_API td_tensor *td_dropout(td_tensor *x, double p, bool train);
+/* The thread's current sample numbers for random operations: i64 (rows). td_loader_next sets them from the batch; say
+ * them for one's own data; without, row i of R rows is sample rank*R + i. NULL: back to that default. Kept until replaced.
+ * A new set of samples starts a new forward: the index of random calls goes back to 0. */
+TD_API void td_samples(td_tensor *ids);
+/* The step counter of random operations: advanced by td_optim_step; also readable and settable. Per process. */
+TD_API int64_t td_step_get(void);
+TD_API void    td_step_set(int64_t step);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,47 @@
+/* tandem/scope.h: scopes own handles.
+ *
+ * A tensor that an operation returns belongs to the innermost scope of its thread and dies with it. `TD_SCOPE();` at
+ * the top of a block ends the scope at the block's closing brace, through any break, continue or return. A thread's
+ * root scope is made on first use and closed at the thread's end (or td_finish). td_keep, td_release and td_escape
+ * (tandem/tensor.h) are the rest of the vocabulary.
+ */
+#ifndef TANDEM_SCOPE_H
+#define TANDEM_SCOPE_H
+#include <tandem/error.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct { uint64_t mark; } td_scope;          /* a level of this thread's stack; pass it back unchanged */
+
+TD_API td_scope td_scope_begin(void);
+TD_API void     td_scope_end(td_scope *scope);       /* also ends inner scopes that were forgotten             */
+
+#define TD_PASTE_(a, b) a##b
+#define TD_PASTE(a, b) TD_PASTE_(a, b)
+#define TD_SCOPE()                                                                                           \
+    __attribute__((cleanup(td_scope_end), unused)) td_scope TD_PASTE(td_scope_, __COUNTER__) = td_scope_begin()
+
+/* ---- log lines: one line, whole, prefixed by rank when the world is larger than one ------------------------------ */
+TD_API void td_log(const char *format, ...) __attribute__((format(printf, 1, 2)));   /* every rank     */
+TD_API void td_log0(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* rank 0 only    */
+
+/* ---- memory: what the pool under CPU tensors holds -------------------------------------------------------------- */
+typedef struct {
+    int64_t live_bytes;        /* handed out now, without the pool's rounding                                  */
+    int64_t peak_bytes;        /* the largest live_bytes so far (td_memory_reset_peak starts anew)              */
+    int64_t cached_bytes;      /* free in the pool, kept for the next request                                  */
+    int64_t system_calls;      /* how often the pool asked the system for memory                               */
+    int64_t live_tensors;      /* tensor handles that exist                                                    */
+    uint64_t reserved[4];
+} td_memory_stats;
+TD_API td_memory_stats td_memory(void);
+TD_API void            td_memory_reset_peak(void);
+TD_API void            td_memory_trim(void);         /* give the cached bytes back to the system                  */
+
+TD_API const char *td_version(void);                 /* "0.1.0"                                                  */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,49 @@
+/* tensor/cpu/cpu.h: the frame of the CPU kernels. Internal to tensor/cpu.
+ *
+ * Every file here is compiled three times from the same source (baseline x86-64 or whatever the compiler's default is, AVX2+FMA, AVX-512);
+ * K(name) gives each copy its own name, table.c makes one td_kernels of each, choose.c picks one at run time.
+ * Flags: -O3 -ffp-contract=off for all; never -ffast-math. Files are written so that the compiler vectorises
+ * them (`#pragma omp simd`, restrict, blocks of 8); no intrinsics but in files that say so.
+ *
+ * A kernel is a plain function over pointers and sizes. How to add one: a row in td_kernels (kernels.h), a line in TD_CPU_ROWS, the function
+ * K(row) in the family's file, the operation in autograd/, a row in the tests' tables.
+ */
+#ifndef TD_CPU_H
+#define TD_CPU_H
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <base.h>
+#include <kernels.h>
+
+#ifndef TD_ISA                       /* set by meson: baseline, avx2 or avx512                                            */
+#define TD_ISA baseline
+#endif
+#define TD_K2(name, isa) td__cpu_##name##_##isa
+#define TD_K1(name, isa) TD_K2(name, isa)
+#define K(name) TD_K1(name, TD_ISA)
+
+#define TD_CPU_ROWS(X)                                                                                       \
+    X(copy) X(fill) X(arange)                                                        /* move.c        */     \
+    X(add) X(sub) X(mul) X(div) X(div_grad_b) X(eq) X(scale)                         /* elementwise.c */     \
+    X(relu) X(gelu) X(sigmoid) X(tanh) X(relu_grad) X(gelu_grad) X(sigmoid_grad) X(tanh_grad) /* activation.c */ \
+    X(sum) X(amax) X(amin) X(argmax)                                                 /* reduce.c      */     \
+    X(gemm)                                                                          /* gemm.c        */     \
+    X(softmax) X(softmax_grad) X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad) /* softmax.c, loss.c */ \
+    X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.c      */     \
+    X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.c      */     \
+    X(batch_norm) X(batch_norm_grad)                                                 /* batch_norm.c  */     \
+    X(rand) X(randint) X(dropout)                                                    /* random.c      */     \
+    X(sgd) X(adamw) X(sumsq)                                                         /* optimizer.c   */     \
+    X(combine)                                                                       /* combine.c     */
+
+#define TD_ROW_PROTOTYPE(row) extern __typeof__(*((td_kernels *)0)->row) K(row) __attribute__((weak));
+TD_CPU_ROWS(TD_ROW_PROTOTYPE)
+#undef TD_ROW_PROTOTYPE
+
+/* Below this many elements a parallel region costs more than it gives. Chunks given to threads are multiples of TD_BLOCK, so that what
+ * a block computes does not depend on the number of threads. */
+enum { TD_PARALLEL = 32768, TD_BLOCK = 1024 };
+
+#endif

@@ -1,0 +1,97 @@
+/* tensor/kernels.h: the table of kernels: one constant instance per device (and per instruction set on the CPU).
+ *
+ * Kernels are plain functions over pointers, sizes and dtypes: no tensors, no errors. Callers have checked shapes and dtypes.
+ * Pointers are to the first element. "float" rows take f32 and f64, "arith" rows also i64 and i32. `add`: out += instead of out =.
+ * An empty row (NULL) is a kernel that the device lacks: td__need says so. tensor/cpu/X.c and tensor/cuda/X.cu are twins.
+ * Results do not depend on the number of threads: reductions work in blocks of fixed size in a fixed order.
+ */
+#ifndef TD_KERNELS_H
+#define TD_KERNELS_H
+#include <tandem/tensor.h>
+
+/* Element-wise loop over up to 4 operands; outermost dimension first; strides in elements; operand 0 is the output. */
+typedef struct { int ndim; int64_t dim[TD_MAX_DIMS]; int64_t stride[4][TD_MAX_DIMS]; } td_loop;
+/* `keep`: the result's elements (operand 0 out, 1 in); `red`: the elements summed into each (operand 1 in). */
+typedef struct { td_loop keep, red; } td_reduce_loop;
+typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding; } td_conv2d_shape;   /* pools: kh = kw = window, o = c */
+typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
+
+typedef void td_k_unary(const td_loop *l, td_dtype t, void *out, const void *x, bool add);
+typedef void td_k_binary(const td_loop *l, td_dtype t, void *out, const void *a, const void *b, bool add);
+
+typedef struct td_kernels {
+    const char *name;                                            /* "cpu avx2"                                             */
+
+    /* movement: tensor/cpu/move.c (all dtypes; rounds to nearest even) */
+    void (*copy)(const td_loop *l, td_dtype to, void *out, td_dtype from, const void *x, bool add);  /* add: arith, same dtype */
+    void (*fill)(const td_loop *l, td_dtype t, void *out, double value);   /* integers and bool: converted                   */
+    void (*arange)(td_dtype t, int64_t n, void *out);
+
+    /* element-wise: tensor/cpu/elementwise.c (arith) */
+    td_k_binary *add, *sub, *mul, *div;
+    td_k_binary *div_grad_b;                                     /* float: a = grad_out*numerator… see the file            */
+    void (*eq)(const td_loop *l, td_dtype t, void *out_bool, const void *a, const void *b);
+    void (*scale)(const td_loop *l, td_dtype t, void *out, const void *x, double factor, double term, bool add);  /* x*factor + term */
+
+    /* activations: tensor/cpu/activation.c (float); …_grad: a = grad_out, b = x (relu, gelu) or y (sigmoid, tanh) */
+    td_k_unary *relu, *gelu, *sigmoid, *tanh;
+    td_k_binary *relu_grad, *gelu_grad, *sigmoid_grad, *tanh_grad;
+
+    /* reductions: tensor/cpu/reduce.c; sums accumulate in f64 per block for f32 and f64 */
+    void (*sum)(const td_reduce_loop *r, td_dtype t, void *out, const void *x, double scale, bool add);          /* arith      */
+    void (*amax)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);                                 /* arith      */
+    void (*amin)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);
+    void (*argmax)(const td_reduce_loop *r, td_dtype t, int64_t *out, const void *x);
+
+    /* products: tensor/cpu/gemm.c (float): row-major C (m,n) = alpha*op(A)*op(B) + beta*C; ld in elements; batched by strides */
+    void (*gemm)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,
+                 int64_t ldb, double beta, void *c, int64_t ldc);
+
+    /* rows: tensor/cpu/softmax.c (float): x (rows,n) contiguous */
+    void (*softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
+    void (*softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
+    /* per row: loss, and log-sum-exp saved for the gradient; ignored rows get loss 0. *kept: how many rows count (in t, a scalar on the
+     * device). mean: sum / kept. Targets have been checked (host) or are checked by `bad`: index of the first bad row, else -1. */
+    void (*cross_entropy)(td_dtype t, int64_t rows, int64_t n, const void *logits, const int64_t *target, double smoothing, bool has_ignore,
+                          int64_t ignore, void *loss, void *lse, void *kept, int64_t *bad);
+    void (*cross_entropy_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gloss, const void *logits, const int64_t *target,
+                               const void *lse, const void *kept, double smoothing, bool has_ignore, int64_t ignore, bool add);
+    void (*mse)(td_dtype t, int64_t n, const void *x, const void *y, void *loss);
+    void (*mse_grad)(td_dtype t, int64_t n, void *gx, const void *gloss, const void *x, const void *y, double sign, bool add);
+
+    /* images: tensor/cpu/conv2d.c, pool2d.c, batch_norm.c (float, contiguous NCHW) */
+    void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias);
+    void (*conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, bool add);
+    void (*conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w, bool add_b);
+    void (*max_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, int32_t *where, const void *x);   /* where: h*W+w         */
+    void (*max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where, bool add);
+    void (*avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x);
+    void (*avg_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, bool add);
+    /* x (n,c,inner); mean and rstd (c) are saved; running ones updated when not NULL */
+    void (*batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *w,
+                       const void *b, void *running_mean, void *running_var, bool train, double momentum, double eps);
+    void (*batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy, const void *x,
+                            const void *w, const void *mean, const void *rstd, bool train, bool add_x, bool add_w, bool add_b);
+
+    /* random: tensor/cpu/random.c */
+    void (*rand)(int64_t n, float *out, uint64_t seed, uint64_t stream, bool normal);
+    void (*randint)(int64_t n, int64_t *out, int64_t low, int64_t high, uint64_t seed, uint64_t stream);
+    /* rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: first + i/k). out = mask ? x/(1-p) : 0 (gradient: the same call) */
+    void (*dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, int64_t first, double p,
+                    uint64_t seed, int64_t step, int64_t call, bool add);
+
+    /* optimizers: tensor/cpu/optimizer.c (float): one pass over n elements; g is multiplied by gscale */
+    void (*sgd)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscale, double lr, double momentum, double dampening,
+                double weight_decay, bool nesterov, bool first);                                    /* v NULL without momentum */
+    void (*adamw)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
+                  double eps, double weight_decay, double bias1, double bias2);                     /* bias: 1 - beta^step     */
+    double (*sumsq)(td_dtype t, int64_t n, const void *x);                                          /* f64, fixed blocks       */
+
+    /* collectives: tensor/cpu/combine.c (arith): out[j][i] = post * sum over r of pre[r] * in[r][i], for all j of k buffers, r in
+     * order; the same pointers may be in and out. pre NULL: ones. MIN and MAX ignore pre and post. */
+    void (*combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs);
+} td_kernels;
+
+extern const td_kernels *td__cpu_kernels(void);                 /* the chosen instruction set (TANDEM_ISA)                   */
+extern const td_kernels td__cpu_kernels_baseline, td__cpu_kernels_avx2, td__cpu_kernels_avx512;
+#endif

@@ -1,0 +1,121 @@
+/* tensor/tensor_impl.h: tensors from inside. Internal.
+ *
+ * handle (td_tensor, reference-counted; a scope, a graph node, a module each hold a reference)
+ *   -> storage (td_storage, reference-counted; a version that in-place changes bump) -> memory of a device.
+ */
+#ifndef TD_TENSOR_IMPL_H
+#define TD_TENSOR_IMPL_H
+#include <base.h>
+#include <tandem/tensor.h>
+
+struct td_kernels;
+
+/* ---- device.c: the device interface. One constant table per kind of device. -------------------------------------------------- */
+typedef struct td_device_ops {
+    const char *name;                                          /* "cpu"                                                    */
+    td_device_kind kind;
+    bool  host_memory;                                         /* may the CPU read its pointers?                          */
+    void *(*alloc)(int index, size_t bytes);                   /* 64-byte aligned, caching; NULL after td__fail             */
+    void  (*free)(int index, void *block);
+    int   (*copy)(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes);  /* in stream order   */
+    int   (*synchronize)(int index);                           /* host waits for all work                                 */
+    void *(*stream_new)(int index, bool high_priority);        /* streams and events: CPU ones are no-ops                   */
+    void  (*stream_free)(int index, void *stream);
+    void *(*event_new)(int index);
+    int   (*event_record)(int index, void *event, void *stream);
+    int   (*event_wait)(int index, void *event, void *stream);
+    void  (*event_free)(int index, void *event);
+    const struct td_kernels *kernels;
+} td_device_ops;
+const td_device_ops *td__device_ops(td_device device);          /* NULL after td__fail when there is no such device         */
+int  td__device_set_default(td_device device);                  /* td_init                                                 */
+
+/* ---- storage.c ------------------------------------------------------------------------------------------------------------------- */
+typedef struct td_storage {
+    _Atomic int32_t refs;
+    uint32_t version;                                           /* bumped by in-place changes                              */
+    void *data;
+    size_t bytes;
+    td_device device;
+    const td_device_ops *ops;
+    struct td_storage *base;                                    /* data lies inside this one, which is kept alive            */
+    void (*release)(void *owner, void *data);                   /* foreign memory: arena, user; NULL: the device's           */
+    void *owner;
+} td_storage;
+td_storage *td__storage_new(td_device device, size_t bytes);                    /* refs 1; NULL after td__fail                */
+td_storage *td__storage_foreign(td_device device, void *data, size_t bytes, void (*release)(void *, void *), void *owner);
+void td__storage_ref(td_storage *s);
+void td__storage_unref(td_storage *s);
+/* Move s's contents to `offset` bytes inside base (same device): data is copied, the old memory freed, base kept. Every view of s
+ * sees the new place. How parameters and gradients get into flats. */
+int  td__storage_relocate(td_storage *s, td_storage *base, size_t offset);
+
+/* ---- tensor.c ------------------------------------------------------------------------------------------------------------------- */
+struct td_tensor {
+    td__scoped scoped;                                          /* first member                                            */
+    _Atomic int32_t refs;
+    td_dtype dtype;
+    td_shape shape;
+    int64_t stride[TD_MAX_DIMS];                                /* in elements; 0 where expanded                            */
+    int64_t offset;                                             /* elements from storage->data                             */
+    td_storage *storage;                                        /* NULL only for the poisoned tensor                       */
+    void *graph;                                                /* autograd's; td__tensor_graph_free releases it            */
+    td_tensor *divisor;                                         /* a loss's stamp, or NULL (referenced)                     */
+    bool poisoned;
+    void *owner;                                                /* nn's: the module slot a parameter or buffer belongs to   */
+};
+extern void (*td__tensor_graph_free)(td_tensor *x);             /* set by autograd; must be iterative                       */
+
+td_tensor *td__poison(void);                                    /* the poisoned tensor; never freed                        */
+/* The following return a handle with one reference and in no scope; poison after td__fail. */
+td_tensor *td__tensor_new(td_shape shape, td_dtype dtype, td_device device);                 /* contents undefined           */
+td_tensor *td__tensor_view(td_tensor *x, td_shape shape, const int64_t *stride, int64_t offset);  /* shares x's storage        */
+td_tensor *td__tensor_on(td_storage *s, td_shape shape, td_dtype dtype, int64_t offset);     /* contiguous, references s      */
+void       td__tensor_ref(td_tensor *x);
+void       td__tensor_unref(td_tensor *x);
+td_tensor *td__scoped_tensor(td_tensor *x);                     /* gives the caller's reference to the innermost scope; returns x */
+
+static inline void *td__ptr(const td_tensor *x)                 /* first element                                           */
+{
+    return (char *)x->storage->data + (size_t)x->offset * td_dtype_size(x->dtype);
+}
+const struct td_kernels *td__kernels(const td_tensor *x);       /* of its device                                           */
+
+/* ---- shape.c --------------------------------------------------------------------------------------------------------------------- */
+int64_t  td__shape_numel(td_shape s);
+bool     td__shape_equal(td_shape a, td_shape b);
+void     td__shape_strides(td_shape s, int64_t *stride);        /* C-contiguous                                            */
+bool     td__strides_contiguous(td_shape s, const int64_t *stride);
+int      td__shape_broadcast(td_shape a, td_shape b, td_shape *out);   /* 0; else 1 + the offending dimension of the result    */
+const char *td__shape_text(td_shape s, char into[static 128]);  /* "(64,128)"                                              */
+int      td__shape_check(const char *who, td_shape s);          /* ndim 0..8, no negative size, no overflow; td__fail          */
+int      td__axis(const char *who, int axis, int ndim);         /* normalised, or negative after td__fail                    */
+
+/* ---- loop.c: strided loops for kernels -------------------------------------------------------------------------------------------- */
+#include "kernels.h"
+/* Over `shape`, operands broadcast to it (stride 0); coalesced so that a contiguous loop has ndim 1 (or 0). NULL operands give
+ * stride 0. Operand 0 is the output. */
+td_loop   td__loop(td_shape shape, td_tensor *out, td_tensor *a, td_tensor *b, td_tensor *c);
+/* in's dimensions split by the mask of reduced axes; strides of operand 0 (out, kept dimensions, contiguous) and 1 (in). */
+td_reduce_loop td__reduce_loop(td_tensor *in, uint32_t axes);
+/* out (contiguous, shape `to`) = or += scale * sum of x over the dimensions that broadcasting `to` to x's shape added. How
+ * gradients of broadcast inputs are made; a plain copy when shapes are equal. */
+int td__sum_to(td_tensor *x, double scale, td_tensor *into, bool add);
+int td__copy(td_tensor *into, td_tensor *from, bool add);       /* same shape, strides and dtypes free; no version bump      */
+
+/* ---- random.c: Philox 4x32-10 (kernels do the bulk; this is the single source of the counter layout) -------------------------------- */
+typedef struct { uint32_t v[4]; } td_philox;
+static inline td_philox td__philox(uint64_t seed, uint64_t hi, uint64_t lo)   /* key = seed; counter = (lo, hi)              */
+{
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    uint32_t c0 = (uint32_t)lo, c1 = (uint32_t)(lo >> 32), c2 = (uint32_t)hi, c3 = (uint32_t)(hi >> 32);
+    for (int i = 0; i < 10; i++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    return (td_philox){ { c0, c1, c2, c3 } };
+}
+
+#endif
