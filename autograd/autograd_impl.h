@@ -75,6 +75,7 @@ struct td__group {
 td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user);
 /* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
 int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
+void td__group_attach(td__group *g, const td__group_ops *ops);   /* from now on ops are called; listed among the groups with ops   */
 void td__group_free(td__group *g);                     /* leaves live on, without group; flats' storages as long as views of them */
 int  td__group_finalise(td__group *g);                 /* waits, makes G the mean                                           */
 double td__group_scale(const td__group *g);            /* unit/weight: what a step multiplies G by; 0 when weight is 0          */

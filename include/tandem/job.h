@@ -2,7 +2,7 @@
  */
 #ifndef TANDEM_JOB_H
 #define TANDEM_JOB_H
-#include <tandem/comm.h>
+#include <tandem/ddp.h>
 #include <tandem/plugin.h>
 #ifdef __cplusplus
 extern "C" {
@@ -16,6 +16,21 @@ TD_API int td_init_plugin(const td_plugin *plugin, void *world);
 /* Waits for started work, releases everything that lives (loaders, optimizers, ddps, modules, tensors, threads), closes the
  * communicators. Returns the exit status: 0, or 1 when an error is or was pending. td_init may be called again after it. */
 TD_API int td_finish(void);
+
+/* ---- progress of a training loop -----------------------------------------------------------------------------------------
+ * Rank 0 prints: on a terminal one line that is rewritten (bar, samples/s over all ranks, loss, exposed communication), elsewhere a
+ * plain line now and then. The loss is read only when something is printed. */
+typedef struct td_progress td_progress;
+typedef struct {
+    const char *title;            /* default "train"                                                                  */
+    int64_t     steps;            /* of the whole loop; default 0: not known, no bar                                   */
+    double      every_s;          /* seconds between plain lines; default 2                                           */
+    const char *log;              /* a file for the plain lines, appended to; default none                            */
+    uint64_t    reserved[4];
+} td_progress_opts;
+TD_API td_progress *td_progress_new(const td_progress_opts *opts);
+TD_API void td_progress_step(td_progress *progress, int64_t rows, td_tensor *loss, const td_ddp *ddp);  /* rows of this rank; ddp may be NULL */
+TD_API double td_progress_end(td_progress *progress);   /* the last plain line; frees; returns the seconds since _new      */
 
 #ifdef __cplusplus
 }

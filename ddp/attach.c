@@ -1,0 +1,165 @@
+/* ddp/attach.c: a td_ddp's birth and death.
+ */
+#include "ddp_impl.h"
+
+static td_ddp *all_ddps;   /* of this process; td_finish frees what is left */
+
+int td__ddp_broadcast(td_ddp *ddp, void *data, td_dtype dtype, int64_t count, int root)
+{
+    td_coll coll = { .kind = TD_COLL_BROADCAST, .dtype = dtype, .root = root, .in = data, .out = data, .count = count, .pre = 1, .post = 1,
+                     .site = td__site, .label = "td_ddp_new" };
+    return td__coll_run(ddp->comm, &coll);
+}
+
+/* The trainable parameters, each once. Those of an optimizer's group move to ours; those of another ddp are an error. */
+static int collect(td_ddp *ddp)
+{
+    td_tensors p = td_parameters(ddp->model);
+    ddp->leaf = td__alloc((p.n + 1) * sizeof *ddp->leaf);
+    if (!ddp->leaf)
+        return td__pending();
+    for (size_t i = 0; i < p.n; i++) {
+        td__leaf *leaf = td__leaf_of(p.list[i]);
+        if (!leaf->requires)
+            continue;
+        if (leaf->group && leaf->group->ops)
+            return td__fail(TD_ERR_STATE, "td_ddp_new: parameter %s is attached to a td_ddp already", td_parameter_name(p.list[i]));
+        if (leaf->has_grad)
+            return td__fail(TD_ERR_STATE, "td_ddp_new: parameter %s has a gradient already; attach before the first backward",
+                            td_parameter_name(p.list[i]));
+        leaf->index = ddp->leaves;
+        ddp->leaf[ddp->leaves++] = leaf;
+    }
+    if (!ddp->leaves)
+        return td__fail(TD_ERR_ARGUMENT, "td_ddp_new: the model has no trainable parameter");
+    for (int i = 0; i < ddp->leaves; i++)
+        if (ddp->leaf[i]->group)
+            td__group_free(ddp->leaf[i]->group);
+    return 0;
+}
+
+static int make_buckets(td_ddp *ddp)
+{
+    size_t n = (size_t)ddp->leaves;
+    int32_t *order = td__alloc(n * sizeof *order);
+    td__leaf **sorted = td__alloc(n * sizeof *sorted);
+    int *cut = td__alloc(n * sizeof *cut), code = order && sorted && cut ? 0 : td__pending();
+    if (!code) {
+        for (int i = 0; i < ddp->leaves; i++)
+            order[i] = ddp->leaves - 1 - i;
+        int buckets = td__ddp_plan(ddp, order, sorted, cut);
+        ddp->group = buckets < 0 ? NULL : td__group_new(sorted, cut, buckets, td__ddp_arena, ddp);
+        code = ddp->group ? td__ddp_buckets_made(ddp) : td__pending();
+    }
+    td__free(order);
+    td__free(sorted);
+    td__free(cut);
+    return code;
+}
+
+static int broadcast_state(td_ddp *ddp)
+{
+    for (int b = 0; b < ddp->buckets; b++) {
+        td__flat *flat = ddp->bucket[b].flat;
+        int code = td__ddp_broadcast(ddp, flat->value->data, flat->dtype, flat->n, 0);
+        if (code)
+            return code;
+        flat->value->version++;
+    }
+    td_tensors frozen = td_parameters(ddp->model), buffers = td_buffers(ddp->model);
+    for (size_t i = 0; i < frozen.n + buffers.n; i++) {
+        td_tensor *x = i < frozen.n ? frozen.list[i] : buffers.list[i - frozen.n];
+        if (i < frozen.n && td__leaf_of(x)->requires)
+            continue;
+        int code = td_broadcast(ddp->comm, x, 0);
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+static td_ddp poisoned;
+
+td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
+{
+    TD_ENTER();
+    static const td_ddp_opts standard;
+    opts = opts ? opts : &standard;
+    td_ddp *ddp = td__calloc(sizeof *ddp);
+    if (!ddp)
+        return &poisoned;
+    ddp->model = model;
+    ddp->comm = opts->comm ? opts->comm : td_world();
+    ddp->rank = td_rank(ddp->comm);
+    ddp->size = td_size(ddp->comm);
+    ddp->bucket_bytes = opts->bucket_bytes ? opts->bucket_bytes : 25 << 20;
+    ddp->first_bucket_bytes = opts->first_bucket_bytes ? opts->first_bucket_bytes : 1 << 20;
+    ddp->stats.slowest_rank = ddp->last.slowest_rank = -1;
+
+    int code = 0;
+    if (td__nn_is_poisoned(model))
+        code = td__fail(TD_ERR_STATE, "td_ddp_new: the model is the result of an earlier error");
+    else if (ddp->bucket_bytes < 0 || ddp->first_bucket_bytes < 0)
+        code = td__fail(TD_ERR_ARGUMENT, "td_ddp_new: bucket_bytes %lld and first_bucket_bytes %lld must not be negative",
+                        (long long)ddp->bucket_bytes, (long long)ddp->first_bucket_bytes);
+    code = code ? code : td__ddp_verify(ddp);
+    code = code ? code : collect(ddp);
+    if (!code) {
+        ddp->arrival = td__alloc((size_t)ddp->leaves * sizeof *ddp->arrival);
+        ddp->header_bytes = (sizeof(td__ddp_header) + (size_t)(ddp->leaves + 7) / 8 + 63) / 64 * 64;
+        ddp->header_storage = td__comm_storage(ddp->comm, ddp->header_bytes * (size_t)(ddp->size + 1));
+        code = ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending();
+    }
+    code = code ? code : broadcast_state(ddp);
+    if (code) {
+        td_ddp_free(ddp);
+        return &poisoned;
+    }
+    ddp->group->user = ddp;
+    td__group_attach(ddp->group, &td__ddp_ops);
+    ddp->next = all_ddps;
+    if (all_ddps)
+        all_ddps->prev = ddp;
+    all_ddps = ddp;
+    return ddp;
+}
+
+void td_ddp_free(td_ddp *ddp)
+{
+    if (!ddp || ddp == &poisoned)
+        return;
+    if (ddp->header)
+        td__work_wait(ddp->header, NULL);
+    td__ddp_wait_all(ddp);
+    if (ddp->prev)
+        ddp->prev->next = ddp->next;
+    else if (all_ddps == ddp)
+        all_ddps = ddp->next;
+    if (ddp->next)
+        ddp->next->prev = ddp->prev;
+    if (ddp->group)
+        td__group_free(ddp->group);
+    if (ddp->header_storage)
+        td__storage_unref(ddp->header_storage);
+    td__free(ddp->bucket);
+    td__free(ddp->arrival);
+    td__free(ddp->leaf);
+    td__free(ddp);
+}
+
+void td__ddp_free_all(void)
+{
+    while (all_ddps)
+        td_ddp_free(all_ddps);
+}
+
+void td_ddp_no_sync(td_ddp *ddp, bool on)
+{
+    if (ddp != &poisoned)
+        ddp->no_sync = on;
+}
+
+td_ddp_stats td_ddp_last_step(const td_ddp *ddp)
+{
+    return ddp->last;
+}

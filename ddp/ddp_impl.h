@@ -1,0 +1,86 @@
+/* ddp/ddp_impl.h: replicas in step, from inside. Internal to ddp/.
+ *
+ * The walk of one gradient: backward writes it straight into its bucket (autograd/backward.c); ready -> bucket full -> launch
+ * (reducer.c); wait and finish when the optimizer or a reader asks (reducer.c). header.c is the small collective that opens each
+ * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; attach.c is birth and death.
+ *
+ * Invariants
+ *   - Every rank has the same trainable parameters in the same order (verified at attach); index i means the same one everywhere.
+ *   - Buckets are launched in index order on every rank, all of them or, where no rank has a gradient in one, none.
+ *   - Between two steps the gradients of a rank stand for the weighted sum unit*G (autograd_impl.h). After a reduction every rank
+ *     holds the same G, the mean over all; then rank 0 alone carries it into a further backward, the others start from nothing.
+ */
+#ifndef TD_DDP_IMPL_H
+#define TD_DDP_IMPL_H
+#include <comm_impl.h>
+#include <nn_impl.h>
+#include <tandem/ddp.h>
+
+typedef struct {
+    td__flat *flat;
+    int       pending;          /* leaves that this backward still has to write                                       */
+    bool      skip;             /* no rank has a gradient in it                                                       */
+    td_work  *work;             /* under way, or NULL                                                                 */
+    char      label[24];
+} td__bucket;
+
+/* What each rank says in the header of a synchronised backward; a bit per parameter follows. */
+typedef struct {
+    double   weight;            /* sum of this rank's weights since the last reduction, this backward's included        */
+    double   arrived;           /* td__now: comparable on one host                                                    */
+    int32_t  error;             /* pending error code, or 0                                                           */
+    uint32_t reached;           /* does this backward reach the model here?                                           */
+} td__ddp_header;
+
+struct td_ddp {
+    td_ddp     *next, *prev;    /* all that live, for td_finish                                                       */
+    td_module  *model;
+    td_comm    *comm;
+    int         rank, size;
+    int64_t     bucket_bytes, first_bucket_bytes;
+    td__leaf  **leaf;           /* trainable parameters in the order of the model                                     */
+    int         leaves;
+    td__group  *group;
+    td__bucket *bucket;
+    int         buckets;
+
+    bool        no_sync;        /* the user's wish for the following backwards                                         */
+    bool        local;          /* gradients hold contributions that were not reduced (no_sync)                        */
+    bool        reduced;        /* gradients hold (or will, once waited for) the mean over all ranks                    */
+    bool        syncing;        /* a synchronised backward is running here                                            */
+    bool        active;         /* … and reaches the model on some rank                                               */
+    bool        gone;           /* a parameter was freed under us                                                     */
+    int         launched;       /* buckets 0 … launched-1 are launched or skipped                                     */
+    double      total;          /* weights of all ranks                                                               */
+
+    int32_t    *arrival;        /* the order in which gradients were ready in the first synchronised backward            */
+    int         arrivals;
+    bool        rebuilt;
+
+    td_work    *header;         /* under way, or NULL                                                                 */
+    td_storage *header_storage; /* mine, then one of each rank, in the arena                                          */
+    size_t      header_bytes;
+    int         failed;         /* the header's verdict: a code when some rank has an error                            */
+
+    td_ddp_stats stats, last;
+    double      step_began, backward_began;
+};
+
+/* buckets.c */
+int  td__ddp_plan(td_ddp *ddp, const int32_t *order, td__leaf **sorted, int *cut);   /* returns the number of buckets        */
+int  td__ddp_buckets_made(td_ddp *ddp);              /* fills ddp->bucket after the group's flats have changed              */
+int  td__ddp_rebuild(td_ddp *ddp);                   /* once, before the first step                                       */
+td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live                                              */
+/* header.c */
+int  td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight);
+int  td__ddp_header_finish(td_ddp *ddp);             /* waits; total, used, skip, active; negative when some rank has an error */
+/* reducer.c */
+extern const td__group_ops td__ddp_ops;
+int  td__ddp_wait_all(td_ddp *ddp);
+/* verify.c */
+int  td__ddp_verify(td_ddp *ddp);
+/* attach.c */
+void td__ddp_free_all(void);
+/* One blocking collective on plain memory. */
+int  td__ddp_broadcast(td_ddp *ddp, void *data, td_dtype dtype, int64_t count, int root);
+#endif

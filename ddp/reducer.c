@@ -1,0 +1,231 @@
+/* ddp/reducer.c: the walk of a gradient: ready, bucket full, launch, wait, finish.
+ *
+ * Called by autograd through td__ddp_ops, on the thread that runs td_backward. A bucket is launched when all of its gradients are
+ * in place and all buckets before it are launched, so that every rank launches the same buckets in the same order, whatever order its own
+ * gradients come in. Launching is handing a descriptor to the communicator's thread; backward goes on.
+ */
+#include "ddp_impl.h"
+#include <tandem/optim.h>
+
+/* A gradient that this rank does not have contributes exactly zero. What lies in the bucket may be an old step's. */
+static void zero_missing(td__flat *flat)
+{
+    size_t size = td_dtype_size(flat->dtype);
+    for (int i = 0; i < flat->leaves; i++) {
+        td__leaf *leaf = flat->leaf[i];
+        if (!leaf->has_grad)
+            memset((char *)flat->grad->data + (size_t)leaf->offset * size, 0, (size_t)td_numel(leaf->value) * size);
+    }
+}
+
+static int bucket_launch(td_ddp *ddp, td__bucket *bucket)
+{
+    td__flat *flat = bucket->flat;
+    zero_missing(flat);
+    td_coll coll = { .kind = TD_COLL_ALL_REDUCE,
+                     .dtype = flat->dtype,
+                     .op = TD_SUM,
+                     .in = flat->grad->data,
+                     .out = flat->grad->data,
+                     .count = flat->n,
+                     .pre = ddp->group->unit,
+                     .post = ddp->total > 0 ? 1 / ddp->total : 0,
+                     .site = td__site,
+                     .label = bucket->label };
+    bucket->work = td__coll_start(ddp->comm, &coll);
+    ddp->stats.bytes += flat->n * (int64_t)td_dtype_size(flat->dtype);
+    return bucket->work ? 0 : td__pending();
+}
+
+/* Launch what is full, in index order. The header must have arrived first: it says which buckets anybody has, and the total weight. */
+static void launch_full(td_ddp *ddp)
+{
+    if (ddp->launched == ddp->buckets || ddp->bucket[ddp->launched].pending)
+        return;
+    if (td__ddp_header_finish(ddp) || !ddp->active)
+        return;
+    while (ddp->launched < ddp->buckets && !ddp->bucket[ddp->launched].pending) {
+        td__bucket *bucket = &ddp->bucket[ddp->launched++];
+        if (!bucket->skip && bucket_launch(ddp, bucket))
+            return;
+    }
+}
+
+static int bucket_wait(td_ddp *ddp, td__bucket *bucket)
+{
+    if (!bucket->work)
+        return 0;
+    td_coll figures;
+    double before = td__now();
+    int code = td__work_wait(bucket->work, &figures);
+    bucket->work = NULL;
+    ddp->stats.exposed_ms += (td__now() - before) * 1e3;
+    ddp->stats.comm_ms += (figures.ended - figures.begun) * 1e3;
+    return code;
+}
+
+int td__ddp_wait_all(td_ddp *ddp)
+{
+    int code = 0;
+    for (int i = 0; i < ddp->buckets; i++) {
+        int c = bucket_wait(ddp, &ddp->bucket[i]);
+        code = code ? code : c;
+    }
+    return code;
+}
+
+/* Gradients that are the mean already go on as rank 0's; on the other ranks the next backward starts from nothing. Summed over the
+ * ranks that is what they stand for, and replicas that add to it locally do not count it twice. */
+static int carry(td_ddp *ddp)
+{
+    if (!ddp->reduced)
+        return 0;
+    int code = td__ddp_wait_all(ddp);
+    ddp->reduced = false;
+    if (ddp->rank == 0)
+        return code;
+    ddp->group->unit = ddp->group->weight = 0;
+    for (int i = 0; i < ddp->leaves; i++)
+        ddp->leaf[i]->has_grad = false;
+    return code;
+}
+
+static int check_alive(td_ddp *ddp)
+{
+    if (ddp->gone)
+        return td__fail(TD_ERR_STATE, "td_backward: a parameter of a model attached by td_ddp_new has been freed; free the td_ddp first");
+    td_tensors now = td_parameters(ddp->model);
+    for (size_t i = 0; i < now.n; i++) {
+        td__leaf *leaf = td__leaf_of(now.list[i]);
+        if (leaf->requires && leaf->group != ddp->group)
+            return td__fail(TD_ERR_STATE,
+                            "td_backward: parameter %s was frozen or absent when td_ddp_new was called, so no bucket holds its gradient; "
+                            "add and unfreeze parameters first, then attach",
+                            td_parameter_name(now.list[i]));
+    }
+    return 0;
+}
+
+static int reducer_begin(td__group *group, bool reached, int error, double weight)
+{
+    td_ddp *ddp = group->user;
+    if (!error)
+        error = check_alive(ddp);
+    if (ddp->no_sync) {
+        if (reached && !error) {
+            error = carry(ddp);
+            ddp->local = true;
+        }
+        return error;
+    }
+    double now = td__now();
+    if (!ddp->step_began)
+        ddp->step_began = now;
+    ddp->backward_began = now;
+    int code = carry(ddp);
+    error = error ? error : code;
+    for (int i = 0; i < ddp->buckets; i++) {
+        td__bucket *bucket = &ddp->bucket[i];
+        bucket->pending = 0;
+        for (int k = 0; k < bucket->flat->leaves; k++)
+            bucket->pending += bucket->flat->leaf[k]->expected > 0;
+    }
+    ddp->launched = 0;
+    ddp->syncing = true;
+    code = td__ddp_header_send(ddp, reached, error, weight);
+    /* With an error here nothing will run: the header is finished now, and every rank leaves with the same sentence. */
+    if (!code && error)
+        code = td__ddp_header_finish(ddp);
+    if (code)
+        ddp->syncing = false;
+    return code;
+}
+
+static void reducer_leaf_ready(td__leaf *leaf)
+{
+    td_ddp *ddp = leaf->group->user;
+    if (!ddp->syncing)
+        return;
+    if (!ddp->rebuilt && ddp->arrivals < ddp->leaves)
+        ddp->arrival[ddp->arrivals++] = leaf->index;
+    td__bucket *bucket = leaf->flat->user;
+    if (--bucket->pending == 0)
+        launch_full(ddp);
+}
+
+static int reducer_end(td__group *group)
+{
+    td_ddp *ddp = group->user;
+    if (!ddp->syncing)
+        return 0;
+    ddp->syncing = false;
+    int code = td__ddp_header_finish(ddp);
+    if (code)
+        return code;
+    if (!ddp->active)
+        return 0;
+    for (int i = 0; i < ddp->buckets; i++)
+        ddp->bucket[i].pending = 0;
+    launch_full(ddp);
+    code = td__pending();
+    if (code)
+        return code;
+    ddp->local = false;
+    ddp->reduced = true;
+    group->unit = group->weight = ddp->total;
+    for (int i = 0; i < ddp->leaves; i++)
+        ddp->leaf[i]->has_grad = ddp->leaf[i]->used;
+    ddp->stats.backward_ms += (td__now() - ddp->backward_began) * 1e3;
+    return 0;
+}
+
+static int reducer_step_begin(td__group *group)
+{
+    td_ddp *ddp = group->user;
+    if (ddp->local)
+        return td__fail(TD_ERR_STATE,
+                        "td_optim_step: gradients were accumulated under td_ddp_no_sync and never reduced, so the replicas would part; call "
+                        "td_ddp_no_sync(ddp, false) before the last backward of a batch");
+    if (!ddp->rebuilt && ddp->reduced)
+        return td__ddp_rebuild(ddp);
+    return 0;
+}
+
+static int reducer_wait(td__flat *flat)
+{
+    td__bucket *bucket = flat->user;
+    return bucket ? bucket_wait(flat->group->user, bucket) : 0;
+}
+
+static void reducer_step_end(td__group *group)
+{
+    td_ddp *ddp = group->user;
+    td_ddp_stats *s = &ddp->stats;
+    if (ddp->step_began)
+        s->step_ms = (td__now() - ddp->step_began) * 1e3;
+    s->overlap = s->comm_ms > 0 && s->exposed_ms < s->comm_ms ? 1 - s->exposed_ms / s->comm_ms : 0;
+    s->buckets = ddp->buckets;
+    ddp->last = *s;
+    *s = (td_ddp_stats){ .slowest_rank = -1 };
+    ddp->step_began = 0;
+    ddp->reduced = ddp->local = false;
+}
+
+static void reducer_leaf_gone(td__leaf *leaf)
+{
+    td_ddp *ddp = leaf->group->user;
+    ddp->gone = true;
+    for (int i = 0; i < ddp->leaves; i++)
+        if (ddp->leaf[i] == leaf)
+            ddp->leaf[i] = ddp->leaf[--ddp->leaves];
+}
+
+const td__group_ops td__ddp_ops = {
+    .begin = reducer_begin,
+    .leaf_ready = reducer_leaf_ready,
+    .end = reducer_end,
+    .step_begin = reducer_step_begin,
+    .wait = reducer_wait,
+    .step_end = reducer_step_end,
+    .leaf_gone = reducer_leaf_gone,
+};

@@ -1,0 +1,52 @@
+/* 01_linear: fit y = x W^T + b by gradient descent, on any number of ranks.
+ *
+ *     ./linear                        alone
+ *     tandem run -n 2 ./linear        two ranks: the same weights
+ *
+ * The data is generated: a known W and b, and a little noise. After training, W must be close to the known one.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <tandem.h>
+
+enum { IN = 8, OUT = 3, ROWS = 64 };   /* rows per step, over all ranks */
+
+int main(int argc, char **argv)
+{
+    td_init(&argc, &argv);
+    int steps = argc > 1 ? atoi(argv[1]) : 300;
+    int rank = td_rank(td_world()), size = td_size(td_world());
+
+    td_module *net = td_nn_linear(IN, OUT, NULL);
+    td_ddp_new(net, NULL);
+    td_optim *opt = td_sgd_new(td_parameters(net), &(td_sgd_opts){ .lr = 0.1f, .momentum = 0.9f });
+
+    td_tensor *truth = td_randn(TD_SHAPE(OUT, IN), 7, 0);
+    double loss_now = 0;
+    for (int step = 0; step < steps; step++) {
+        TD_SCOPE();
+        /* every rank makes the whole batch from the same numbers and takes its share of the rows */
+        int64_t from = ROWS * rank / size, to = ROWS * (rank + 1) / size;
+        td_tensor *x = td_randn(TD_SHAPE(ROWS, IN), 1, (uint64_t)step);
+        td_tensor *noise = td_scale(td_randn(TD_SHAPE(ROWS, OUT), 2, (uint64_t)step), 0.01);
+        td_tensor *y = td_add(td_shift(td_matmul(x, td_transpose(truth, 0, 1)), 0.5), noise);
+        td_tensor *loss = td_mse(td_forward(net, td_narrow(x, 0, from, to - from)), td_narrow(y, 0, from, to - from));
+        td_backward(loss);
+        td_optim_step(opt);
+        loss_now = td_item(loss);
+    }
+
+    TD_SCOPE();
+    td_tensor *weight = td_parameter_get(net, "weight"), *bias = td_parameter_get(net, "bias");
+    double worst = 0;
+    for (int o = 0; o < OUT; o++) {
+        for (int i = 0; i < IN; i++)
+            worst = fmax(worst, fabs(td_at(weight, TD_SHAPE(o, i)) - td_at(truth, TD_SHAPE(o, i))));
+        worst = fmax(worst, fabs(td_at(bias, TD_SHAPE(o)) - 0.5));
+    }
+    td_log0("after %d steps on %d rank%s: loss %.6f, largest error of a weight %.4f", steps, size, size > 1 ? "s" : "", loss_now, worst);
+    int status = td_finish();
+    return status ? status : worst < 0.02 ? 0 : 1;
+}
