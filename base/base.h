@@ -18,6 +18,9 @@
  * kept; under TD_ERRORS_ABORT it does not return. Returns `code`. */
 int  td__fail(int code, const char *format, ...) TD_PRINTF(2, 3);
 int  td__vfail(int code, const char *format, va_list args);
+/* A thread that the library itself starts calls this first: from then on its td__fail is a td__fail_background, and its
+ * td__pending reports only its own errors. */
+void td__library_thread(void);
 /* From a thread of the library: keeps the first such error; the next td__pending of any user's thread adopts it. */
 int  td__fail_background(int code, const char *format, ...) TD_PRINTF(2, 3);
 int  td__pending(void);                        /* as td_error_pending, and adopts a background error                     */
@@ -30,8 +33,9 @@ bool td__had_error(void);                      /* was there ever one, also if cl
 /* ---- callsite.c: the caller's source line, 8 bytes in a call, resolved only when printed ---------------------------------
  * TD_ENTER() opens every public function that can fail. A return address inside the library itself keeps the site of the
  * outer public call, so that td_forward's line is not replaced by a line of ours. */
-extern __thread const void *td__site;
-extern uintptr_t td__text_low, td__text_size;  /* of libtandem.so; size 0 when linked statically                          */
+#define TD_HIDDEN __attribute__((visibility("hidden")))
+extern TD_HIDDEN __thread const void *td__site __attribute__((tls_model("initial-exec")));   /* 8 bytes: also fine under dlopen */
+extern TD_HIDDEN uintptr_t td__text_low, td__text_size;   /* of libtandem.so; size 0 when linked statically               */
 static inline void td__enter(const void *return_address)
 {
     if ((uintptr_t)return_address - td__text_low >= td__text_size)
@@ -64,9 +68,11 @@ void  td__free(void *block);                   /* NULL is fine                  
 void *td__grow(void *block, size_t old_bytes, size_t new_bytes);   /* like realloc; old block stays valid on failure        */
 char *td__strdup(const char *text);
 void  td__count_tensor(int delta);             /* live_tensors of td_memory                                               */
+void  td__pool_fail_after(int64_t n);          /* tests: the n-th request from now fails (1: the next), once; -1: off       */
 
 /* ---- log.c ---------------------------------------------------------------------------------------------------------------- */
 void td__say(const char *format, ...) TD_PRINTF(1, 2);   /* to stderr: "[tandem] …" or "[tandem rank 2] …", one write       */
+void td__info(const char *format, ...) TD_PRINTF(1, 2);  /* td__say, silent under TANDEM_QUIET: hints, reports, never errors */
 
 /* ---- clock.c -------------------------------------------------------------------------------------------------------------- */
 double  td__now(void);                         /* seconds, CLOCK_MONOTONIC: the same on all processes of a host             */
@@ -99,6 +105,7 @@ typedef enum {
 } td__env_id;
 typedef struct { const char *name, *standard, *help; } td__env_row;
 extern const td__env_row td__env_table[TD_ENV_COUNT];
+const char *td__getenv(const char *name);      /* for td__world_find                                                       */
 const char *td__env(td__env_id id);            /* the value, or NULL when unset or empty                                  */
 /* A number in [low, high], or `standard` when unset; anything else is td__fail(TD_ERR_ARGUMENT) and `standard`. */
 double td__env_number(td__env_id id, double standard, double low, double high);

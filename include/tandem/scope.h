@@ -22,9 +22,10 @@ TD_API void     td_scope_end(td_scope *scope);       /* also ends inner scopes t
 #define TD_SCOPE()                                                                                           \
     __attribute__((cleanup(td_scope_end), unused)) td_scope TD_PASTE(td_scope_, __COUNTER__) = td_scope_begin()
 
-/* ---- log lines: one line, whole, prefixed by rank when the world is larger than one ------------------------------ */
-TD_API void td_log(const char *format, ...) __attribute__((format(printf, 1, 2)));   /* every rank     */
-TD_API void td_log0(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* rank 0 only    */
+/* ---- log lines: to stdout, one line, whole ------------------------------------------------------------------------ */
+/* every rank; "[rank 2] " in front when the world is larger than one (unless `tandem run` prefixes every line anyway) */
+TD_API void td_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+TD_API void td_log0(const char *format, ...) __attribute__((format(printf, 1, 2)));  /* rank 0 alone, for the job   */
 
 /* ---- memory: what the pool under CPU tensors holds -------------------------------------------------------------- */
 typedef struct {
