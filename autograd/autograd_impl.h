@@ -29,8 +29,10 @@ struct td__leaf {
     bool       used;               /* reached by a backward since the last step, on any rank (ddp ORs it)                     */
     int        expected;           /* contributions still to come in the backward that runs                                 */
     int        index;              /* ddp's: position among its parameters                                                  */
-    /* hooks: autograd's */
+    /* autograd's own */
     struct td__hook *hooks;
+    uint64_t   walk;               /* the backward that reached it last                                                     */
+    td__leaf  *next;               /* in the list of leaves that this backward reaches                                        */
 };
 td__leaf *td__leaf_of(const td_tensor *x);             /* NULL for tensors that are not leaves                             */
 int       td__leaf_need_grad(td__leaf *leaf);          /* makes leaf->grad if there is none                                */
@@ -51,22 +53,25 @@ typedef struct {
      * does it reach some? `error`: this rank's pending error (0: none): the header must still be sent. Returns 0, or a negative code that
      * stops the backward on every rank alike (td__fail_verbatim has been called). On return leaf->expected and has_grad may have been adapted. */
     int  (*begin)(td__group *g, bool reached, int error, double weight);
-    void (*leaf_ready)(td__leaf *leaf);          /* all contributions of this backward are in leaf->grad                     */
-    int  (*end)(td__group *g);                   /* kernels of this backward have run                                        */
-    int  (*step_begin)(td__group *g);            /* first thing of td_optim_step                                             */
+    void (*leaf_ready)(td__leaf *leaf);          /* all contributions of this backward are in leaf->grad (expected > 0 fell to 0) */
+    int  (*end)(td__group *g);                   /* kernels of this backward have run; called for every group whose begin returned 0,
+                                                    also when backward failed after it (then td__pending() is not 0)          */
+    int  (*step_begin)(td__group *g);            /* first thing of td_optim_step (optim calls it)                             */
     int  (*wait)(td__flat *f);                   /* gradients of f are reduced when it returns; idempotent                     */
     int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat; NULL: replicas, nothing to do */
-    void (*step_end)(td__group *g);              /* gradients have been consumed                                             */
-    void (*leaf_gone)(td__leaf *leaf);           /* the tensor is being freed                                                */
+    void (*step_end)(td__group *g);              /* gradients have been consumed (td__group_consume calls it, and td_zero_grad of all) */
+    void (*leaf_gone)(td__leaf *leaf);           /* the tensor is being freed; the leaf is taken out of its flat after this      */
 } td__group_ops;
 
 struct td__group {
     double      unit, weight;      /* see the head of this file; 0, 0: no backward yet                                        */
     td__flat  **flat; int flats;
     uint64_t    layout;            /* changes when flats change; optimizers remap their state                               */
-    const td__group_ops *ops; void *user;
+    const td__group_ops *ops; void *user;   /* set by td__group_attach                                                         */
     bool        implicit;          /* of one leaf without flat                                                              */
+    td__leaf   *only;              /* that leaf                                                                             */
     td__group  *next, *prev;       /* all groups with ops                                                                   */
+    uint64_t    walk;              /* the backward that reached it last                                                     */
 };
 
 /* ---- flat.c ---- */
@@ -76,10 +81,16 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_st
 /* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
 int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
 void td__group_attach(td__group *g, const td__group_ops *ops);   /* from now on ops are called; listed among the groups with ops   */
+/* From now on every backward calls ops; ops NULL: no longer. Order of attaching is the order of begin on every rank. */
+void td__group_attach(td__group *g, const td__group_ops *ops, void *user);
+/* A micro-batch of weight w counts in g's mean. Backward calls it (after begin) for the groups it reaches; ddp for a group that only
+ * other ranks reach. */
+void td__group_weigh(td__group *g, double w);
 void td__group_free(td__group *g);                     /* leaves live on, without group; flats' storages as long as views of them */
 int  td__group_finalise(td__group *g);                 /* waits, makes G the mean                                           */
 double td__group_scale(const td__group *g);            /* unit/weight: what a step multiplies G by; 0 when weight is 0          */
-void td__group_consume(td__group *g);                  /* after a step: no gradients, no weights                             */
+void td__group_consume(td__group *g);                  /* after a step: no gradients, no weights; bumps the stepped values' versions;
+                                                          calls step_end                                                     */
 
 /* ---- tape.c, backward.c ---- */
 bool td__grad_enabled(void);

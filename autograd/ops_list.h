@@ -1,0 +1,20 @@
+/* autograd/ops_list.h: the one list of the library's operations. Each is a constant record td__op_<name> in the ops_*.c file of its
+ * family. A new operation adds a line here; registry.c makes the public registry from it, and tests walk that.
+ */
+#ifndef TD_OPS_LIST_H
+#define TD_OPS_LIST_H
+#include <autograd_impl.h>
+
+/* arithmetic, reductions, views, products, activations, softmax, losses */
+#define TD_OP_LIST_A(X)
+
+/* images, normalisation, random */
+#define TD_OP_LIST_B(X)
+
+#define TD_OP_LIST(X) TD_OP_LIST_A(X) TD_OP_LIST_B(X)
+
+#define TD_OP_DECLARE(name) extern const td_op td__op_##name;
+TD_OP_LIST(TD_OP_DECLARE)
+#undef TD_OP_DECLARE
+
+#endif
