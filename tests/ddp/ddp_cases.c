@@ -1,0 +1,342 @@
+/* tests/ddp/ddp_cases.c: what td_ddp promises beyond equal weights (tests/truth has those). Started on 2 or 3 ranks by tandem run.
+ *
+ * Every case runs on all ranks; each rank's verdict is summed, so that a failure on one fails everywhere and no rank goes on alone.
+ * TAP on rank 0's standard output.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <tandem.h>
+
+static int rank, size, tests, failures;
+
+static void expect_(bool ok, const char *what, int line)
+{
+    if (!ok)
+        fprintf(stderr, "rank %d, line %d: %s\n", rank, line, what);
+    TD_SCOPE();
+    td_tensor *bad = td_full(TD_SCALAR, TD_F64, !ok);
+    td_all_reduce(td_world(), bad, TD_SUM);
+    tests++;
+    failures += td_item(bad) != 0;
+    if (rank == 0)
+        printf("%s %d - %s\n", td_item(bad) == 0 ? "ok" : "not ok", tests, what);
+}
+#define EXPECT(condition) expect_((condition), #condition, __LINE__)
+
+static bool has_error(int code, const char *part)
+{
+    bool yes = td_error_pending() == code && strstr(td_error_message(), part);
+    if (!yes)
+        fprintf(stderr, "rank %d: pending %d \"%s\", expected \"%s\"\n", rank, td_error_pending(), td_error_message(), part);
+    td_error_clear();
+    return yes;
+}
+
+/* ---- small models: y = w x, one number; gradients are easy by hand ---------------------------------------------------------- */
+static td_module *line_new(double w)
+{
+    td_module *m = td_nn_linear(1, 1, &(td_nn_linear_opts){ .no_bias = true });
+    td_module_to(m, TD_F64);
+    td_fill(td_parameter_get(m, "weight"), w);
+    return m;
+}
+
+static td_tensor *column(int n, const double *values)
+{
+    return td_from(values, TD_SHAPE(n, 1), TD_F64);
+}
+
+/* loss = mean (w x - 0)^2 over n rows with x = value: gradient 2 w value^2, weight n */
+static td_tensor *square_loss(td_module *m, int n, double value)
+{
+    double x[8];
+    for (int i = 0; i < n; i++)
+        x[i] = value;
+    return td_mse(td_forward(m, column(n, x)), td_zeros(TD_SHAPE(n, 1), TD_F64));
+}
+
+static double weight_of(td_module *m)
+{
+    return td_item(td_parameter_get(m, "weight"));
+}
+
+static double grad_of(td_module *m)
+{
+    td_tensor *g = td_grad(td_parameter_get(m, "weight"));
+    return g ? td_item(g) : NAN;
+}
+
+static bool near(double a, double b)
+{
+    return fabs(a - b) <= 1e-12 * fmax(1, fabs(b));
+}
+
+/* ---- cases -------------------------------------------------------------------------------------------------------------------- */
+static void models_that_differ_are_named(void)
+{
+    td_module *m = td_nn_sequential(td_nn_linear(4, 3, NULL), td_nn_relu(), td_nn_linear(3, rank == size - 1 ? 5 : 2, NULL));
+    td_ddp *d = td_ddp_new(m, NULL);
+    EXPECT(has_error(TD_ERR_MISMATCH, "rank 0 has parameter 2.weight f32 (2,3) where rank"));
+    td_ddp_free(d);
+    td_module_free(m);
+
+    m = rank == 0 ? td_nn_sequential(td_nn_linear(4, 3, NULL)) : td_nn_sequential(td_nn_linear(4, 3, NULL), td_nn_linear(3, 1, NULL));
+    d = td_ddp_new(m, NULL);
+    EXPECT(has_error(TD_ERR_MISMATCH, "rank 0 has nothing more where rank 1 has parameter 1.weight f32 (1,3)"));
+    td_module_free(m);
+}
+
+static void state_of_rank0_wins(void)
+{
+    td_seed((uint64_t)rank);
+    td_module *m = td_nn_sequential(td_nn_linear(2, 3, NULL), td_nn_batch_norm(3, NULL));
+    td_fill(td_parameter_get(m, "1.running_mean"), rank + 5);
+    td_requires_grad((td_tensors){ (td_tensor *[]){ td_parameter_get(m, "0.bias") }, 1 }, false);
+    td_fill(td_parameter_get(m, "0.bias"), rank + 7);
+    td_ddp *d = td_ddp_new(m, NULL);
+    EXPECT(td_at(td_parameter_get(m, "1.running_mean"), TD_SHAPE(1)) == 5);
+    EXPECT(td_at(td_parameter_get(m, "0.bias"), TD_SHAPE(1)) == 7);   /* frozen: in no bucket, but state all the same */
+    td_tensor *w = td_empty(TD_SHAPE(3, 2), TD_F32);
+    td_assign(w, td_parameter_get(m, "0.weight"));
+    td_broadcast(td_world(), w, 0);
+    EXPECT(!memcmp(td_data(w), td_data(td_parameter_get(m, "0.weight")), 24));
+    td_ddp_free(d);
+    td_module_free(m);
+    td_seed(0);
+}
+
+static void error_on_one_rank_reaches_all(void)
+{
+    td_module *m = line_new(3);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_optim *opt = td_sgd_new(td_parameters(m), &(td_sgd_opts){ .lr = 0.1f });
+    td_tensor *loss = square_loss(m, 2, 1);
+    if (rank == 1)
+        td_add(td_zeros(TD_SHAPE(3), TD_F64), td_zeros(TD_SHAPE(4), TD_F64));   /* a mistake on rank 1 alone */
+    int code = td_backward(loss), step = td_optim_step(opt);
+    EXPECT(code == TD_ERR_SHAPE && step != 0);
+    EXPECT(strstr(td_error_message(), "td_add") && strstr(td_error_message(), "rank 1"));
+    EXPECT(has_error(TD_ERR_SHAPE, "(3)") && weight_of(m) == 3);
+    EXPECT(td_backward(square_loss(m, 2, 1)) == 0 && td_optim_step(opt) == 0 && near(weight_of(m), 3 - 0.1f * 6.0));   /* and on it goes */
+    td_ddp_free(d);
+    td_optim_free(opt);
+    td_module_free(m);
+}
+
+static void unreduced_gradients_are_refused(void)
+{
+    td_module *m = line_new(1);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_optim *opt = td_sgd_new(td_parameters(m), NULL);
+    td_ddp_no_sync(d, true);
+    td_backward(square_loss(m, 1, 1));
+    td_optim_step(opt);
+    EXPECT(has_error(TD_ERR_STATE, "td_ddp_no_sync") && weight_of(m) == 1);
+    td_ddp_free(d);
+    td_optim_free(opt);
+    td_module_free(m);
+}
+
+/* Rank r has r+1 rows of value r+1: the mean over ranks and backwards, by hand. */
+static void second_synchronised_backward(void)
+{
+    for (int read_between = 0; read_between < 3; read_between++) {   /* nobody, rank 0 alone, all */
+        td_module *m = line_new(1);
+        td_ddp *d = td_ddp_new(m, NULL);
+        double sum = 0, weights = 0;
+        for (int pass = 0; pass < 3; pass++) {
+            td_backward(square_loss(m, rank + 1, rank + 1 + pass));
+            for (int r = 0; r < size; r++) {
+                sum += (r + 1) * 2.0 * (r + 1 + pass) * (r + 1 + pass);
+                weights += r + 1;
+            }
+            if (read_between == 2 || (read_between == 1 && rank == 0))
+                if (!near(grad_of(m), sum / weights))
+                    failures++, fprintf(stderr, "rank %d pass %d: %.17g, not %.17g\n", rank, pass, grad_of(m), sum / weights);
+        }
+        EXPECT(near(grad_of(m), sum / weights));
+        td_ddp_free(d);
+        td_module_free(m);
+    }
+}
+
+static void accumulation_with_weights_by_hand(void)
+{
+    td_module *m = line_new(2);
+    td_ddp *d = td_ddp_new(m, NULL);
+    double sum = 0, weights = 0;
+    for (int micro = 0; micro < 3; micro++) {
+        td_ddp_no_sync(d, micro < 2);
+        int rows = rank == 0 && micro == 0 ? 0 : 1 + (rank + micro) % 3;
+        td_backward(square_loss(m, rows, micro + 1));
+        for (int r = 0; r < size; r++) {
+            int n = r == 0 && micro == 0 ? 0 : 1 + (r + micro) % 3;
+            sum += n * 4.0 * (micro + 1) * (micro + 1);
+            weights += n;
+        }
+    }
+    EXPECT(near(grad_of(m), sum / weights));
+    td_ddp_free(d);
+    td_module_free(m);
+}
+
+static void weight_zero_is_exactly_nothing(void)
+{
+    td_module *m = line_new(1);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_tensor *loss;
+    if (rank == 0) {
+        double nan = NAN;
+        loss = td_mse(td_forward(m, td_narrow(column(1, &nan), 0, 0, 0)), td_zeros(TD_SHAPE(0, 1), TD_F64));
+    } else {
+        loss = square_loss(m, 2, 3);
+    }
+    td_backward(loss);
+    EXPECT(size == 1 || near(grad_of(m), 18));
+    td_tensor *w = td_full(TD_SCALAR, TD_F64, rank == 0 ? 0 : 1);
+    td_zero_grad(td_parameters(m));
+    double x = rank == 0 ? NAN : 2;   /* NaN values with weight 0 stay out as well */
+    td_backward_weighted(td_mse(td_forward(m, column(1, &x)), td_zeros(TD_SHAPE(1, 1), TD_F64)), w);
+    EXPECT(size == 1 || near(grad_of(m), 8));
+    td_ddp_free(d);
+    td_module_free(m);
+}
+
+static void unused_everywhere_is_left_alone(void)
+{
+    td_module *used = line_new(1), *idle = line_new(5), *m = td_nn_sequential(used, idle);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_optim *opt = td_adamw_new(td_parameters(m), &(td_adamw_opts){ .lr = 0.1f, .weight_decay = 0.5f });
+    for (int i = 0; i < 3; i++) {
+        TD_SCOPE();
+        td_backward(square_loss(used, 2, 1));
+        td_optim_step(opt);
+    }
+    EXPECT(weight_of(idle) == 5 && weight_of(used) != 1);
+    EXPECT(td_grad(td_parameter_get(idle, "weight")) == NULL);
+    td_backward(rank == 0 ? square_loss(idle, 1, 1) : square_loss(used, 1, 1));   /* now used on rank 0 only: by all ranks alike */
+    td_optim_step(opt);
+    td_tensor *w = td_full(TD_SCALAR, TD_F64, weight_of(idle));
+    td_broadcast(td_world(), w, 0);
+    EXPECT(weight_of(idle) != 5 && td_item(w) == weight_of(idle));
+    td_ddp_free(d);
+    td_optim_free(opt);
+    td_module_free(m);
+}
+
+static void reached_on_some_ranks_only(void)
+{
+    td_module *a = line_new(1), *b = line_new(1);
+    td_ddp *da = td_ddp_new(a, NULL), *db = td_ddp_new(b, NULL);
+    td_backward(rank == 0 ? square_loss(a, 1, 1) : square_loss(b, 1, 2));   /* each model reached by other ranks */
+    EXPECT(near(grad_of(a), 2));
+    EXPECT(size == 1 || near(grad_of(b), 8));
+    td_ddp_free(da);
+    td_ddp_free(db);
+    td_module_free(a);
+    td_module_free(b);
+}
+
+static void clipping_sees_all_ranks(void)
+{
+    td_module *m = line_new(1);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_optim *opt = td_sgd_new(td_parameters(m), &(td_sgd_opts){ .lr = 1 });
+    td_backward(square_loss(m, 1, rank + 1));
+    double mean = 0;
+    for (int r = 0; r < size; r++)
+        mean += 2.0 * (r + 1) * (r + 1) / size;
+    EXPECT(near(td_clip_grad_norm(opt, 0.5), mean));
+    EXPECT(fabs(grad_of(m) - 0.5) < 1e-6);   /* PyTorch divides by norm + 1e-6 */
+    td_optim_step(opt);
+    EXPECT(fabs(weight_of(m) - 0.5) < 1e-6);
+    td_ddp_free(d);
+    td_optim_free(opt);
+    td_module_free(m);
+}
+
+static void optimizer_made_before_ddp_and_two_optimizers(void)
+{
+    td_module *a = line_new(1), *b = line_new(1), *m = td_nn_sequential(a, b);
+    td_optim *oa = td_sgd_new(td_parameters(a), &(td_sgd_opts){ .lr = 0.5f, .momentum = 0.9f });
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_optim *ob = td_sgd_new(td_parameters(b), &(td_sgd_opts){ .lr = 0.25f });
+    double wa = 1, wb = 1, va = 0;
+    for (int i = 0; i < 3; i++) {
+        TD_SCOPE();
+        td_backward(td_add(square_loss(a, 1, 1), td_scale(square_loss(b, 1, 1), 3)));
+        td_optim_step(oa);
+        td_optim_step(ob);
+        va = 0.9f * va + 2 * wa;
+        wa -= 0.5 * va;
+        wb -= 0.25 * 3 * 2 * wb;
+    }
+    EXPECT(near(weight_of(a), wa) && near(weight_of(b), wb));
+    td_ddp_free(d);
+    td_optim_free(oa);
+    td_optim_free(ob);
+    td_module_free(m);
+}
+
+static void unfreezing_late_is_an_error(void)
+{
+    td_module *m = td_nn_linear(2, 2, NULL);
+    td_tensors bias = { (td_tensor *[]){ td_parameter_get(m, "bias") }, 1 };
+    td_requires_grad(bias, false);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_requires_grad(bias, true);
+    td_backward(td_sum(td_forward(m, td_ones(TD_SHAPE(1, 2), TD_F32)), NULL, 0, false));
+    EXPECT(has_error(TD_ERR_STATE, "bias was frozen or absent"));
+    td_ddp_free(d);
+    td_module_free(m);
+}
+
+/* Four layers, buckets of a few hundred bytes: rebuilt in order of arrival, figures of the step, an injected straggler found. */
+static void buckets_and_figures(void)
+{
+    td_module *m = td_nn_sequential(td_nn_linear(16, 16, NULL), td_nn_linear(16, 16, NULL), td_nn_linear(16, 16, NULL), td_nn_linear(16, 4, NULL));
+    td_ddp *d = td_ddp_new(m, &(td_ddp_opts){ .first_bucket_bytes = 256, .bucket_bytes = 1200 });
+    td_optim *opt = td_sgd_new(td_parameters(m), NULL);
+    bool numbers = true;
+    for (int i = 0; i < 3; i++) {
+        TD_SCOPE();
+        if (rank == size - 1)
+            nanosleep(&(struct timespec){ .tv_nsec = 60000000 }, NULL);
+        td_backward(td_sum(td_forward(m, td_ones(TD_SHAPE(4, 16), TD_F32)), NULL, 0, false));
+        td_optim_step(opt);
+        td_ddp_stats s = td_ddp_last_step(d);
+        numbers &= s.buckets >= 3 && s.bytes >= 4 * (3 * 272 + 68) && s.comm_ms > 0 && s.exposed_ms >= 0 && s.step_ms >= s.backward_ms;
+        if (size > 1)
+            numbers &= s.slowest_rank == size - 1 && s.skew_ms > 30 && s.skew_ms < 5000;
+    }
+    EXPECT(numbers);
+    td_ddp_free(d);
+    td_optim_free(opt);
+    td_module_free(m);
+}
+
+int main(int argc, char **argv)
+{
+    td_init(&argc, &argv);
+    td_errors(TD_ERRORS_RETURN);
+    rank = td_rank(td_world());
+    size = td_size(td_world());
+    static void (*const cases[])(void) = {
+        models_that_differ_are_named, state_of_rank0_wins, error_on_one_rank_reaches_all, unreduced_gradients_are_refused,
+        second_synchronised_backward, accumulation_with_weights_by_hand, weight_zero_is_exactly_nothing, unused_everywhere_is_left_alone,
+        reached_on_some_ranks_only, clipping_sees_all_ranks, optimizer_made_before_ddp_and_two_optimizers, unfreezing_late_is_an_error,
+        buckets_and_figures,
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        TD_SCOPE();
+        cases[i]();
+    }
+    EXPECT(td_memory().live_tensors == 0);
+    if (rank == 0)
+        printf("1..%d\n", tests);
+    td_finish();   /* errors were provoked: its status is 1 */
+    return failures != 0;
+}

@@ -1,0 +1,84 @@
+/* tests/truth/models.c: small networks with dropout and a branch, and data that is a function of the row alone.
+ */
+#include "truth.h"
+
+struct truth_net {
+    td_module base;
+    truth_model model;
+    td_module *body, *branch, *head;
+    td_tensor *tied;             /* TIED: the same tensor as body's weight, used transposed                           */
+};
+
+enum { WIDTH = 13, SIDE = 9 };
+
+static const td_module_type net_type = { .kind = "truth", .size = sizeof(truth_net) };
+
+td_module *truth_net_new(truth_model model)
+{
+    truth_net *n = (truth_net *)td_module_new(&net_type);
+    n->model = model;
+    int64_t features = WIDTH;
+    if (model == CNN) {
+        n->body = td_nn_sequential(td_nn_conv2d(1, 4, 3, &(td_nn_conv2d_opts){ .padding = 1 }), td_nn_relu(), td_nn_max_pool2d(2, NULL),
+                                   td_nn_conv2d(4, 6, 3, NULL), td_nn_gelu(), td_nn_dropout(0.2), td_nn_avg_pool2d(2, NULL), td_nn_flatten());
+        features = 6;
+    } else if (model == MLP) {
+        n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL), td_nn_tanh());
+    } else {
+        n->body = td_nn_linear(WIDTH, 11, NULL);
+    }
+    td_module_child(&n->base, "body", n->body);
+    if (model == TIED)
+        n->tied = td_module_parameter(&n->base, "decoder", td_parameter_get(n->body, "weight"));
+    n->branch = td_module_child(&n->base, "branch", td_nn_linear(features, features, NULL));
+    n->head = td_module_child(&n->base, "head", td_nn_linear(features, CLASSES, NULL));
+    return &n->base;
+}
+
+td_tensor *truth_logits(td_module *net, td_tensor *x, bool branch)
+{
+    TD_MODULE_SCOPE(net);
+    truth_net *n = (truth_net *)net;
+    td_tensor *h = td_forward(n->body, x);
+    if (n->model == TIED)
+        h = td_matmul(td_sigmoid(h), n->tied);
+    if (branch)
+        h = td_add(h, td_dropout(td_forward(n->branch, h), 0.25, true));
+    return td_escape(td_forward(n->head, h));
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------------------ */
+typedef struct { int64_t n; td_dtype dtype; } source;
+
+static uint64_t mix(uint64_t x)   /* a finaliser; any fixed hash would do */
+{
+    x ^= x >> 31, x *= 0x7fb5d329728ea185u, x ^= x >> 27, x *= 0x81dadef4bc2dd44du;
+    return x ^ x >> 33;
+}
+
+static int read_row(void *user, int64_t row, void *const *into)
+{
+    const source *s = user;
+    double sum[CLASSES] = { 0 };
+    for (int64_t i = 0; i < s->n; i++) {
+        double v = (double)(mix((uint64_t)(row * 1000 + i + 1)) >> 11) / 4503599627370496.0 - 1;
+        if (s->dtype == TD_F32)
+            v = ((float *)into[0])[i] = (float)v;
+        else
+            ((double *)into[0])[i] = v;
+        sum[i % CLASSES] += v;
+    }
+    int best = 0;
+    for (int c = 1; c < CLASSES; c++)
+        best = sum[c] > sum[best] ? c : best;
+    *(int64_t *)into[1] = best;
+    return 0;
+}
+
+td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype)
+{
+    source *s = malloc(sizeof *s);
+    *s = (source){ .n = model == CNN ? SIDE * SIDE : WIDTH, .dtype = dtype };
+    td_field field[2] = { { model == CNN ? TD_SHAPE(1, SIDE, SIDE) : TD_SHAPE(WIDTH), dtype }, { TD_SCALAR, TD_I64 } };
+    return td_dataset_new(&(td_dataset_source){ .rows = rows, .field = field, .n_fields = 2, .read = read_row, .close = free }, s);
+}
