@@ -12,7 +12,8 @@ typedef struct td__store td__store;
 td__store_server *td__store_serve(const char *where, const unsigned char secret[32]);
 const char *td__store_address(const td__store_server *server);          /* with the port, to hand to clients               */
 void td__store_stop(td__store_server *server);
-int  td__store_server_get(td__store_server *server, const char *key, void *into, size_t *size);   /* without waiting        */
+/* without waiting, and no td__fail: TD_ERR_STATE when nobody has set it yet */
+int  td__store_server_get(td__store_server *server, const char *key, void *into, size_t *size);
 
 td__store *td__store_connect(const char *address, const unsigned char secret[32], double timeout_s);  /* NULL after td__fail */
 void td__store_close(td__store *store);
