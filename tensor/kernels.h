@@ -88,10 +88,13 @@ typedef struct td_kernels {
     double (*sumsq)(td_dtype t, int64_t n, const void *x);                                          /* f64, fixed blocks       */
 
     /* collectives: tensor/cpu/combine.c (arith): out[j][i] = post * sum over r of pre[r] * in[r][i], for all j of k buffers, r in
-     * order; the same pointers may be in and out. pre NULL: ones. MIN and MAX ignore pre and post. */
+     * order; the same pointers may be in and out. pre NULL: ones; an input whose factor is 0 is not read (never 0*NaN). MIN and MAX ignore
+     * pre and post, and pass NaN on. */
     void (*combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs);
 } td_kernels;
 
-extern const td_kernels *td__cpu_kernels(void);                 /* the chosen instruction set (TANDEM_ISA)                   */
+const td_kernels *td__cpu_kernels(void);                        /* the chosen instruction set (TANDEM_ISA)                   */
+const td_kernels *td__cpu_kernels_named(const char *name);      /* NULL: unknown, or this processor lacks it                */
+void td__cpu_kernels_use(const td_kernels *kernels);            /* from now on (ranks agree on one; tests try each)          */
 extern const td_kernels td__cpu_kernels_baseline, td__cpu_kernels_avx2, td__cpu_kernels_avx512;
 #endif

@@ -15,6 +15,7 @@ typedef struct td_device_ops {
     const char *name;                                          /* "cpu"                                                    */
     td_device_kind kind;
     bool  host_memory;                                         /* may the CPU read its pointers?                          */
+    int   (*count)(void);                                      /* how many such devices this process may use               */
     void *(*alloc)(int index, size_t bytes);                   /* 64-byte aligned, caching; NULL after td__fail             */
     void  (*free)(int index, void *block);
     int   (*copy)(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes);  /* in stream order   */
@@ -25,10 +26,23 @@ typedef struct td_device_ops {
     int   (*event_record)(int index, void *event, void *stream);
     int   (*event_wait)(int index, void *event, void *stream);
     void  (*event_free)(int index, void *event);
-    const struct td_kernels *kernels;
+    const struct td_kernels *kernels;                          /* NULL on the CPU: td__cpu_kernels()                       */
 } td_device_ops;
 const td_device_ops *td__device_ops(td_device device);          /* NULL after td__fail when there is no such device         */
-int  td__device_set_default(td_device device);                  /* td_init                                                 */
+int  td__device_register(const td_device_ops *ops);             /* what a plug-in brings (opened when CUDA is first wanted)  */
+/* td_init: TD_DEFAULT finds the device anew (TANDEM_DEVICE, else GPU by local rank where the plug-in loads, else the CPU). */
+int  td__device_set_default(td_device device);
+/* The rule behind it, for tests: 0, or a negative code with the sentence in `error`. local_rank -1, local_size 0: not known. */
+int  td__device_find(const char *text, int local_rank, int local_size, td_device *out, char *error, size_t size);
+const char *td__device_text(td_device device, char into[static 24]);   /* "cuda:1"                                          */
+bool td__device_equal(td_device a, td_device b);
+
+/* ---- dtype.c: single elements by dtype (rules in convert.h) ----------------------------------------------------------------------- */
+int    td__dtype_check(const char *who, td_dtype dtype);        /* 0, or td__fail                                          */
+double td__element_get(td_dtype dtype, const void *at);
+void   td__element_put(td_dtype dtype, void *at, double value);
+static inline bool td__is_float(td_dtype t) { return t == TD_F32 || t == TD_F64; }              /* what "float" rows take   */
+static inline bool td__is_arith(td_dtype t) { return td__is_float(t) || t == TD_I64 || t == TD_I32; }
 
 /* ---- storage.c ------------------------------------------------------------------------------------------------------------------- */
 typedef struct td_storage {
@@ -44,16 +58,18 @@ typedef struct td_storage {
 } td_storage;
 td_storage *td__storage_new(td_device device, size_t bytes);                    /* refs 1; NULL after td__fail                */
 td_storage *td__storage_foreign(td_device device, void *data, size_t bytes, void (*release)(void *, void *), void *owner);
+void td__storage_borrowed(void *owner, void *data);             /* a release that does nothing                             */
 void td__storage_ref(td_storage *s);
 void td__storage_unref(td_storage *s);
 /* Move s's contents to `offset` bytes inside base (same device): data is copied, the old memory freed, base kept. Every view of s
- * sees the new place. How parameters and gradients get into flats. */
+ * sees the new place. How parameters and gradients get into flats. A storage that others lie in must not be moved itself. */
 int  td__storage_relocate(td_storage *s, td_storage *base, size_t offset);
 
 /* ---- tensor.c ------------------------------------------------------------------------------------------------------------------- */
 struct td_tensor {
     td__scoped scoped;                                          /* first member                                            */
     _Atomic int32_t refs;
+    int32_t kept;                                               /* td_keep minus td_release                                */
     td_dtype dtype;
     td_shape shape;
     int64_t stride[TD_MAX_DIMS];                                /* in elements; 0 where expanded                            */
@@ -65,6 +81,8 @@ struct td_tensor {
     void *owner;                                                /* nn's: the module slot a parameter or buffer belongs to   */
 };
 extern void (*td__tensor_graph_free)(td_tensor *x);             /* set by autograd; must be iterative                       */
+/* Set by autograd: may x be written in place from outside an operation (td_assign, td_fill, td_copy_in)? 0, or negative after td__fail. */
+extern int (*td__tensor_inplace_check)(td_tensor *x);
 
 td_tensor *td__poison(void);                                    /* the poisoned tensor; never freed                        */
 /* The following return a handle with one reference and in no scope; poison after td__fail. */
@@ -80,6 +98,14 @@ static inline void *td__ptr(const td_tensor *x)                 /* first element
     return (char *)x->storage->data + (size_t)x->offset * td_dtype_size(x->dtype);
 }
 const struct td_kernels *td__kernels(const td_tensor *x);       /* of its device                                           */
+/* 0, or td__fail when x is NULL or poisoned: how functions that end in a number or a code refuse. */
+int td__tensor_check(const char *who, const td_tensor *x);
+/* 0, or td__fail when the device has no kernel in this row of its table. */
+#define td__need(who, x, row) (td__kernels(x)->row ? 0 : td__kernel_missing(who, x, #row))
+int td__kernel_missing(const char *who, const td_tensor *x, const char *row);
+/* ---- inplace.c: the same as td_assign, td_fill without the checks that are the user's; they bump the version ------------------------- */
+int td__fill(td_tensor *into, double value);
+bool td__overlaps(const td_tensor *a, const td_tensor *b);      /* do their elements share bytes? (a safe guess by extent)    */
 
 /* ---- shape.c --------------------------------------------------------------------------------------------------------------------- */
 int64_t  td__shape_numel(td_shape s);

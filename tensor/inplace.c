@@ -1,0 +1,118 @@
+/* tensor/inplace.c: td_assign and td_fill: writing into existing elements, without gradients.
+ *
+ * Every write bumps the storage's version, by which backward notices that a saved value is no longer what it was. A value that shares memory
+ * with its destination goes through a temporary.
+ */
+#include "tensor_impl.h"
+
+/* Bytes [low, high) that x's elements lie in. Strides are never negative. */
+static void extent(const td_tensor *x, const char **low, const char **high)
+{
+    int64_t last = 0;
+    for (int i = 0; i < x->shape.ndim; i++)
+        last += (x->shape.dim[i] - 1) * x->stride[i];
+    *low = td__ptr(x);
+    *high = *low + (size_t)(last + 1) * td_dtype_size(x->dtype);
+}
+
+bool td__overlaps(const td_tensor *a, const td_tensor *b)
+{
+    if (!td__device_equal(a->storage->device, b->storage->device) || !td__shape_numel(a->shape) || !td__shape_numel(b->shape))
+        return false;
+    const char *a_low, *a_high, *b_low, *b_high;
+    extent(a, &a_low, &a_high);
+    extent(b, &b_low, &b_high);
+    return a_low < b_high && b_low < a_high;
+}
+
+/* May the user write into x? Not where one element stands for several. */
+static int check_into(const char *who, td_tensor *x)
+{
+    char text[128];
+    int code = td__tensor_check(who, x);
+    if (!code && td__tensor_inplace_check)
+        code = td__tensor_inplace_check(x);
+    for (int i = 0; !code && i < x->shape.ndim; i++)
+        if (x->stride[i] == 0 && x->shape.dim[i] > 1)
+            code = td__fail(TD_ERR_SHAPE, "%s: the view of shape %s repeats its elements along dimension %d and cannot be written", who,
+                            td__shape_text(x->shape, text), i);
+    return code;
+}
+
+int td__fill(td_tensor *into, double value)
+{
+    int code = td__need("td_fill", into, fill);
+    if (code)
+        return code;
+    td_loop l = td__loop(into->shape, into, NULL, NULL, NULL);
+    td__kernels(into)->fill(&l, into->dtype, td__ptr(into), value);
+    into->storage->version++;
+    return 0;
+}
+
+int td_fill(td_tensor *into, double value)
+{
+    TD_ENTER();
+    int code = check_into("td_fill", into);
+    return code ? code : td__fill(into, value);
+}
+
+/* A view of x, broadcast to `shape` (which x's shape broadcasts to). */
+static td_tensor *broadcast_view(td_tensor *x, td_shape shape)
+{
+    int64_t stride[TD_MAX_DIMS] = { 0 };
+    int lead = shape.ndim - x->shape.ndim;
+    for (int i = 0; i < x->shape.ndim; i++)
+        stride[lead + i] = x->shape.dim[i] == 1 ? 0 : x->stride[i];
+    return td__tensor_view(x, shape, stride, x->offset);
+}
+
+static bool same_elements(const td_tensor *a, const td_tensor *b)
+{
+    if (td__ptr(a) != td__ptr(b) || a->dtype != b->dtype || !td__shape_equal(a->shape, b->shape))
+        return false;
+    for (int i = 0; i < a->shape.ndim; i++)
+        if (a->shape.dim[i] > 1 && a->stride[i] != b->stride[i])
+            return false;
+    return true;
+}
+
+static int assign_apart(td_tensor *into, td_tensor *value)
+{
+    td_tensor *view = broadcast_view(value, into->shape);
+    if (view->poisoned)
+        return td_error_pending();
+    int code = td__copy(into, view, false);
+    td__tensor_unref(view);
+    return code;
+}
+
+int td_assign(td_tensor *into, td_tensor *value)
+{
+    TD_ENTER();
+    char a[128], b[128];
+    td_shape shape;
+    int code = check_into("td_assign", into);
+    if (!code)
+        code = td__tensor_check("td_assign", value);
+    if (code)
+        return code;
+    if (td__shape_broadcast(into->shape, value->shape, &shape) || !td__shape_equal(shape, into->shape))
+        return td__fail(TD_ERR_SHAPE, "td_assign: a value of shape %s does not broadcast into shape %s", td__shape_text(value->shape, a),
+                        td__shape_text(into->shape, b));
+    if (!same_elements(into, value)) {
+        if (td__overlaps(into, value)) {
+            td_tensor *apart = td__tensor_new(value->shape, value->dtype, value->storage->device);
+            if (apart->poisoned)
+                return td_error_pending();
+            code = td__copy(apart, value, false);
+            if (!code)
+                code = assign_apart(into, apart);
+            td__tensor_unref(apart);
+        } else {
+            code = assign_apart(into, value);
+        }
+    }
+    into->storage->version++;
+    return code;
+}
