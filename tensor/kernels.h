@@ -76,7 +76,7 @@ typedef struct td_kernels {
     /* random: tensor/cpu/random.c */
     void (*rand)(int64_t n, float *out, uint64_t seed, uint64_t stream, bool normal);
     void (*randint)(int64_t n, int64_t *out, int64_t low, int64_t high, uint64_t seed, uint64_t stream);
-    /* rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: first + i/k). out = mask ? x/(1-p) : 0 (gradient: the same call) */
+    /* dropout.c: rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: first + i/k). out = mask ? x/(1-p) : 0 (gradient: the same call) */
     void (*dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, int64_t first, double p,
                     uint64_t seed, int64_t step, int64_t call, bool add);
 

@@ -34,7 +34,8 @@
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.c      */     \
     X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.c      */     \
     X(batch_norm) X(batch_norm_grad)                                                 /* batch_norm.c  */     \
-    X(rand) X(randint) X(dropout)                                                    /* random.c      */     \
+    X(rand) X(randint)                                                               /* random.c      */     \
+    X(dropout)                                                                       /* dropout.c     */     \
     X(sgd) X(adamw) X(sumsq)                                                         /* optimizer.c   */     \
     X(combine)                                                                       /* combine.c     */
 

@@ -1,0 +1,161 @@
+/* tests/tensor/test_conv_kernels.c: conv2d and its gradients against the definition in double precision, on odd shapes, in every table. */
+#include "image_kernels.h"
+
+static void reference(td_dtype t, const td_conv2d_shape *s, const void *x, const void *w, const void *bias, const void *gout, double *out, double *gx,
+                      double *gw, double *gb)
+{
+    for (int64_t n = 0; n < s->n; n++)
+        for (int64_t o = 0; o < s->o; o++)
+            for (int64_t a = 0; a < s->oh; a++)
+                for (int64_t b = 0; b < s->ow; b++) {
+                    int64_t at = ((n * s->o + o) * s->oh + a) * s->ow + b;
+                    double g = get(t, gout, at), sum = bias ? get(t, bias, o) : 0;
+                    gb[o] += g;
+                    for (int64_t c = 0; c < s->c; c++)
+                        for (int64_t i = 0; i < s->kh; i++)
+                            for (int64_t j = 0; j < s->kw; j++) {
+                                int64_t h = a * s->stride + i - s->padding, v = b * s->stride + j - s->padding;
+                                if (h < 0 || h >= s->h || v < 0 || v >= s->w)
+                                    continue;
+                                int64_t xi = ((n * s->c + c) * s->h + h) * s->w + v, wi = ((o * s->c + c) * s->kh + i) * s->kw + j;
+                                sum += get(t, x, xi) * get(t, w, wi);
+                                gx[xi] += g * get(t, w, wi);
+                                gw[wi] += g * get(t, x, xi);
+                            }
+                    out[at] = sum;
+                }
+}
+
+static void check(td_dtype t, int64_t n, int64_t c, int64_t h, int64_t w, int64_t o, int64_t kh, int64_t kw, int stride, int padding)
+{
+    td_conv2d_shape s = { .n = n, .c = c, .h = h, .w = w, .o = o, .kh = kh, .kw = kw, .stride = stride, .padding = padding };
+    s.oh = (h + 2 * padding - kh) / stride + 1;
+    s.ow = (w + 2 * padding - kw) / stride + 1;
+    int64_t nx = n * c * h * w, nw = o * c * kh * kw, ny = n * o * s.oh * s.ow;
+    void *x = numbers(t, nx, 1), *wt = numbers(t, nw, 2), *bias = numbers(t, o, 3), *gout = numbers(t, ny, 4);
+    double *ref[5] = { zeroes(ny), zeroes(nx), zeroes(nw), zeroes(o), zeroes(ny) };
+    char what[160];
+    reference(t, &s, x, wt, bias, gout, ref[0], ref[1], ref[2], ref[3]);
+    for (int64_t i = 0; i < ny; i++)
+        ref[4][i] = ref[0][i] - get(t, bias, i / (s.oh * s.ow) % o);
+    double terms = (double)(c * kh * kw), grad_terms = (double)(o * kh * kw), pixels = (double)(n * s.oh * s.ow);
+    EACH_TABLE(k) {
+        void *y = array(t, ny), *gx = array(t, nx), *gw = array(t, nw), *gb = array(t, o);
+#define SAY(name) (snprintf(what, sizeof what, name " x(%d,%d,%d,%d) w(%d,%d,%d) s%d p%d", (int)n, (int)c, (int)h, (int)w, (int)o, (int)kh, (int)kw, \
+                            stride, padding), what)
+        k->conv2d(t, &s, y, x, wt, bias);
+        same(t, y, ref[0], ny, 2 + terms, SAY("conv2d"), k->name);
+        k->conv2d(t, &s, y, x, wt, NULL);
+        same(t, y, ref[4], ny, 2 + terms, SAY("conv2d without bias"), k->name);
+        k->conv2d_grad_x(t, &s, gx, gout, wt, false);
+        same(t, gx, ref[1], nx, 2 + grad_terms, SAY("conv2d_grad_x"), k->name);
+        k->conv2d_grad_w(t, &s, gw, gb, gout, x, false, false);
+        same(t, gw, ref[2], nw, 2 + pixels, SAY("conv2d_grad_w"), k->name);
+        same(t, gb, ref[3], o, 2, SAY("conv2d_grad_w bias"), k->name);
+        /* added: twice the gradient; each destination on its own */
+        k->conv2d_grad_x(t, &s, gx, gout, wt, true);
+        k->conv2d_grad_w(t, &s, gw, NULL, gout, x, true, false);
+        k->conv2d_grad_w(t, &s, NULL, gb, gout, x, false, true);
+        for (int64_t i = 0; i < nx; i++)
+            put(t, gx, i, get(t, gx, i) / 2);
+        for (int64_t i = 0; i < nw; i++)
+            put(t, gw, i, get(t, gw, i) / 2);
+        for (int64_t i = 0; i < o; i++)
+            put(t, gb, i, get(t, gb, i) / 2);
+        same(t, gx, ref[1], nx, 3 + grad_terms, SAY("conv2d_grad_x added"), k->name);
+        same(t, gw, ref[2], nw, 3 + pixels, SAY("conv2d_grad_w added"), k->name);
+        same(t, gb, ref[3], o, 3, SAY("conv2d_grad_w bias added"), k->name);
+        free(y), free(gx), free(gw), free(gb);
+    }
+    for (int i = 0; i < 5; i++)
+        free(ref[i]);
+    free(x), free(wt), free(bias), free(gout);
+}
+
+static void shapes(void **state)
+{
+    (void)state;
+    static const int shape[][9] = {   /* n c h w  o kh kw  stride padding */
+        { 1, 1, 1, 1, 1, 1, 1, 1, 0 },     { 2, 1, 28, 28, 32, 3, 3, 1, 1 },  { 2, 5, 14, 14, 7, 3, 3, 1, 1 },  { 3, 2, 7, 11, 3, 3, 3, 2, 1 },
+        { 1, 3, 13, 5, 17, 5, 3, 1, 2 },   { 2, 3, 9, 9, 5, 1, 1, 1, 0 },     { 2, 3, 9, 8, 5, 1, 1, 2, 0 },    { 1, 2, 11, 13, 9, 2, 2, 3, 0 },
+        { 2, 1, 5, 5, 2, 5, 5, 1, 0 },     { 1, 4, 6, 7, 33, 4, 2, 2, 2 },    { 1, 1, 3, 3, 1, 3, 3, 1, 2 },    { 1, 2, 2, 3, 2, 2, 3, 3, 0 },
+        { 2, 3, 17, 19, 4, 7, 7, 2, 3 },   { 1, 2, 5, 6, 3, 2, 2, 1, 3 },     { 3, 17, 4, 4, 13, 3, 3, 1, 1 },  { 1, 1, 40, 601, 2, 3, 3, 1, 1 },
+        { 1, 2, 61, 47, 5, 3, 3, 3, 2 },   { 1, 1, 1, 37, 3, 1, 5, 1, 0 },    { 1, 1, 29, 1, 3, 3, 1, 2, 0 },   { 2, 2, 5, 5, 2, 1, 2, 3, 1 },
+        { 5, 3, 6, 6, 65, 3, 3, 1, 0 },    { 2, 2, 8, 8, 3, 3, 3, 4, 1 },
+    };
+    for (size_t i = 0; i < TD_COUNT(shape); i++) {
+        const int *p = shape[i];
+        check(TD_F32, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]);
+        check(TD_F64, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]);
+    }
+    nothing_left();
+}
+
+static void no_rows(void **state)
+{
+    (void)state;
+    td_conv2d_shape s = { .n = 0, .c = 2, .h = 5, .w = 5, .o = 3, .kh = 3, .kw = 3, .oh = 3, .ow = 3, .stride = 1 };
+    EACH_TABLE(k) {
+        float gw[54], gb[3], none[1] = { 7 };
+        for (int i = 0; i < 54; i++)
+            gw[i] = 5;
+        gb[0] = gb[1] = gb[2] = 5;
+        k->conv2d(TD_F32, &s, none, none, gw, gb);
+        k->conv2d_grad_x(TD_F32, &s, none, none, gw, false);
+        assert_true(none[0] == 7);
+        k->conv2d_grad_w(TD_F32, &s, gw, gb, none, none, true, true);
+        assert_true(gw[0] == 5 && gb[2] == 5);
+        k->conv2d_grad_w(TD_F32, &s, gw, gb, none, none, false, false);
+        for (int i = 0; i < 54; i++)
+            assert_true(gw[i] == 0);
+        assert_true(gb[0] == 0 && gb[1] == 0 && gb[2] == 0);
+    }
+    nothing_left();
+}
+
+/* Bit for bit the same on 1, 2 and 3 threads, and an image's result does not depend on its batch. */
+static void threads(void **state)
+{
+    (void)state;
+    int before = omp_get_max_threads();
+    td_conv2d_shape s = { .n = 23, .c = 7, .h = 14, .w = 14, .o = 21, .kh = 3, .kw = 3, .oh = 14, .ow = 14, .stride = 1, .padding = 1 };
+    int64_t nx = s.n * s.c * s.h * s.w, nw = s.o * s.c * 9, ny = s.n * s.o * s.oh * s.ow;
+    for (td_dtype t = TD_F32; t <= TD_F64; t++) {
+        void *x = numbers(t, nx, 1), *w = numbers(t, nw, 2), *b = numbers(t, s.o, 3), *g = numbers(t, ny, 4);
+        EACH_TABLE(k) {
+            void *got[3][4];
+            for (int i = 0; i < 3; i++) {
+                omp_set_num_threads(i + 1);
+                got[i][0] = array(t, ny), got[i][1] = array(t, nx), got[i][2] = array(t, nw), got[i][3] = array(t, s.o);
+                k->conv2d(t, &s, got[i][0], x, w, b);
+                k->conv2d_grad_x(t, &s, got[i][1], g, w, false);
+                k->conv2d_grad_w(t, &s, got[i][2], got[i][3], g, x, false, false);
+            }
+            for (int i = 1; i < 3; i++) {
+                assert_memory_equal(got[0][0], got[i][0], size_of(t) * (size_t)ny);
+                assert_memory_equal(got[0][1], got[i][1], size_of(t) * (size_t)nx);
+                assert_memory_equal(got[0][2], got[i][2], size_of(t) * (size_t)nw);
+                assert_memory_equal(got[0][3], got[i][3], size_of(t) * (size_t)s.o);
+            }
+            td_conv2d_shape one = s;
+            one.n = 1;
+            int64_t at = 5, from = at * s.c * s.h * s.w, to = at * s.o * s.oh * s.ow;
+            void *alone = array(t, s.o * s.oh * s.ow);
+            k->conv2d(t, &one, alone, (char *)x + size_of(t) * (size_t)from, w, b);
+            assert_memory_equal(alone, (char *)got[0][0] + size_of(t) * (size_t)to, size_of(t) * (size_t)(s.o * s.oh * s.ow));
+            free(alone);
+            for (int i = 0; i < 3; i++)
+                for (int j = 0; j < 4; j++)
+                    free(got[i][j]);
+        }
+        free(x), free(w), free(b), free(g);
+    }
+    omp_set_num_threads(before);
+    nothing_left();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(no_rows), cmocka_unit_test(threads) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
