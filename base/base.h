@@ -55,6 +55,7 @@ typedef struct td__scoped {
 void td__scope_add(td__scoped *object);        /* to the innermost scope of this thread (drop is set)                     */
 bool td__scope_remove(td__scoped *object);     /* out of every scope, without drop; false: was in none, or another thread's */
 bool td__scope_escape(td__scoped *object);     /* to the enclosing scope                                                  */
+bool td__scope_holds(const td__scoped *object);   /* is it in the innermost scope of this thread?                         */
 void td__scope_close_root(void);               /* td_finish: drop all of this thread's                                    */
 td_scope td__scope_begin_labelled(const char *label);   /* label: full module path, must outlive the scope                  */
 const char *td__scope_label(void);             /* innermost label, or NULL                                                */

@@ -234,3 +234,9 @@ bool td__scope_escape(td__scoped *object)
     object->slot = to;
     return true;
 }
+
+bool td__scope_holds(const td__scoped *object)
+{
+    const stack *s = &mine;
+    return object->stack == s && object->slot >= (s->depth > 0 ? s->levels[s->depth - 1].start : 0);
+}
