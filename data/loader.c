@@ -175,7 +175,7 @@ static void give_back(td_loader *l)
     pthread_cond_broadcast(&l->work);
 }
 
-/* Forgets what was read ahead and begins at `to`. */
+/* Forgets what was read ahead; the next td_loader_next begins at `to` (so that a cleared error's batch is read again, not before). */
 static void restart(td_loader *l, position to)
 {
     pthread_mutex_lock(&l->lock);
@@ -187,8 +187,6 @@ static void restart(td_loader *l, position to)
         l->slots[i].state = FREE;
     l->claim = l->take = to;
     l->claim_slot = l->take_slot = 0;
-    l->paused = false;
-    pthread_cond_broadcast(&l->work);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -204,6 +202,10 @@ static slot *next_slot(td_loader *l)
 {
     pthread_mutex_lock(&l->lock);
     give_back(l);
+    if (l->paused) {
+        l->paused = false;
+        pthread_cond_broadcast(&l->work);
+    }
     slot *s = NULL;
     if (l->take.k == l->batches) {
         l->take = (position){ .epoch = l->take.epoch + 1 };
