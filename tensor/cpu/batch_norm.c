@@ -1,0 +1,173 @@
+/* tensor/cpu/batch_norm.c: batch normalisation over all dimensions but the channel, and its three gradients.
+ *
+ * x is (n, c, inner). Sums are in double: mean first, then squared deviations from it, each channel by one thread, in an order that depends
+ * on the shape alone. Threads take channels. With inner 1 a channel is a column, so 16 channels are walked together, row by row.
+ */
+#include "cpu.h"
+
+enum { SIDE = 16 };                  /* channels taken together when inner is 1                                              */
+
+#define NORM(T, F)                                                                                           \
+    /* sum[j] += over the m channels from c0 on: x (other NULL, mean 0), (x-mean)² (other x), or other*(x-mean) */  \
+    static void F(sums)(int64_t n, int64_t c, int64_t inner, int64_t c0, int m, const T *x, const T *other, const double *mean, double *sum)  \
+    {                                                                                                        \
+        if (inner == 1) {                                                                                    \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                for (int j = 0; j < m; j++) {                                                                \
+                    double v = (double)x[i * c + c0 + j] - (mean ? mean[j] : 0);                             \
+                    sum[j] += !mean ? v : v * (other == x ? v : (double)other[i * c + c0 + j]);              \
+                }                                                                                            \
+            return;                                                                                          \
+        }                                                                                                    \
+        for (int j = 0; j < m; j++)                                                                          \
+            for (int64_t i = 0; i < n; i++) {                                                                \
+                const T *restrict xi = x + (i * c + c0 + j) * inner;                                         \
+                double part = 0;                                                                             \
+                if (!mean) {                                                                                 \
+                    _Pragma("omp simd reduction(+ : part)")                                                  \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        part += (double)xi[k];                                                               \
+                } else if (other == x) {                                                                     \
+                    _Pragma("omp simd reduction(+ : part)")                                                  \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        part += ((double)xi[k] - mean[j]) * ((double)xi[k] - mean[j]);                       \
+                } else {                                                                                     \
+                    const T *restrict oi = other + (i * c + c0 + j) * inner;                                 \
+                    _Pragma("omp simd reduction(+ : part)")                                                  \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        part += ((double)xi[k] - mean[j]) * (double)oi[k];                                   \
+                }                                                                                            \
+                sum[j] += part;                                                                              \
+            }                                                                                                \
+    }                                                                                                        \
+                                                                                                             \
+    /* to (=|+=) a[j]*x + b[j]*y + d[j]; y may be NULL */                                                    \
+    static void F(apply)(int64_t n, int64_t c, int64_t inner, int64_t c0, int m, T *to, const T *x, const T *y, const T *a, const T *b,  \
+                         const T *d, bool add)                                                               \
+    {                                                                                                        \
+        for (int64_t i = 0; i < n; i++) {                                                                    \
+            if (inner == 1) {                                                                                \
+                int64_t at = i * c + c0;                                                                     \
+                for (int j = 0; j < m; j++) {                                                                \
+                    T v = a[j] * x[at + j] + (y ? b[j] * y[at + j] + d[j] : d[j]);                           \
+                    to[at + j] = add ? to[at + j] + v : v;                                                   \
+                }                                                                                            \
+                continue;                                                                                    \
+            }                                                                                                \
+            for (int j = 0; j < m; j++) {                                                                    \
+                int64_t at = (i * c + c0 + j) * inner;                                                       \
+                T *restrict ti = to + at;                                                                    \
+                const T *restrict xi = x + at, *restrict yi = y ? y + at : NULL;                             \
+                const T aj = a[j], bj = b[j], dj = d[j];                                                     \
+                if (!y && !add)                                                                              \
+                    _Pragma("omp simd")                                                                      \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        ti[k] = aj * xi[k] + dj;                                                             \
+                else if (!y)                                                                                 \
+                    _Pragma("omp simd")                                                                      \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        ti[k] += aj * xi[k] + dj;                                                            \
+                else if (!add)                                                                               \
+                    _Pragma("omp simd")                                                                      \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        ti[k] = aj * xi[k] + (bj * yi[k] + dj);                                              \
+                else                                                                                         \
+                    _Pragma("omp simd")                                                                      \
+                    for (int64_t k = 0; k < inner; k++)                                                      \
+                        ti[k] += aj * xi[k] + (bj * yi[k] + dj);                                             \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(norm)(int64_t n, int64_t c, int64_t inner, T *y, T *mean, T *rstd, const T *x, const T *w, const T *b, T *running_mean,  \
+                        T *running_var, bool train, double momentum, double eps)                             \
+    {                                                                                                        \
+        const int64_t count = n * inner, side = inner == 1 ? SIDE : 1;                                       \
+        _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
+        for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
+            int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
+            double mu[SIDE] = { 0 }, var[SIDE] = { 0 };                                                      \
+            T scale[SIDE], none[SIDE] = { 0 }, shift[SIDE];                                                  \
+            if (train) {                                                                                     \
+                F(sums)(n, c, inner, c0, m, x, NULL, NULL, mu);                                              \
+                for (int j = 0; j < m; j++)                                                                  \
+                    mu[j] /= (double)count;                                                                  \
+                F(sums)(n, c, inner, c0, m, x, x, mu, var);                                                  \
+            }                                                                                                \
+            for (int j = 0; j < m; j++) {                                                                    \
+                int64_t k = c0 + j;                                                                          \
+                if (train && running_mean)                                                                   \
+                    running_mean[k] = (T)((1 - momentum) * (double)running_mean[k] + momentum * mu[j]);      \
+                if (train && running_var)                                                                    \
+                    running_var[k] = (T)((1 - momentum) * (double)running_var[k] + momentum * var[j] / (double)(count - 1));  \
+                mu[j] = train ? mu[j] : (double)running_mean[k];                                             \
+                double r = 1 / sqrt((train ? var[j] / (double)count : (double)running_var[k]) + eps);        \
+                double f = w ? r * (double)w[k] : r;                                                         \
+                mean[k] = (T)mu[j];                                                                          \
+                rstd[k] = (T)r;                                                                              \
+                scale[j] = (T)f;                                                                             \
+                shift[j] = (T)((b ? (double)b[k] : 0) - mu[j] * f);                                          \
+            }                                                                                                \
+            F(apply)(n, c, inner, c0, m, y, x, NULL, scale, none, shift, false);                             \
+        }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(norm_grad)(int64_t n, int64_t c, int64_t inner, T *gx, T *gw, T *gb, const T *gy, const T *x, const T *w, const T *mean,  \
+                             const T *rstd, bool train, bool add_x, bool add_w, bool add_b)                  \
+    {                                                                                                        \
+        const int64_t count = n * inner, side = inner == 1 ? SIDE : 1;                                       \
+        _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
+        for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
+            int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
+            double mu[SIDE], g[SIDE] = { 0 }, gd[SIDE] = { 0 };   /* sums of gy, and of gy*(x-mean) */       \
+            T a[SIDE], b[SIDE], d[SIDE];                                                                     \
+            for (int j = 0; j < m; j++)                                                                      \
+                mu[j] = (double)mean[c0 + j];                                                                \
+            if (gb || (gx && train))                                                                         \
+                F(sums)(n, c, inner, c0, m, gy, NULL, NULL, g);                                              \
+            if (gw || (gx && train))                                                                         \
+                F(sums)(n, c, inner, c0, m, x, gy, mu, gd);                                                  \
+            for (int j = 0; j < m; j++) {                                                                    \
+                int64_t k = c0 + j;                                                                          \
+                double r = (double)rstd[k], f = w ? r * (double)w[k] : r;                                    \
+                if (gw)                                                                                      \
+                    gw[k] = (T)((add_w ? (double)gw[k] : 0) + gd[j] * r);                                    \
+                if (gb)                                                                                      \
+                    gb[k] = (T)((add_b ? (double)gb[k] : 0) + g[j]);                                         \
+                double slope = train ? -f * r * r * gd[j] / (double)count : 0;                               \
+                a[j] = (T)f;                                                                                 \
+                b[j] = (T)slope;                                                                             \
+                d[j] = train ? (T)(-f * g[j] / (double)count - slope * mu[j]) : 0;                           \
+            }                                                                                                \
+            if (gx)                                                                                          \
+                F(apply)(n, c, inner, c0, m, gx, gy, train ? x : NULL, a, b, d, add_x);                      \
+        }                                                                                                    \
+    }
+#define F32(name) name##_f32
+#define F64(name) name##_f64
+NORM(float, F32)
+NORM(double, F64)
+
+void K(batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b,
+                   void *running_mean, void *running_var, bool train, double momentum, double eps)
+{
+    if (n * inner <= 0) {            /* no rows: nothing to write, nothing learnt; saved numbers that give zero gradients         */
+        memset(mean, 0, (t == TD_F32 ? sizeof(float) : sizeof(double)) * (size_t)c);
+        memset(rstd, 0, (t == TD_F32 ? sizeof(float) : sizeof(double)) * (size_t)c);
+    } else if (t == TD_F32) {
+        norm_f32(n, c, inner, y, mean, rstd, x, w, b, running_mean, running_var, train, momentum, eps);
+    } else {
+        norm_f64(n, c, inner, y, mean, rstd, x, w, b, running_mean, running_var, train, momentum, eps);
+    }
+}
+
+void K(batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy, const void *x, const void *w,
+                        const void *mean, const void *rstd, bool train, bool add_x, bool add_w, bool add_b)
+{
+    if (n * inner <= 0)              /* no division by the count: only zeroes are written                                        */
+        train = false;
+    if (t == TD_F32)
+        norm_grad_f32(n, c, inner, gx, gw, gb, gy, x, w, mean, rstd, train, add_x, add_w, add_b);
+    else
+        norm_grad_f64(n, c, inner, gx, gw, gb, gy, x, w, mean, rstd, train, add_x, add_w, add_b);
+}

@@ -1,0 +1,175 @@
+/* tests/tensor/test_batch_norm_kernels.c: batch norm against its definition in double precision, its gradient against finite differences of
+ * that definition, running statistics against PyTorch's rule.
+ */
+#include "image_kernels.h"
+
+typedef struct { int64_t n, c, inner; bool train, affine; double eps; } problem;
+
+/* y of the definition; also mean and 1/std per channel */
+static void define(const problem *p, const double *x, const double *w, const double *b, const double *run_mean, const double *run_var, double *y,
+                   double *mean, double *rstd)
+{
+    for (int64_t c = 0; c < p->c; c++) {
+        double m = 0, v = 0, count = (double)(p->n * p->inner);
+        for (int64_t i = 0; i < p->n * p->inner; i++)
+            m += x[(i / p->inner * p->c + c) * p->inner + i % p->inner] / count;
+        for (int64_t i = 0; i < p->n * p->inner; i++) {
+            double d = x[(i / p->inner * p->c + c) * p->inner + i % p->inner] - m;
+            v += d * d / count;
+        }
+        mean[c] = p->train ? m : run_mean[c];
+        rstd[c] = 1 / sqrt((p->train ? v : run_var[c]) + p->eps);
+        for (int64_t i = 0; i < p->n * p->inner; i++) {
+            int64_t at = (i / p->inner * p->c + c) * p->inner + i % p->inner;
+            y[at] = (x[at] - mean[c]) * rstd[c] * (w ? w[c] : 1) + (b ? b[c] : 0);
+        }
+    }
+}
+
+static double *wide(td_dtype t, const void *x, int64_t n)
+{
+    double *d = zeroes(n);
+    for (int64_t i = 0; i < n; i++)
+        d[i] = get(t, x, i);
+    return d;
+}
+
+static void check(td_dtype t, problem p)
+{
+    int64_t n = p.n * p.c * p.inner;
+    double count = (double)(p.n * p.inner);
+    void *x = numbers(t, n, 1), *w = numbers(t, p.c, 2), *b = numbers(t, p.c, 3), *g = numbers(t, n, 4), *rm = numbers(t, p.c, 5), *rv = numbers(t, p.c, 6);
+    for (int64_t i = 0; i < p.c; i++)
+        put(t, rv, i, 1.5 + get(t, rv, i));
+    double *xd = wide(t, x, n), *wd = wide(t, w, p.c), *bd = wide(t, b, p.c), *gd = wide(t, g, n), *rmd = wide(t, rm, p.c), *rvd = wide(t, rv, p.c);
+    double *y = zeroes(n), *mean = zeroes(p.c), *rstd = zeroes(p.c), *gx = zeroes(n), *gw = zeroes(p.c), *gb = zeroes(p.c), *y2 = zeroes(n);
+    define(&p, xd, p.affine ? wd : NULL, p.affine ? bd : NULL, rmd, rvd, y, mean, rstd);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t c = i / p.inner % p.c;
+        gb[c] += gd[i];
+        gw[c] += gd[i] * (xd[i] - mean[c]) * rstd[c];
+    }
+    /* dL/dx by central differences of the definition, L = sum g*y */
+    double *m2 = zeroes(p.c), *r2 = zeroes(p.c), h = 1e-4;
+    for (int64_t i = 0; i < n; i++) {
+        double side[2], was = xd[i];
+        for (int s = 0; s < 2; s++) {
+            xd[i] = was + (s ? -h : h);
+            define(&p, xd, p.affine ? wd : NULL, p.affine ? bd : NULL, rmd, rvd, y2, m2, r2);
+            side[s] = 0;
+            for (int64_t j = 0; j < n; j++)
+                side[s] += gd[j] * y2[j];
+        }
+        xd[i] = was;
+        gx[i] = (side[0] - side[1]) / (2 * h);
+    }
+    EACH_TABLE(k) {
+        void *out = array(t, n), *km = array(t, p.c), *kr = array(t, p.c), *kx = array(t, n), *kw = copy_of(t, w, p.c), *kb = copy_of(t, b, p.c);
+        void *crm = copy_of(t, rm, p.c), *crv = copy_of(t, rv, p.c);
+        k->batch_norm(t, p.n, p.c, p.inner, out, km, kr, x, p.affine ? w : NULL, p.affine ? b : NULL, crm, crv, p.train, 0.25, p.eps);
+        same(t, out, y, n, 32, "batch_norm", k->name);
+        same(t, km, mean, p.c, 4, "batch_norm mean", k->name);
+        same(t, kr, rstd, p.c, 4, "batch_norm rstd", k->name);
+        for (int64_t c = 0; c < p.c; c++) {
+            double unbiased = (1 / (rstd[c] * rstd[c]) - p.eps) * count / (count - 1);
+            m2[c] = p.train ? 0.75 * rmd[c] + 0.25 * mean[c] : rmd[c];
+            r2[c] = p.train ? 0.75 * rvd[c] + 0.25 * unbiased : rvd[c];
+        }
+        same(t, crm, m2, p.c, 8, "batch_norm running mean", k->name);
+        same(t, crv, r2, p.c, 8, "batch_norm running variance", k->name);
+        k->batch_norm_grad(t, p.n, p.c, p.inner, kx, kw, kb, g, x, p.affine ? w : NULL, km, kr, p.train, false, false, false);
+        double *kxd = wide(t, kx, n);
+        for (int64_t i = 0; i < n; i++)
+            if (!(fabs(kxd[i] - gx[i]) <= (t == TD_F32 ? 2e-5 : 2e-6) * (1 + fabs(gx[i]))))
+                fail_msg("batch_norm_grad, %s: element %d is %.12g, expected %.12g", k->name, (int)i, kxd[i], gx[i]);
+        same(t, kw, gw, p.c, 8 * count, "batch_norm_grad w", k->name);
+        same(t, kb, gb, p.c, 8, "batch_norm_grad b", k->name);
+        /* added, and x alone */
+        k->batch_norm_grad(t, p.n, p.c, p.inner, kx, kw, kb, g, x, p.affine ? w : NULL, km, kr, p.train, true, true, true);
+        k->batch_norm_grad(t, p.n, p.c, p.inner, kx, NULL, NULL, g, x, p.affine ? w : NULL, km, kr, p.train, true, false, false);
+        for (int64_t i = 0; i < n; i++)
+            kxd[i] *= 3;
+        same(t, kx, kxd, n, 32, "batch_norm_grad added", k->name);
+        for (int64_t c = 0; c < p.c; c++)
+            m2[c] = 2 * gw[c], r2[c] = 2 * gb[c];
+        same(t, kw, m2, p.c, 8 * count, "batch_norm_grad w added", k->name);
+        same(t, kb, r2, p.c, 8, "batch_norm_grad b added", k->name);
+        free(kxd), free(out), free(km), free(kr), free(kx), free(kw), free(kb), free(crm), free(crv);
+    }
+    free(x), free(w), free(b), free(g), free(rm), free(rv), free(xd), free(wd), free(bd), free(gd), free(rmd), free(rvd);
+    free(y), free(mean), free(rstd), free(gx), free(gw), free(gb), free(y2), free(m2), free(r2);
+}
+
+static void shapes(void **state)
+{
+    (void)state;
+    static const int64_t shape[][3] = { { 2, 1, 1 }, { 7, 19, 1 }, { 1, 3, 5 }, { 3, 5, 7 }, { 2, 2, 37 }, { 5, 33, 1 } };
+    for (size_t i = 0; i < TD_COUNT(shape); i++)
+        for (int mode = 0; mode < 4; mode++) {
+            problem p = { shape[i][0], shape[i][1], shape[i][2], mode & 1, mode & 2, 1e-2 };
+            check(TD_F32, p);
+            check(TD_F64, p);
+        }
+    nothing_left();
+}
+
+static void no_rows(void **state)
+{
+    (void)state;
+    EACH_TABLE(k) {
+        float x[1] = { 3 }, mean[2], rstd[2], w[2] = { 1, 1 }, rm[2] = { 4, 5 }, rv[2] = { 6, 7 }, gw[2] = { 8, 8 }, gb[2] = { 9, 9 };
+        k->batch_norm(TD_F32, 0, 2, 3, x, mean, rstd, x, w, w, rm, rv, true, 0.1, 1e-5);
+        assert_true(x[0] == 3 && rm[0] == 4 && rm[1] == 5 && rv[0] == 6 && rv[1] == 7);
+        k->batch_norm_grad(TD_F32, 0, 2, 3, x, gw, gb, x, x, w, mean, rstd, true, false, true, true);
+        assert_true(x[0] == 3 && gw[0] == 8 && gb[1] == 9);
+        k->batch_norm_grad(TD_F32, 0, 2, 3, x, gw, gb, x, x, w, mean, rstd, true, false, false, false);
+        assert_true(gw[0] == 0 && gw[1] == 0 && gb[0] == 0 && gb[1] == 0);
+    }
+}
+
+/* A mean far from zero does not spoil the variance (sums are in double, of deviations). */
+static void far_from_zero(void **state)
+{
+    (void)state;
+    enum { N = 4096 };
+    static float x[N], y[N];
+    for (int i = 0; i < N; i++)
+        x[i] = 10000 + (float)(i % 2);
+    EACH_TABLE(k) {
+        float mean, rstd;
+        k->batch_norm(TD_F32, 1, 1, N, y, &mean, &rstd, x, NULL, NULL, NULL, NULL, true, 0.1, 1e-12);
+        assert_true(fabsf(mean - 10000.5f) < 1e-3f && fabsf(rstd - 2) < 1e-5f);
+    }
+}
+
+static void threads(void **state)
+{
+    (void)state;
+    int before = omp_get_max_threads();
+    static const int64_t shape[][3] = { { 5, 37, 301 }, { 1001, 37, 1 } };
+    for (int s = 0; s < 2; s++) {
+        int64_t n = shape[s][0], c = shape[s][1], inner = shape[s][2], all = n * c * inner;
+        float *x = numbers(TD_F32, all, 1), *g = numbers(TD_F32, all, 2), *w = numbers(TD_F32, c, 3);
+        EACH_TABLE(k) {
+            float *y[2], *gx[2], *gw[2], *mean = array(TD_F32, c), *rstd = array(TD_F32, c);
+            for (int i = 0; i < 2; i++) {
+                omp_set_num_threads(i + 1);
+                y[i] = array(TD_F32, all), gx[i] = array(TD_F32, all), gw[i] = array(TD_F32, c);
+                k->batch_norm(TD_F32, n, c, inner, y[i], mean, rstd, x, w, w, NULL, NULL, true, 0.1, 1e-5);
+                k->batch_norm_grad(TD_F32, n, c, inner, gx[i], gw[i], NULL, g, x, w, mean, rstd, true, false, false, false);
+            }
+            assert_memory_equal(y[0], y[1], sizeof(float) * (size_t)all);
+            assert_memory_equal(gx[0], gx[1], sizeof(float) * (size_t)all);
+            assert_memory_equal(gw[0], gw[1], sizeof(float) * (size_t)c);
+            free(y[0]), free(y[1]), free(gx[0]), free(gx[1]), free(gw[0]), free(gw[1]), free(mean), free(rstd);
+        }
+        free(x), free(g), free(w);
+    }
+    omp_set_num_threads(before);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero), cmocka_unit_test(threads) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
