@@ -141,6 +141,7 @@ typedef struct {
     uint64_t offset;                           /* … and the place in it                                                   */
     _Atomic int64_t error_ns;                  /* CLOCK_REALTIME of the first error; 0: none                              */
     char     error[1536];                      /* its sentence                                                            */
+    int32_t  error_code;                       /* its td_error: PEER and ABORTED only follow from another rank's            */
 } td__box;
 int      td__box_open(void);                   /* for td__world_now(); a failure only warns (logs) and works without file   */
 td__box *td__box_get(void);                    /* never NULL: a private page when there is no file                        */

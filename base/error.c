@@ -67,6 +67,7 @@ static void write_box(record *r, bool failed)
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
         snprintf(box->error, sizeof box->error, "%s", r->text);
+        box->error_code = r->code;
         atomic_store(&box->error_ns, (int64_t)t.tv_sec * 1000000000 + t.tv_nsec);
         r->boxed = true;
     }
@@ -235,6 +236,7 @@ void td_error_clear(void)
         pthread_mutex_lock(&lock);
         atomic_store(&box->error_ns, 0);
         box->error[0] = '\0';
+        box->error_code = 0;
         pthread_mutex_unlock(&lock);
     }
     first.code = 0;
