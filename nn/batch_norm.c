@@ -1,0 +1,52 @@
+/* nn/batch_norm.c: normalisation over batch and space, per channel of (N,C,…). Statistics of the batch while training, the running
+ * ones otherwise; those are buffers, so they are saved and broadcast but never optimised. */
+#include "nn_impl.h"
+#include <stdio.h>
+
+typedef struct {
+    td_module base;
+    td_tensor *weight, *bias, *running_mean, *running_var;
+    int64_t channels;
+    float momentum, eps;
+} batch_norm;
+
+static td_tensor *forward(td_module *m, td_tensor *x)
+{
+    const batch_norm *b = (const batch_norm *)m;
+    return td_batch_norm(x, b->weight, b->bias, b->running_mean, b->running_var,
+                         &(td_batch_norm_opts){ .train = td_is_training(m), .momentum = b->momentum, .eps = b->eps });
+}
+
+static void describe(const td_module *m, char *into, size_t size)
+{
+    const batch_norm *b = (const batch_norm *)m;
+    snprintf(into, size, "channels=%lld%s", (long long)b->channels, b->weight ? "" : ", no affine");
+}
+
+static const td_module_type type = { .kind = "batch_norm", .size = sizeof(batch_norm), .forward = forward, .describe = describe };
+
+td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts)
+{
+    TD_ENTER();
+    float momentum = opts ? opts->momentum : 0, eps = opts ? opts->eps : 0;
+    if (channels < 1) {
+        td__fail(TD_ERR_ARGUMENT, "td_nn_batch_norm: channels is %lld, expected 1 or more", (long long)channels);
+        return td__module_poison();
+    }
+    if (!(momentum == TD_ZERO || (momentum >= 0 && momentum <= 1)) || !(eps >= 0)) {
+        td__fail(TD_ERR_ARGUMENT, "td_nn_batch_norm: momentum is %g and eps %g, expected 0 to 1 (TD_ZERO for 0) and more than 0", momentum, eps);
+        return td__module_poison();
+    }
+    batch_norm *b = (batch_norm *)td_module_new(&type);
+    td_shape shape = TD_SHAPE(channels);
+    b->channels = channels;
+    b->momentum = momentum;
+    b->eps = eps;
+    if (!opts || !opts->no_affine) {
+        b->weight = td_module_parameter(&b->base, "weight", td_ones(shape, TD_F32));
+        b->bias = td_module_parameter(&b->base, "bias", td_zeros(shape, TD_F32));
+    }
+    b->running_mean = td_module_buffer(&b->base, "running_mean", td_zeros(shape, TD_F32));
+    b->running_var = td_module_buffer(&b->base, "running_var", td_ones(shape, TD_F32));
+    return td__layer_done(&b->base);
+}

@@ -1,0 +1,52 @@
+/* nn/pool2d.c: maximum and mean over square windows of images (N,C,H,W). */
+#include "nn_impl.h"
+#include <stdio.h>
+
+typedef struct { td_module base; int window; td_pool2d_opts opts; } pool2d;
+
+static td_tensor *max_forward(td_module *m, td_tensor *x)
+{
+    const pool2d *p = (const pool2d *)m;
+    return td_max_pool2d(x, p->window, &p->opts);
+}
+
+static td_tensor *avg_forward(td_module *m, td_tensor *x)
+{
+    const pool2d *p = (const pool2d *)m;
+    return td_avg_pool2d(x, p->window, &p->opts);
+}
+
+static void describe(const td_module *m, char *into, size_t size)
+{
+    const pool2d *p = (const pool2d *)m;
+    snprintf(into, size, "window=%d, stride=%d, padding=%d", p->window, p->opts.stride, p->opts.padding);
+}
+
+static const td_module_type max_type = { .kind = "max_pool2d", .size = sizeof(pool2d), .forward = max_forward, .describe = describe };
+static const td_module_type avg_type = { .kind = "avg_pool2d", .size = sizeof(pool2d), .forward = avg_forward, .describe = describe };
+
+static td_module *make(const td_module_type *type, int window, const td_pool2d_opts *opts)
+{
+    int stride = opts && opts->stride ? opts->stride : window, padding = opts ? opts->padding : 0;
+    if (window < 1 || stride < 1 || padding < 0 || padding > window / 2) {
+        td__fail(TD_ERR_ARGUMENT, "td_nn_%s: window is %d, stride %d and padding %d, expected 1 or more, 1 or more, and at most half the window",
+                 type->kind, window, stride, padding);
+        return td__module_poison();
+    }
+    pool2d *p = (pool2d *)td_module_new(type);
+    p->window = window;
+    p->opts = (td_pool2d_opts){ .stride = stride, .padding = padding };
+    return td__layer_done(&p->base);
+}
+
+td_module *td_nn_max_pool2d(int window, const td_pool2d_opts *opts)
+{
+    TD_ENTER();
+    return make(&max_type, window, opts);
+}
+
+td_module *td_nn_avg_pool2d(int window, const td_pool2d_opts *opts)
+{
+    TD_ENTER();
+    return make(&avg_type, window, opts);
+}
