@@ -1,0 +1,83 @@
+/* tensor/cpu/softmax.c: softmax over rows and its gradient.
+ *
+ * The maximum is subtracted first; exponentials go through the vector routine (vecmath.h), their sum is kept in f64 in fixed lanes.
+ * A row with NaN, with +inf or with nothing but -inf is NaN, as in PyTorch. Rows are independent.
+ */
+#include "cpu.h"
+#include "vecmath.h"
+
+#define SOFTMAX(T, name)                                                                                     \
+    static double lanes_sum_##name(const T *x, int64_t n)                                                    \
+    {                                                                                                        \
+        double lane[8] = { 0 };                                                                              \
+        int64_t i = 0;                                                                                       \
+        for (; i + 8 <= n; i += 8) {                                                                         \
+            _Pragma("omp simd") for (int j = 0; j < 8; j++) lane[j] += (double)x[i + j];                     \
+        }                                                                                                    \
+        for (int j = 0; i < n; i++, j++)                                                                     \
+            lane[j] += (double)x[i];                                                                         \
+        return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));    \
+    }                                                                                                        \
+    static double lanes_dot_##name(const T *x, const T *y, int64_t n)                                        \
+    {                                                                                                        \
+        double lane[8] = { 0 };                                                                              \
+        int64_t i = 0;                                                                                       \
+        for (; i + 8 <= n; i += 8) {                                                                         \
+            _Pragma("omp simd") for (int j = 0; j < 8; j++) lane[j] += (double)x[i + j] * (double)y[i + j];  \
+        }                                                                                                    \
+        for (int j = 0; i < n; i++, j++)                                                                     \
+            lane[j] += (double)x[i] * (double)y[i];                                                          \
+        return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));    \
+    }                                                                                                        \
+    static void softmax_##name(int64_t rows, int64_t n, T *y, const T *x)                                    \
+    {                                                                                                        \
+        _Pragma("omp parallel for schedule(static) if (rows > 1 && rows * n > TD_PARALLEL / 8)")             \
+        for (int64_t r = 0; r < rows; r++) {                                                                 \
+            const T *in = x + r * n;                                                                         \
+            T *out = y + r * n, most = in[0];                                                                \
+            for (int64_t i = 1; i < n; i++)                                                                  \
+                most = in[i] > most ? in[i] : most;                                                          \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                out[i] = in[i] - most;                                                                       \
+            td__vexp_##name(n, out, out);                                                                    \
+            const T scale = (T)(1 / lanes_sum_##name(out, n));                                               \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                out[i] *= scale;                                                                             \
+        }                                                                                                    \
+    }                                                                                                        \
+    /* gx = y * (gy - sum(gy*y)) */                                                                          \
+    static void softmax_grad_##name(int64_t rows, int64_t n, T *gx, const T *gy, const T *y, bool add)       \
+    {                                                                                                        \
+        _Pragma("omp parallel for schedule(static) if (rows > 1 && rows * n > TD_PARALLEL)")                 \
+        for (int64_t r = 0; r < rows; r++) {                                                                 \
+            const T *g = gy + r * n, *v = y + r * n;                                                         \
+            T *out = gx + r * n;                                                                             \
+            const T dot = (T)lanes_dot_##name(g, v, n);                                                      \
+            if (add)                                                                                         \
+                for (int64_t i = 0; i < n; i++)                                                              \
+                    out[i] += v[i] * (g[i] - dot);                                                           \
+            else                                                                                             \
+                for (int64_t i = 0; i < n; i++)                                                              \
+                    out[i] = v[i] * (g[i] - dot);                                                            \
+        }                                                                                                    \
+    }
+SOFTMAX(float, f32)
+SOFTMAX(double, f64)
+
+void K(softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x)
+{
+    if (rows <= 0 || n <= 0)
+        return;
+    if (t == TD_F32)
+        softmax_f32(rows, n, y, x);
+    else
+        softmax_f64(rows, n, y, x);
+}
+
+void K(softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add)
+{
+    if (t == TD_F32)
+        softmax_grad_f32(rows, n, gx, gy, y, add);
+    else
+        softmax_grad_f64(rows, n, gx, gy, y, add);
+}

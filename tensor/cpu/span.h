@@ -1,0 +1,72 @@
+/* tensor/cpu/span.h: walks an element-wise loop in spans: pieces of the innermost dimension, one call of a function each.
+ *
+ * Elements are numbered in row order and cut into chunks of a fixed size; a thread takes whole chunks. Every element is computed from
+ * its operands alone, so chunks do not show in the result.
+ */
+#ifndef TD_SPAN_H
+#define TD_SPAN_H
+#include "cpu.h"
+
+/* out[i*so], a[i*sa], b[i*sb] for i < n; arg is the kernel's own */
+typedef void td__span(int64_t n, void *out, int64_t so, const void *a, int64_t sa, const void *b, int64_t sb, bool add, const void *arg);
+
+enum { TD_SPAN_CHUNK = 8 * TD_BLOCK };
+
+static inline int64_t td__loop_count(const td_loop *l)
+{
+    int64_t n = 1;
+    for (int d = 0; d < l->ndim; d++)
+        n *= l->dim[d];
+    return n;
+}
+
+__attribute__((unused)) static void td__spans_chunk(const td_loop *l, int64_t begin, int64_t end, td__span *fn, char *out, size_t out_size,
+                                                    const char *a, const char *b, size_t in_size, bool add, const void *arg)
+{
+    int last = l->ndim - 1;
+    int64_t index[TD_MAX_DIMS] = { 0 }, at[3] = { 0 };
+    for (int64_t d = last, rest = begin; d >= 0; d--) {
+        index[d] = rest % l->dim[d];
+        rest /= l->dim[d];
+        for (int k = 0; k < 3; k++)
+            at[k] += index[d] * l->stride[k][d];
+    }
+    int64_t row = last >= 0 ? l->dim[last] : 1;
+    int64_t so = 0, sa = 0, sb = 0, column = 0;
+    if (last >= 0)
+        so = l->stride[0][last], sa = l->stride[1][last], sb = l->stride[2][last], column = index[last];
+    while (begin < end) {
+        int64_t n = row - column < end - begin ? row - column : end - begin;
+        fn(n, out + (size_t)at[0] * out_size, so, a + (size_t)at[1] * in_size, sa, b ? b + (size_t)at[2] * in_size : NULL, sb, add, arg);
+        begin += n;
+        if (begin >= end)
+            break;
+        at[0] -= column * so, at[1] -= column * sa, at[2] -= column * sb;   /* back to the row's start, then the next row  */
+        column = 0;
+        for (int d = last - 1; d >= 0; d--) {
+            for (int k = 0; k < 3; k++)
+                at[k] += l->stride[k][d];
+            if (++index[d] < l->dim[d])
+                break;
+            index[d] = 0;
+            for (int k = 0; k < 3; k++)
+                at[k] -= l->dim[d] * l->stride[k][d];
+        }
+    }
+}
+
+__attribute__((unused)) static void td__spans(const td_loop *l, td__span *fn, void *out, size_t out_size, const void *a, const void *b,
+                                              size_t in_size, bool add, const void *arg)
+{
+    int64_t total = td__loop_count(l);
+    if (total <= TD_PARALLEL) {
+        if (total > 0)
+            td__spans_chunk(l, 0, total, fn, out, out_size, a, b, in_size, add, arg);
+        return;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t begin = 0; begin < total; begin += TD_SPAN_CHUNK)
+        td__spans_chunk(l, begin, total - begin < TD_SPAN_CHUNK ? total : begin + TD_SPAN_CHUNK, fn, out, out_size, a, b, in_size, add, arg);
+}
+
+#endif

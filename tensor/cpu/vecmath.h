@@ -1,0 +1,91 @@
+/* tensor/cpu/vecmath.h: exp, log, tanh and erf over arrays. The one file that names a vector mathematics library.
+ *
+ * x86-64: glibc's libmvec (2.35 and later have all four); elsewhere scalar libm. libmvec's routines differ in the last bit between
+ * widths and from scalar libm, so everything, tails included, goes through one routine of one width per instruction set: a tail is
+ * padded to 8 lanes on the stack. A value therefore gives the same bits at every position and length. AVX-512 uses the AVX2
+ * routines. Lanes do not influence each other: those that need special care are computed alone by libmvec.
+ */
+#ifndef TD_VECMATH_H
+#define TD_VECMATH_H
+#include "cpu.h"
+
+#if defined(__x86_64__) && defined(__GLIBC__)
+#if __GLIBC_PREREQ(2, 35)
+#define TD_LIBMVEC 1
+#endif
+#endif
+
+#ifdef TD_LIBMVEC
+#ifdef __AVX2__
+enum { TD_LANES_F32 = 8, TD_LANES_F64 = 4 };
+#define TD_VEC_NAME(name, n) _ZGVdN##n##v_##name
+#define TD_VEC_F32(name) TD_VEC_NAME(name, 8)
+#define TD_VEC_F64(name) TD_VEC_NAME(name, 4)
+#else
+enum { TD_LANES_F32 = 4, TD_LANES_F64 = 2 };
+#define TD_VEC_NAME(name, n) _ZGVbN##n##v_##name
+#define TD_VEC_F32(name) TD_VEC_NAME(name, 4)
+#define TD_VEC_F64(name) TD_VEC_NAME(name, 2)
+#endif
+typedef float td__vf32 __attribute__((vector_size(TD_LANES_F32 * sizeof(float))));
+typedef double td__vf64 __attribute__((vector_size(TD_LANES_F64 * sizeof(double))));
+
+/* y[0..8) = name(x[0..8)) */
+#define TD_VEC_EIGHT(name, scalar, T, V, ROUTINE, LANES)                                                     \
+    extern V ROUTINE(scalar)(V);                                                                             \
+    static inline void td__##name##_eight(T *y, const T *x)                                                  \
+    {                                                                                                        \
+        for (int i = 0; i < 8; i += LANES) {                                                                 \
+            V v;                                                                                             \
+            memcpy(&v, x + i, sizeof v);                                                                     \
+            v = ROUTINE(scalar)(v);                                                                          \
+            memcpy(y + i, &v, sizeof v);                                                                     \
+        }                                                                                                    \
+    }
+#define TD_VEC_EIGHT_F32(name, scalar) TD_VEC_EIGHT(name, scalar, float, td__vf32, TD_VEC_F32, TD_LANES_F32)
+#define TD_VEC_EIGHT_F64(name, scalar) TD_VEC_EIGHT(name, scalar, double, td__vf64, TD_VEC_F64, TD_LANES_F64)
+#else
+#define TD_VEC_EIGHT(name, scalar, T)                                                                        \
+    static inline void td__##name##_eight(T *y, const T *x)                                                  \
+    {                                                                                                        \
+        for (int i = 0; i < 8; i++)                                                                          \
+            y[i] = scalar(x[i]);                                                                             \
+    }
+#define TD_VEC_EIGHT_F32(name, scalar) TD_VEC_EIGHT(name, scalar, float)
+#define TD_VEC_EIGHT_F64(name, scalar) TD_VEC_EIGHT(name, scalar, double)
+#endif
+
+/* td__vexp_f32(n, y, x): y[i] = exp(x[i]); y may be x. */
+#define TD_VEC_ARRAY(name, T)                                                                                \
+    __attribute__((unused)) static void td__v##name(int64_t n, T *y, const T *x)                             \
+    {                                                                                                        \
+        int64_t whole = n & ~(int64_t)7;                                                                     \
+        for (int64_t i = 0; i < whole; i += 8)                                                               \
+            td__##name##_eight(y + i, x + i);                                                                \
+        if (whole < n) {                                                                                     \
+            T pad[8] = { 0 };                                                                                \
+            size_t rest = (size_t)(n - whole) * sizeof(T);                                                   \
+            memcpy(pad, x + whole, rest);                                                                    \
+            td__##name##_eight(pad, pad);                                                                    \
+            memcpy(y + whole, pad, rest);                                                                    \
+        }                                                                                                    \
+    }
+
+TD_VEC_EIGHT_F32(exp_f32, expf)
+TD_VEC_EIGHT_F64(exp_f64, exp)
+TD_VEC_EIGHT_F32(tanh_f32, tanhf)
+TD_VEC_EIGHT_F64(tanh_f64, tanh)
+TD_VEC_EIGHT_F32(erf_f32, erff)
+TD_VEC_EIGHT_F64(erf_f64, erf)
+TD_VEC_EIGHT_F32(log_f32, logf)
+TD_VEC_EIGHT_F64(log_f64, log)
+TD_VEC_ARRAY(exp_f32, float)
+TD_VEC_ARRAY(exp_f64, double)
+TD_VEC_ARRAY(tanh_f32, float)
+TD_VEC_ARRAY(tanh_f64, double)
+TD_VEC_ARRAY(erf_f32, float)
+TD_VEC_ARRAY(erf_f64, double)
+TD_VEC_ARRAY(log_f32, float)
+TD_VEC_ARRAY(log_f64, double)
+
+#endif
