@@ -22,6 +22,7 @@ typedef struct {
 
 static __thread record first;
 static __thread bool library_thread;
+static __thread bool giving_up;                /* this thread is ending the process */
 static record mailbox;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;       /* of the mailbox and of the black box's error */
 static atomic_bool mailbox_full;
@@ -76,19 +77,16 @@ static void write_box(record *r, bool failed)
     pthread_mutex_unlock(&lock);
 }
 
-/* Ends the process. A hook that fails itself comes back from td__fail; a second thread that fails meanwhile waits for
- * the first to end the process, but not for ever, as the first may be waiting for it. */
+/* Ends the process. A second thread that fails meanwhile waits for the first to do it, but not for ever, as the first may
+ * be waiting for it. */
 static void give_up(record *r)
 {
     static atomic_bool begun;
-    static __thread bool mine;
-    if (mine)
-        return;
     if (atomic_exchange(&begun, true)) {
         sleep(10);
         abort();
     }
-    mine = true;
+    giving_up = true;
     td__say("%.*s", r->spoken, r->text);
     write_box(r, true);
     void (*hook)(const char *) = atomic_load(&abort_hook);
@@ -118,10 +116,10 @@ static int deliver(record *r)
 
 /* ---- the ways in --------------------------------------------------------------------------------------------------------- */
 
-/* The error path is rare: what must not happen is that a second error costs the first one its sentence. */
+/* A second error must not cost the first one its sentence, neither later nor when the abort hook itself fails. */
 static bool already_failed(void)
 {
-    return first.code != 0 && (library_thread || atomic_load(&policy) == TD_ERRORS_RETURN);
+    return giving_up || (first.code != 0 && (library_thread || atomic_load(&policy) == TD_ERRORS_RETURN));
 }
 
 int td__vfail(int code, const char *format, va_list args)

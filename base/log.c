@@ -19,7 +19,7 @@ static size_t compose(char line[static LINE_SIZE], const char *prefix, const cha
     static const char cut[] = "...";
     size_t head = strlen(prefix);
     memcpy(line, prefix, head);
-    size_t room = LINE_SIZE - head - 1;                        /* 1: the newline takes the place of the final zero */
+    size_t room = LINE_SIZE - head;                            /* the newline takes the place of the final zero */
     int wanted = vsnprintf(line + head, room, format, args);
     size_t length = wanted < 0 ? 0 : (size_t)wanted;
     if (length >= room) {
