@@ -80,7 +80,6 @@ struct td__group {
 td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user);
 /* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
 int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
-void td__group_attach(td__group *g, const td__group_ops *ops);   /* from now on ops are called; listed among the groups with ops   */
 /* From now on every backward calls ops; ops NULL: no longer. Order of attaching is the order of begin on every rank. */
 void td__group_attach(td__group *g, const td__group_ops *ops, void *user);
 /* A micro-batch of weight w counts in g's mean. Backward calls it (after begin) for the groups it reaches; ddp for a group that only

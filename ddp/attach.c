@@ -115,8 +115,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         td_ddp_free(ddp);
         return &poisoned;
     }
-    ddp->group->user = ddp;
-    td__group_attach(ddp->group, &td__ddp_ops);
+    td__group_attach(ddp->group, &td__ddp_ops, ddp);
     ddp->next = all_ddps;
     if (all_ddps)
         all_ddps->prev = ddp;
