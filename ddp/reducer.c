@@ -162,6 +162,12 @@ static int reducer_end(td__group *group)
     int code = td__ddp_header_finish(ddp);
     if (code)
         return code;
+    /* A gradient function failed after the header had promised gradients: the others wait for buckets that must not be used. */
+    if (td__pending()) {
+        if (ddp->size > 1)
+            td_abort(ddp->comm, td_error_message());
+        return td__pending();
+    }
     if (!ddp->active)
         return 0;
     for (int i = 0; i < ddp->buckets; i++)
