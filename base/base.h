@@ -19,7 +19,7 @@
 int  td__fail(int code, const char *format, ...) TD_PRINTF(2, 3);
 int  td__vfail(int code, const char *format, va_list args);
 /* A thread that the library itself starts calls this first: from then on its td__fail is a td__fail_background, and its
- * td__pending reports only its own errors. */
+ * td__pending reports only its own errors. It calls td_error_clear before each piece of work, or a later failure stays untold. */
 void td__library_thread(void);
 /* From a thread of the library: keeps the first such error; the next td__pending of any user's thread adopts it. */
 int  td__fail_background(int code, const char *format, ...) TD_PRINTF(2, 3);

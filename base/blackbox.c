@@ -179,7 +179,10 @@ int td__box_open(void)
         return TD_ERR_IO;
     }
     sweep(folder);
-    snprintf(name, sizeof name, "%s/%s.%d" ENDING, folder, world->job, world->rank);
+    if (world->job[0])
+        snprintf(name, sizeof name, "%s/%s.%d" ENDING, folder, world->job, world->rank);
+    else
+        snprintf(name, sizeof name, "%s/alone-%ld.%d" ENDING, folder, (long)getpid(), world->rank);
     if (!map_file(name)) {
         td__info("no black box: %s cannot be made (%s)", name, strerror(errno));
         return TD_ERR_IO;

@@ -229,7 +229,7 @@ const char *td_error_message(void)
 void td_error_clear(void)
 {
     td__pending();                             /* a background error that has arrived is forgotten too */
-    if (first.boxed) {                         /* what the user has dealt with must not be named as the cause of a later death */
+    if (first.boxed && !library_thread) {      /* what the user has dealt with must not be named as the cause of a later death */
         td__box *box = td__box_get();
         pthread_mutex_lock(&lock);
         atomic_store(&box->error_ns, 0);

@@ -189,6 +189,53 @@ static int from_openmpi(search *s)
     return 0;
 }
 
+/* How many tasks of the step run on this node: entry SLURM_NODEID of a list such as "3,1" or "2(x2),1". 0: not known. */
+static int slurm_tasks_here(search *s)
+{
+    const char *list = value(s, "SLURM_STEP_TASKS_PER_NODE"), *node = value(s, "SLURM_NODEID");
+    if (!list || !node)
+        return 0;
+    char *end;
+    long index = strtol(node, &end, 10);
+    if (*end != '\0' || index < 0)
+        return 0;
+    while (*list) {
+        long tasks = strtol(list, &end, 10), repeat = 1;
+        if (end == list || tasks < 1 || tasks > INT_MAX)
+            return 0;
+        if (strncmp(end, "(x", 2) == 0) {
+            repeat = strtol(end + 2, &end, 10);
+            if (*end++ != ')')
+                return 0;
+        }
+        if (index < repeat)
+            return (int)tasks;
+        index -= repeat;
+        if (*end != ',')
+            return 0;
+        list = end + 1;
+    }
+    return 0;
+}
+
+/* PMIx and PMI under srun say nothing about this host, Slurm itself does: taken when it speaks of the same step. */
+static int add_slurm_locals(search *s)
+{
+    td__world *w = s->out;
+    int tasks = 0;
+    if (!value(s, SLURM.size) || number(s, SLURM.size, 1, &tasks) != 0 || tasks != w->size)
+        return 0;
+    int code = 0, here = slurm_tasks_here(s);
+    if (w->local_rank < 0 && value(s, SLURM.local_rank))
+        code = number(s, SLURM.local_rank, 0, &w->local_rank);
+    if (w->local_size == 0)
+        w->local_size = here;
+    if (code == 0 && w->local_size > 0 && (w->local_rank >= w->local_size || w->local_size > w->size))
+        code = complain(s, "%s is %d but SLURM_STEP_TASKS_PER_NODE gives this node %d of %d ranks", SLURM.local_rank, w->local_rank,
+                        w->local_size, w->size);
+    return code;
+}
+
 /* PMIx tells rank and namespace; the size is known only to its library, or to the Slurm step that started it. */
 static int from_pmix(search *s)
 {
@@ -203,7 +250,7 @@ static int from_pmix(search *s)
     if (code)
         return code;
     name_job(s->out, "pmix-%lu-%.80s", (unsigned long)geteuid(), space);
-    return 0;
+    return add_slurm_locals(s);
 }
 
 static int from_pmi(search *s)
@@ -215,8 +262,6 @@ static int from_pmi(search *s)
     if (!job)
         job = value(s, "PMI_JOBID");
     if (!job)
-        job = value(s, "HYDI_CONTROL_FD") ? NULL : value(s, "PMI_ID");
-    if (!job)
         job = value(s, "PMI_PORT");            /* MPICH's launcher: host and port it listens on, unlike for any other job */
     if (!job && !value(s, "PMI_FD") && s->out->size > 1)
         return complain(s, "PMI_SIZE is %d but the job has no name (PMI_JOBID, PMI_PORT and SLURM_JOB_ID are not set)", s->out->size);
@@ -225,7 +270,7 @@ static int from_pmi(search *s)
         name_job(s->out, "pmi-%lu-parent%ld", (unsigned long)geteuid(), (long)getppid());
     else
         name_job(s->out, "pmi-%lu-%.60s.%.20s", (unsigned long)geteuid(), job, or_else(step, "0"));
-    return 0;
+    return add_slurm_locals(s);
 }
 
 static int from_slurm(search *s)
@@ -239,7 +284,7 @@ static int from_slurm(search *s)
     if (!step)
         return both(s, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID");
     name_job(s->out, "slurm-%lu-%.40s.%.20s", (unsigned long)geteuid(), job, step);
-    return 0;
+    return add_slurm_locals(s);
 }
 
 static bool several_slurm_tasks(search *s)

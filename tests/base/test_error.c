@@ -106,6 +106,7 @@ static void *library_thread(void *unused)
     td__library_thread();
     td__fail(TD_ERR_FORMAT, "loader: file %s is short", "a.gz");
     td__fail_background(TD_ERR_IO, "a later one");
+    td_error_clear();                          /* its own, not the user's, and not the black box's */
     return NULL;
 }
 
@@ -114,9 +115,11 @@ static void background_errors_surface_once(void **state)
     pthread_t t;
     pthread_create(&t, NULL, library_thread, NULL);
     pthread_join(t, NULL);
+    assert_string_equal(td__box_get()->error, "loader: file a.gz is short");
     assert_int_equal(td__pending(), TD_ERR_FORMAT);
     assert_string_equal(td_error_message(), "loader: file a.gz is short");
     td_error_clear();
+    assert_string_equal(td__box_get()->error, "");
     assert_int_equal(td__pending(), 0);
     /* an own error comes first; the background one waits for it to be cleared */
     td__fail(TD_ERR_SHAPE, "mine");

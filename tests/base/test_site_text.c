@@ -26,10 +26,10 @@ static void without_debug_information(void **state)
 {
     char text[128];
     /* the C library has none, but a dynamic symbol */
-    const void *inside = (const char *)dlsym(RTLD_DEFAULT, "qsort") + 3;
+    const void *inside = (const char *)dlsym(RTLD_DEFAULT, "gnu_get_libc_version") + 3;
     td__site_text(inside, text, sizeof text);
     assert_non_null(strstr(text, "+0x3"));
-    assert_non_null(strstr(text, "qsort"));
+    assert_non_null(strstr(text, "gnu_get_libc_version"));
 }
 
 static void nowhere(void **state)
