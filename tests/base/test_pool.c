@@ -61,6 +61,16 @@ static void little_is_wasted(void **state)
     }
 }
 
+static void powers_of_two_waste_nothing(void **state)
+{
+    for (size_t n = 64; n <= (size_t)16 << 20; n *= 2) {
+        void *p = td__alloc(n);
+        int64_t before = td_memory().cached_bytes;
+        td__free(p);
+        assert_int_equal(td_memory().cached_bytes - before, n);
+    }
+}
+
 static void step(int round)
 {
     void *p[TD_COUNT(sizes)];
@@ -236,6 +246,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(aligned_and_apart, begin, end),
         cmocka_unit_test_setup_teardown(little_is_wasted, begin, end),
+        cmocka_unit_test_setup_teardown(powers_of_two_waste_nothing, begin, end),
         cmocka_unit_test_setup_teardown(steady_state_asks_for_nothing, begin, end),
         cmocka_unit_test_setup_teardown(many_small_ones_share_chunks, begin, end),
         cmocka_unit_test_setup_teardown(trimming, begin, end),

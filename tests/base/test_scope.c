@@ -188,6 +188,30 @@ static void holes_are_squeezed_out(void **state)
     DROPPED(-1);
 }
 
+/* Squeezing moves the starts of the levels above the holes. */
+static void holes_below_an_inner_scope(void **state)
+{
+    td_scope outer = td_scope_begin();
+    object *many[200];
+    for (int i = 0; i < 200; i++)
+        many[i] = make(i);
+    td_scope inner = td_scope_begin();
+    make(300);
+    for (int i = 5; i < 200; i++) {
+        td__scope_remove(&many[i]->scoped);
+        free(many[i]);
+    }
+    for (int i = 0; i < 60; i++)               /* past the 256 that there is room for */
+        make(301 + i);
+    td_scope_end(&inner);
+    assert_int_equal(drops, 61);
+    drops = 0;
+    assert_true(td__scope_remove(&many[2]->scoped));
+    free(many[2]);
+    td_scope_end(&outer);
+    DROPPED(4, 3, 1, 0);
+}
+
 static td__scoped *victim;
 static void drop_and_take(td__scoped *scoped)
 {
@@ -308,6 +332,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(escaping_twice_through_three_levels, begin, end),
         cmocka_unit_test_setup_teardown(keeping, begin, end),
         cmocka_unit_test_setup_teardown(holes_are_squeezed_out, begin, end),
+        cmocka_unit_test_setup_teardown(holes_below_an_inner_scope, begin, end),
         cmocka_unit_test_setup_teardown(dropping_may_use_scopes, begin, end),
         cmocka_unit_test_setup_teardown(threads, begin, end),
         cmocka_unit_test_setup_teardown(without_memory, begin, end),
