@@ -80,6 +80,7 @@ int td_nn_init_normal(td_tensor *x, double mean, double std)
 /* As torch.nn.init: dimension 1 are the inputs, 0 the outputs, each times the receptive field. */
 static int fans(const char *who, const td_tensor *x, double *in, double *out)
 {
+    *in = *out = 1;
     int rc = check(who, x);
     if (rc != 0)
         return rc;

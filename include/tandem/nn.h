@@ -17,7 +17,7 @@ extern "C" {
 typedef struct td_module td_module;
 typedef struct {
     const char *kind;                                     /* "linear"; the summary shows it                            */
-    size_t size;                                          /* of the whole struct                                       */
+    size_t size;                                          /* of the whole struct; at most 64 KiB                       */
     td_tensor *(*forward)(td_module *m, td_tensor *x);    /* NULL: this module has only typed functions                */
     void (*destroy)(td_module *m);                        /* what the struct owns besides its tensors; may be NULL      */
     void (*describe)(const td_module *m, char *into, size_t size);  /* "in=784, out=512" for the summary; may be NULL   */
@@ -27,8 +27,8 @@ struct td_module { const td_module_type *type; void *tree; };   /* first member 
 
 TD_API td_module *td_module_new(const td_module_type *type);
 TD_API void       td_module_free(td_module *m);           /* a root; NULL is fine                                      */
-/* value is taken. One that has an owner already is tied: one tensor, one gradient, listed once. A parameter becomes a leaf
- * that needs gradients. Names: letters, digits, '_', unique in the module. Returns the tensor to use from now on. */
+/* value is taken (from its scope, or from your td_keep). One that has an owner already is tied: one tensor, one gradient, listed once. A
+ * parameter becomes a leaf that needs gradients. Where adopting fails nothing is taken. Names: letters, digits, '_', unique in the module. Returns the tensor to use from now on. */
 TD_API td_tensor *td_module_parameter(td_module *m, const char *name, td_tensor *value);
 TD_API td_tensor *td_module_buffer(td_module *m, const char *name, td_tensor *value);   /* state without gradients: running means */
 TD_API td_module *td_module_child(td_module *m, const char *name, td_module *takes);
@@ -73,7 +73,8 @@ TD_API td_module *td_nn_sequential_n(td_module *const *layers, size_t n);   /* t
 #endif
 
 /* ---- initialisers, in place, PyTorch's formulas. Numbers: Philox of (td_seed, stream), where stream counts the parameters
- * initialised in this process: every rank draws the same. fan_in and fan_out as PyTorch computes them. ------------------------ */
+ * initialised in this process (from 2^63, from anew when td_seed sets another seed, and after td_finish): every rank draws the same.
+ * fan_in and fan_out as PyTorch computes them. ------------------------------------------------------------------------------- */
 typedef struct {
     double a;             /* leaky slope for Kaiming, default 0; gain for Xavier, default 1                             */
     bool fan_out;         /* Kaiming: use fan_out (PyTorch: mode)                                                       */

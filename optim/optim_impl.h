@@ -1,0 +1,81 @@
+/* optim/optim_impl.h: optimizers from inside. Internal.
+ *
+ *   optim.c     life: parameters, groups of options, learning rates; the list of live ones
+ *   place.c     where parameters lie now: the order of the walk, and moments that lie as the parameters do
+ *   step.c      the step over the flats
+ *   sgd.c adamw.c   one rule each: options and one kernel call       clip.c   schedule.c
+ */
+#ifndef TD_OPTIM_IMPL_H
+#define TD_OPTIM_IMPL_H
+#include <autograd_impl.h>
+#include <tandem/optim.h>
+
+enum { TD__MAX_MOMENTS = 2 };
+
+/* The options of all rules, defaults filled in. A rule reads its own. */
+typedef struct {
+    double lr, weight_decay;
+    double momentum, dampening; bool nesterov;                 /* sgd                                                       */
+    double beta1, beta2, eps;                                  /* adamw                                                     */
+} td__options;
+
+/* n elements beside one another; step counts from 1 and is the same for all of them. */
+typedef struct { td_dtype dtype; int64_t n; void *p; const void *g; void *moment[TD__MAX_MOMENTS]; double gscale; int64_t step; } td__run;
+
+typedef struct {
+    const char *name;                                          /* "sgd"                                                     */
+    int  (*moments)(const td__options *o);                     /* how many tensors of state a parameter has                  */
+    int  (*run)(const td_tensor *like, const td__run *r, const td__options *o);   /* 0, or negative after td__fail           */
+} td__rule;
+
+/* Parameters beside one another in one flat; their moments lie in the same way, from the first one on. Made when first stepped. */
+typedef struct {
+    int64_t low, high;                                         /* elements of the flat                                      */
+    td_storage *moment[TD__MAX_MOMENTS];
+} td__span;
+
+typedef struct {
+    td_tensor *value;                                          /* one reference                                             */
+    td__leaf  *leaf;
+    int        options;
+    int64_t    steps;                                          /* that this parameter has taken                             */
+    td__group *group; td__flat *flat; int64_t offset;          /* where it was when the walk was laid out                    */
+    int        rank;                                           /* of its group in the walk                                  */
+    int        span;
+    double     left_unit, left_weight;                         /* of its group, when another optimizer's gradients were left in it  */
+} td__param;
+
+struct td_optim {
+    const td__rule *rule;                                      /* NULL: the poisoned one                                    */
+    td__options *options; int n_options;
+    td__param  *param; size_t n;
+    td__param **walk;                                          /* by group, flat, offset                                    */
+    bool        laid_out;
+    td__span   *span; int spans;
+    td__group  *own;                                           /* made here; may have gone since: see td__optim_own           */
+    int64_t     steps;
+    td_optim   *next, *prev;
+};
+
+extern td_optim td__optim_poison;
+int       td__optim_check(const char *who, const td_optim *opt);    /* 0, or negative: NULL (td__fail) or poisoned             */
+td_optim *td__optim_new(const char *who, const td__rule *rule, td_tensors parameters, const td__options *o);
+int       td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td_tensors parameters, const td__options *o);
+td_optim *td__optims(void);                                    /* the live ones, by next                                    */
+void      td__optim_free_all(void);                            /* td_finish                                                 */
+/* An option that must be low <= x (< or <= high): TD_ZERO is 0, zero `standard`. 0, or td__fail. */
+double    td__option(float given, double standard);
+
+/* place.c */
+int       td__optim_regroup(td_optim *opt);                    /* parameters that are in no group get one                    */
+void      td__optim_ungroup(td_optim *opt);                    /* frees what regroup made                                   */
+int       td__optim_lay_out(td_optim *opt);                    /* walk and spans follow the leaves, moments move along         */
+int       td__optim_need_moments(td_optim *opt, const td__param *p, int n);
+void      td__optim_free_spans(td_optim *opt);
+static inline bool td__param_steps(const td__param *p)         /* has it a gradient for this step?                          */
+{
+    return p->leaf->requires && p->leaf->used && p->leaf->has_grad && p->leaf->grad;
+}
+bool      td__beside(const td__param *a, const td__param *b);  /* does b follow a, with nothing but padding between?          */
+
+#endif

@@ -1,0 +1,214 @@
+/* optim/place.c: where parameters lie now, and moments that lie as they do.
+ *
+ * Leaves move: ddp puts them into buckets and rebuilds those once. So an optimizer remembers no flat for its own sake; before each step it
+ * compares where every leaf is with where it was, and only when something differs lays out anew: the walk (parameters by group, flat
+ * and offset) and the spans (parameters beside one another), moving each parameter's moments to its new place.
+ *
+ * The group that an optimizer makes may have been freed meanwhile (ddp takes the leaves over), so its address alone proves nothing: it is
+ * still ours only while a leaf of ours names it and it has no ops.
+ */
+#include "optim_impl.h"
+#include <stdlib.h>
+
+/* ---- groups ------------------------------------------------------------------------------------------------------------------------- */
+
+static bool in_own(const td_optim *opt, const td__leaf *leaf)
+{
+    return opt->own && leaf->group == opt->own && !leaf->group->implicit && !leaf->group->ops;
+}
+
+void td__optim_ungroup(td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++)
+        if (in_own(opt, opt->param[i].leaf)) {
+            td__group_free(opt->own);
+            break;
+        }
+    opt->own = NULL;
+}
+
+/* One group, so that all parameters of an optimizer share one weighted mean, as under ddp; one flat per dtype. Leaves with gradients
+ * stay as they are until those are consumed: means of different groups do not mix. */
+int td__optim_regroup(td_optim *opt)
+{
+    size_t alone = 0, own = 0;
+    for (size_t i = 0; i < opt->n; i++) {
+        const td__leaf *leaf = opt->param[i].leaf;
+        bool ours = in_own(opt, leaf), free = leaf->requires && (!leaf->group || leaf->group->implicit);
+        if ((ours || free) && leaf->has_grad)
+            return 0;
+        own += ours;
+        alone += free;
+    }
+    if (alone == 0)
+        return 0;
+    if (own > 0)
+        td__optim_ungroup(opt);
+    td__leaf **leaf = td__alloc(opt->n * sizeof *leaf);
+    if (!leaf)
+        return TD_ERR_MEMORY;
+    int cut[2] = { 0 }, flats = 0, n = 0;
+    for (int d = 0; d < 2; d++) {
+        for (size_t i = 0; i < opt->n; i++) {
+            td__leaf *l = opt->param[i].leaf;
+            if (l->requires && (!l->group || l->group->implicit) && l->value->dtype == (td_dtype[]){ TD_F32, TD_F64 }[d]) {
+                leaf[n++] = l;
+                cut[flats]++;
+            }
+        }
+        flats += cut[flats] > 0;
+    }
+    opt->own = n > 0 ? td__group_new(leaf, cut, flats, NULL, NULL) : NULL;
+    td__free(leaf);
+    return n > 0 && !opt->own ? td__pending() : 0;
+}
+
+/* ---- the walk ------------------------------------------------------------------------------------------------------------------------- */
+
+static int by_place(const void *a, const void *b)
+{
+    const td__param *x = *(td__param *const *)a, *y = *(td__param *const *)b;
+    if (x->rank != y->rank)
+        return x->rank - y->rank;
+    if (x->flat && y->flat && x->flat != y->flat)
+        return x->flat->index - y->flat->index;
+    return x->offset != y->offset ? (x->offset > y->offset) - (x->offset < y->offset) : (x > y) - (x < y);
+}
+
+bool td__beside(const td__param *a, const td__param *b)
+{
+    int64_t gap = b->offset - a->offset - td__shape_numel(a->value->shape);
+    return a->flat && a->flat == b->flat && gap >= 0 && gap < 64 / (int64_t)td_dtype_size(a->value->dtype);
+}
+
+static bool moved(const td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        const td__param *p = &opt->param[i];
+        if (p->group != p->leaf->group || p->flat != p->leaf->flat || p->offset != (p->flat ? p->leaf->offset : 0))
+            return true;
+    }
+    return false;
+}
+
+/* Groups in the order of their first parameter: the same on every rank. */
+static void number_groups(td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        td__param *p = &opt->param[i];
+        p->rank = (int)i;
+        if (!p->group || p->group->implicit)
+            continue;
+        for (size_t j = 0; j < i; j++)
+            if (opt->param[j].group == p->group) {
+                p->rank = opt->param[j].rank;
+                break;
+            }
+    }
+}
+
+/* ---- moments ------------------------------------------------------------------------------------------------------------------------- */
+
+static td_loop flat_loop(int64_t n)
+{
+    return (td_loop){ .ndim = 1, .dim = { n }, .stride = { { 1 }, { 1 } } };
+}
+
+/* Room for n moments of p's span, zeroed. */
+static int need_span(td__span *s, const td_tensor *like, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (s->moment[i])
+            continue;
+        int64_t count = s->high - s->low;
+        s->moment[i] = td__storage_new(like->storage->device, (size_t)count * td_dtype_size(like->dtype));
+        if (!s->moment[i])
+            return TD_ERR_MEMORY;
+        if (td__need("td_optim_step", like, fill) != 0)
+            return TD_ERR_UNSUPPORTED;
+        td_loop loop = flat_loop(count);
+        td__kernels(like)->fill(&loop, like->dtype, s->moment[i]->data, 0);
+    }
+    return 0;
+}
+
+int td__optim_need_moments(td_optim *opt, const td__param *p, int n)
+{
+    return need_span(&opt->span[p->span], p->value, n);
+}
+
+static void free_spans(td__span *span, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int m = 0; m < TD__MAX_MOMENTS; m++)
+            if (span[i].moment[m])
+                td__storage_unref(span[i].moment[m]);
+    td__free(span);
+}
+
+void td__optim_free_spans(td_optim *opt)
+{
+    free_spans(opt->span, opt->spans);
+    opt->span = NULL;
+    opt->spans = 0;
+}
+
+static int move_moments(const td__param *p, const td__span *from, int64_t old_offset, td__span *to)
+{
+    size_t size = td_dtype_size(p->value->dtype);
+    for (int m = 0; m < TD__MAX_MOMENTS; m++) {
+        if (!from->moment[m])
+            continue;
+        int rc = need_span(to, p->value, m + 1);
+        if (rc == 0)
+            rc = td__need("td_optim_step", p->value, copy);
+        if (rc != 0)
+            return rc;
+        td_loop loop = flat_loop(td__shape_numel(p->value->shape));
+        td__kernels(p->value)->copy(&loop, p->value->dtype, (char *)to->moment[m]->data + (size_t)(p->offset - to->low) * size, p->value->dtype,
+                                    (const char *)from->moment[m]->data + (size_t)(old_offset - from->low) * size, false);
+    }
+    return 0;
+}
+
+int td__optim_lay_out(td_optim *opt)
+{
+    if (opt->laid_out && !moved(opt))
+        return 0;
+    opt->laid_out = false;
+    struct was { int64_t offset; int span; } *was = td__alloc(opt->n * sizeof *was);
+    td__span *span = td__calloc(opt->n * sizeof *span);
+    if (!was || !span) {
+        td__free(was);
+        td__free(span);
+        return TD_ERR_MEMORY;
+    }
+    for (size_t i = 0; i < opt->n; i++) {
+        td__param *p = &opt->param[i];
+        was[i] = (struct was){ p->offset, p->span };
+        p->group = p->leaf->group;
+        p->flat = p->leaf->flat;
+        p->offset = p->flat ? p->leaf->offset : 0;
+        opt->walk[i] = p;
+    }
+    number_groups(opt);
+    qsort(opt->walk, opt->n, sizeof *opt->walk, by_place);
+    int spans = 0;
+    for (size_t i = 0; i < opt->n; i++) {
+        td__param *p = opt->walk[i];
+        if (i == 0 || !td__beside(opt->walk[i - 1], p))
+            span[spans++].low = p->offset;
+        span[spans - 1].high = p->offset + td__shape_numel(p->value->shape);
+        p->span = spans - 1;
+    }
+    int rc = 0;
+    for (size_t i = 0; i < opt->n && rc == 0; i++)
+        if (was[i].span >= 0)
+            rc = move_moments(&opt->param[i], &opt->span[was[i].span], was[i].offset, &span[opt->param[i].span]);
+    td__free(was);
+    td__optim_free_spans(opt);
+    opt->span = span;
+    opt->spans = spans;
+    opt->laid_out = rc == 0;
+    return rc;
+}

@@ -1,0 +1,179 @@
+/* optim/step.c: the step: over the flats in the order of their groups, one kernel call for each run of parameters beside one
+ * another that have the same options and the same number of steps behind them.
+ *
+ * A flat is waited for just before it is stepped, so the first ones are updated while the last are still being reduced. The
+ * weighted mean is never written: a group's scale is one factor in the kernel. Then the gradients are consumed.
+ *
+ * Two optimizers may share a group (both step parameters of one ddp). The first to step takes its own parameters' gradients and leaves the
+ * group's weights standing for the other; who steps last consumes the group.
+ */
+#include "optim_impl.h"
+
+static bool listed_earlier(const td_optim *opt, size_t i)
+{
+    return i > 0 && opt->walk[i - 1]->group == opt->walk[i]->group;
+}
+
+static int begin_groups(td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        td__group *g = opt->walk[i]->group;
+        if (!g || listed_earlier(opt, i) || !g->ops || !g->ops->step_begin)
+            continue;
+        int rc = g->ops->step_begin(g);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* From walk[i] on: the run that one kernel call can do. Returns how many parameters. */
+static size_t run_length(const td_optim *opt, size_t i)
+{
+    size_t n = 1;
+    const td__param *first = opt->walk[i];
+    for (; i + n < opt->n; n++) {
+        const td__param *p = opt->walk[i + n];
+        if (!td__beside(opt->walk[i + n - 1], p) || p->options != first->options || p->steps != first->steps || !td__param_steps(p))
+            break;
+    }
+    return n;
+}
+
+static int step_run(td_optim *opt, size_t i, size_t count)
+{
+    const td__param *first = opt->walk[i], *last = opt->walk[i + count - 1];
+    const td__options *o = &opt->options[first->options];
+    int moments = opt->rule->moments(o);
+    int rc = td__optim_need_moments(opt, first, moments);
+    if (rc != 0)
+        return rc;
+    const td__span *s = &opt->span[first->span];
+    td_dtype dtype = first->value->dtype;
+    td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .p = td__ptr(first->value),
+                  .g = td__ptr(first->leaf->grad), .gscale = td__group_scale(first->group), .step = first->steps + 1 };
+    for (int m = 0; m < moments; m++)
+        r.moment[m] = (char *)s->moment[m]->data + (size_t)(first->offset - s->low) * td_dtype_size(dtype);
+    if (r.n > 0)
+        rc = opt->rule->run(first->value, &r, o);
+    for (size_t k = i; k < i + count && rc == 0; k++)
+        opt->walk[k]->steps++;
+    return rc;
+}
+
+static int step_all(td_optim *opt)
+{
+    const td__flat *waited = NULL;
+    for (size_t i = 0; i < opt->n;) {
+        td__param *p = opt->walk[i];
+        td__flat *f = p->flat;
+        if (f && f != waited && p->group->ops && p->group->ops->wait) {
+            int rc = p->group->ops->wait(f);
+            if (rc != 0)
+                return rc;
+        }
+        waited = f;
+        if (!p->group || !td__param_steps(p)) {
+            i++;
+            continue;
+        }
+        size_t n = run_length(opt, i);
+        int rc = step_run(opt, i, n);
+        if (rc != 0)
+            return rc;
+        i += n;
+    }
+    return 0;
+}
+
+/* ---- consuming ---------------------------------------------------------------------------------------------------------------------- */
+
+static bool wanted_by_others(const td_optim *opt, const td__group *g)
+{
+    for (const td_optim *o = td__optims(); o; o = o->next)
+        for (size_t i = 0; o != opt && i < o->n; i++)
+            if (o->param[i].leaf->group == g && td__param_steps(&o->param[i]))
+                return true;
+    return false;
+}
+
+static void forget_left(const td__group *g)
+{
+    for (td_optim *o = td__optims(); o; o = o->next)
+        for (size_t i = 0; i < o->n; i++)
+            if (o->param[i].leaf->group == g)
+                o->param[i].left_weight = 0;
+}
+
+static bool alone(const td_optim *opt)
+{
+    const td_optim *first = td__optims();
+    return first == opt && !first->next;
+}
+
+static void consume(td_optim *opt)
+{
+    bool shared = !alone(opt);
+    for (size_t i = 0; i < opt->n;) {
+        td__group *g = opt->walk[i]->group;
+        size_t end = i;
+        while (end < opt->n && opt->walk[end]->group == g)
+            end++;
+        double unit = g ? g->unit : 0, weight = g ? g->weight : 0;
+        for (size_t k = i; g && shared && k < end; k++) {
+            td__leaf *leaf = opt->walk[k]->leaf;
+            if (td__param_steps(opt->walk[k])) {
+                leaf->value->storage->version++;
+                leaf->used = leaf->has_grad = false;
+            }
+        }
+        bool left = g && shared && wanted_by_others(opt, g);
+        for (size_t k = i; left && k < end; k++) {
+            opt->walk[k]->left_unit = unit;
+            opt->walk[k]->left_weight = weight;
+        }
+        if (g && !left) {
+            if (shared)
+                forget_left(g);
+            td__group_consume(g);
+        }
+        i = end;
+    }
+}
+
+/* Gradients that another optimizer never took would count in this one's mean as well: better a sentence than a wrong mean. */
+static int check_left(const td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        const td__param *p = &opt->param[i];
+        const td__group *g = p->leaf->group;
+        if (p->left_weight != 0 && g && td__param_steps(p) && g->unit == p->left_unit && g->weight > p->left_weight)
+            return td__fail(TD_ERR_STATE, "td_optim_step: parameter \"%s\" shares a ddp with another optimizer that has not stepped since this one's "
+                            "last step; step both between backwards", td_parameter_name(p->value));
+    }
+    return 0;
+}
+
+int td_optim_step(td_optim *opt)
+{
+    TD_ENTER();
+    int rc = td__optim_check("td_optim_step", opt);
+    if (rc == 0)
+        rc = td__pending();                    /* never update weights from garbage */
+    if (rc == 0)
+        rc = check_left(opt);
+    if (rc == 0)
+        rc = td__optim_lay_out(opt);
+    if (rc == 0)
+        rc = begin_groups(opt);
+    if (rc == 0)
+        rc = td__optim_lay_out(opt);           /* beginning may have moved leaves */
+    if (rc == 0)
+        rc = step_all(opt);
+    if (rc != 0)
+        return rc;
+    consume(opt);
+    opt->steps++;
+    td_step_set(td_step_get() + 1);
+    return td__optim_regroup(opt);
+}
