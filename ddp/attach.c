@@ -115,7 +115,8 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         td_ddp_free(ddp);
         return &poisoned;
     }
-    td__group_attach(ddp->group, &td__ddp_ops, ddp);
+    ddp->group->user = ddp;
+    td__group_attach(ddp->group, &td__ddp_ops);
     ddp->next = all_ddps;
     if (all_ddps)
         all_ddps->prev = ddp;
