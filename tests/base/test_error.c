@@ -135,10 +135,12 @@ static void box_holds_the_first(void **state)
     td__box *box = td__box_get();
     td__fail(TD_ERR_SHAPE, "the cause");
     assert_string_equal(box->error, "the cause");
+    assert_int_equal(box->error_code, TD_ERR_SHAPE);
     assert_true(box->error_ns > 0);
     td_error_clear();
     assert_string_equal(box->error, "");       /* dealt with: not the cause of what comes later */
     assert_true(box->error_ns == 0);
+    assert_int_equal(box->error_code, 0);
     td__fail_background(TD_ERR_IO, "theirs");
     assert_string_equal(box->error, "theirs");
     td_error_clear();

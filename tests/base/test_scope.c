@@ -114,8 +114,12 @@ static void escaping(void **state)
     td_scope inner = td_scope_begin();
     object *a = make(1), *b = make(2);
     make(3);
+    assert_true(td__scope_holds(&b->scoped));
     assert_true(td__scope_escape(&b->scoped));
+    assert_false(td__scope_holds(&b->scoped));
+    assert_true(td__scope_holds(&a->scoped));
     td_scope_end(&inner);
+    assert_true(td__scope_holds(&b->scoped));
     assert_int_equal(drops, 2);                /* 3 and 1 */
     assert_true(dropped[0] + dropped[1] == 4 && dropped[0] != dropped[1]);
     drops = 0;
@@ -129,7 +133,6 @@ static void escaping(void **state)
     assert_true(td__scope_escape(&b->scoped)); /* stays in the root */
     td__scope_close_root();
     DROPPED(2);
-    (void)a;
 }
 
 static void escaping_twice_through_three_levels(void **state)
