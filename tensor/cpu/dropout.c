@@ -6,55 +6,94 @@
  *     element at position p of its sample: block = p / 64 * 16 + p % 16, word (p / 16) % 4
  * so that 16 blocks make 64 neighbouring elements, lane by lane, without shuffling. The key is derived because (step, sample, call, position)
  * do not fit into 128 bits at the sizes they may take. An element is dropped when its word is below p * 2^32 (rounded to nearest). The gradient is the
- * same call on the gradient.
+ * same call on the gradient. One intrinsic: see EVEN_PRODUCT.
  */
 #include "cpu.h"
 #include <tensor_impl.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
-enum { LANES = 16, GROUP = 64 };
+/* The product of the even 32-bit lanes in 64 bits is one instruction everywhere on x86 that compilers do not find by themselves. */
+#if defined(__AVX512F__)
+enum { BYTES = 64 };
+#define EVEN_PRODUCT(a, b) (pairs)_mm512_mul_epu32((__m512i)(a), (__m512i)(b))
+#elif defined(__AVX2__)
+enum { BYTES = 32 };
+#define EVEN_PRODUCT(a, b) (pairs)_mm256_mul_epu32((__m256i)(a), (__m256i)(b))
+#elif defined(__SSE2__)
+enum { BYTES = 16 };
+#define EVEN_PRODUCT(a, b) (pairs)_mm_mul_epu32((__m128i)(a), (__m128i)(b))
+#else
+enum { BYTES = 16 };
+#define EVEN_PRODUCT(a, b) (((a) & LOW) * ((b) & LOW))
+#endif
+#define LOW UINT64_C(0xffffffff)
+enum { LANES = 16, GROUP = 64, PART = BYTES / 4 };
+typedef uint32_t words __attribute__((vector_size(BYTES)));
+typedef uint32_t words_at __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef uint64_t pairs __attribute__((vector_size(BYTES)));
 
-/* 16 blocks from `first` on: bits[word][lane], in the order of positions */
-static inline __attribute__((always_inline)) void philox_group(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first, uint64_t sample)
+/* c * m in 64 bits per lane, as high and low words (little-endian pairs) */
+static inline __attribute__((always_inline)) void multiply(words c, uint32_t m, words *high, words *low)
 {
-    uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES];
-#pragma omp simd
-    for (int l = 0; l < LANES; l++) {
-        c0[l] = (uint32_t)first + (uint32_t)l;      /* first is a multiple of 16: no carry                                   */
-        c1[l] = (uint32_t)(first >> 32);
-        c2[l] = (uint32_t)sample;
-        c3[l] = (uint32_t)(sample >> 32);
-    }
-    for (int round = 0; round < 10; round++) {
-#pragma omp simd
-        for (int l = 0; l < LANES; l++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
-            uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
-            c1[l] = (uint32_t)p1, c3[l] = (uint32_t)p0, c0[l] = n0, c2[l] = n2;
-        }
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    memcpy(bits, c0, sizeof c0);
-    memcpy(bits + LANES, c1, sizeof c1);
-    memcpy(bits + 2 * LANES, c2, sizeof c2);
-    memcpy(bits + 3 * LANES, c3, sizeof c3);
+    const pairs both = (pairs){ 0 } + m, even = EVEN_PRODUCT((pairs)c, both), odd = EVEN_PRODUCT((pairs)c >> 32, both);
+    *high = (words)(even >> 32 | (odd & ~LOW));
+    *low = (words)((even & LOW) | odd << 32);
 }
 
-#define MASK(T, F)                                                                                           \
+/* PART blocks from `first` on, in lanes: word w of lane l goes to bits[w * LANES + l] */
+static inline __attribute__((always_inline)) void philox_part(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first, uint64_t sample)
+{
+    static const uint32_t lane[LANES] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
+    words c0 = *(const words_at *)lane + (uint32_t)first, c1 = (words){ 0 } + (uint32_t)(first >> 32);   /* no carry: first is a multiple of PART */
+    words c2 = (words){ 0 } + (uint32_t)sample, c3 = (words){ 0 } + (uint32_t)(sample >> 32), high0, low0, high1, low1;
+    for (int round = 0; round < 10; round++) {
+        multiply(c0, 0xD2511F53u, &high0, &low0);
+        multiply(c2, 0xCD9E8D57u, &high1, &low1);
+        c0 = high1 ^ c1 ^ k0;
+        c2 = high0 ^ c3 ^ k1;
+        c1 = low1, c3 = low0;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    *(words_at *)bits = c0;
+    *(words_at *)(bits + LANES) = c1;
+    *(words_at *)(bits + 2 * LANES) = c2;
+    *(words_at *)(bits + 3 * LANES) = c3;
+}
+
+static inline __attribute__((always_inline)) void philox_group(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first, uint64_t sample)
+{
+    for (int l = 0; l < LANES; l += PART)
+        philox_part(bits + l, k0, k1, first + (uint64_t)l, sample);
+}
+
+/* The choice is made by masking the product's bits: compilers make a branch of anything else, and half of its predictions fail. */
+#define MASK(T, U, F)                                                                                        \
+    static inline T F(choose)(T v, uint32_t bits, uint32_t threshold)                                        \
+    {                                                                                                        \
+        U u;                                                                                                 \
+        memcpy(&u, &v, sizeof u);                                                                            \
+        u &= -(U)(bits >= threshold);                                                                        \
+        memcpy(&v, &u, sizeof u);                                                                            \
+        return v;                                                                                            \
+    }                                                                                                        \
+                                                                                                             \
     static inline void F(mask)(int n, T *restrict out, const T *restrict x, const uint32_t *restrict bits, uint32_t threshold, T scale, bool add)  \
     {                                                                                                        \
         if (add)                                                                                             \
             _Pragma("omp simd")                                                                              \
             for (int i = 0; i < n; i++)                                                                      \
-                out[i] += bits[i] >= threshold ? x[i] * scale : 0;                                           \
+                out[i] += F(choose)(x[i] * scale, bits[i], threshold);                                       \
         else                                                                                                 \
             _Pragma("omp simd")                                                                              \
             for (int i = 0; i < n; i++)                                                                      \
-                out[i] = bits[i] >= threshold ? x[i] * scale : 0;                                            \
+                out[i] = F(choose)(x[i] * scale, bits[i], threshold);                                        \
     }
 #define F32(name) name##_f32
 #define F64(name) name##_f64
-MASK(float, F32)
-MASK(double, F64)
+MASK(float, uint32_t, F32)
+MASK(double, uint64_t, F64)
 
 void K(dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, int64_t first, double p,
                 uint64_t seed, int64_t step, int64_t call, bool add)
