@@ -123,17 +123,18 @@ static void choose_notation(view *v)
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------------------------------ */
-static void put_item(const view *v, sink *out, const char *text, int indent, bool last)
+/* An element of a row, with the comma and the space or new line before it. */
+static void put_item(const view *v, sink *out, const char *text, int indent, bool first)
 {
-    int pad = v->lines ? v->width - (int)strlen(text) : 0;
-    if (v->lines && out->column > indent && out->column + v->width + 2 > COLUMNS) {
-        put(out, "\n");
+    if (!first && v->lines && out->column + v->width + 3 > COLUMNS) {
+        put(out, ",\n");
         put_spaces(out, indent);
+    } else if (!first) {
+        put(out, ", ");
     }
-    put_spaces(out, pad);
+    if (v->lines)
+        put_spaces(out, v->width - (int)strlen(text));
     put(out, text);
-    if (!last)
-        put(out, v->lines && out->column + 2 + v->width + 2 > COLUMNS ? "," : ", ");
 }
 
 static void put_level(const view *v, sink *out, int dim, int64_t at)
@@ -150,15 +151,14 @@ static void put_level(const view *v, sink *out, int dim, int64_t at)
     put(out, "[");
     for (int64_t i = 0; i < n;) {
         int64_t next = skip_to(v, dim, i);
-        bool last = next >= n;
         if (inner) {
             element_text(v, at + i * v->stride[dim], text);
-            put_item(v, out, text, dim + 1, last);
+            put_item(v, out, text, dim + 1, i == 0);
             if (next > i + 1)
                 put_item(v, out, "...", dim + 1, false);
         } else {
             put_level(v, out, dim + 1, at + i * v->stride[dim]);
-            for (int k = 0; !last && k < (next > i + 1 ? 2 : 1); k++) {
+            for (int k = 0; next < n && k < (next > i + 1 ? 2 : 1); k++) {
                 put(out, k ? "..." : ",");
                 if (v->lines) {
                     put(out, "\n");

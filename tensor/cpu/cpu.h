@@ -39,7 +39,7 @@
     X(sgd) X(adamw) X(sumsq)                                                         /* optimizer.c   */     \
     X(combine)                                                                       /* combine.c     */
 
-#define TD_ROW_PROTOTYPE(row) extern __typeof__(*((td_kernels *)0)->row) K(row) __attribute__((weak));
+#define TD_ROW_PROTOTYPE(row) extern __typeof__(*((td_kernels *)0)->row) K(row);
 TD_CPU_ROWS(TD_ROW_PROTOTYPE)
 #undef TD_ROW_PROTOTYPE
 

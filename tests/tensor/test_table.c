@@ -1,0 +1,97 @@
+/* tests/tensor/test_table.c: every table of kernels is complete, and TANDEM_ISA chooses among them. The choice is made once per process, so
+ * each name is tried in a child of its own.
+ */
+#include "tensor_test.h"
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Every field but the first is a row. */
+static void no_row_is_empty(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "copy", "fill", "arange", "add", "sub", "mul", "div", "div_grad_b", "eq", "scale", "relu", "gelu", "sigmoid",
+        "tanh", "relu_grad", "gelu_grad", "sigmoid_grad", "tanh_grad" };
+    const td_kernels *isa[3];
+    size_t sets = test_isas(isa), rows = sizeof(td_kernels) / sizeof(void *) - 1, missing = 0;
+    assert_true(sets >= 1);
+    for (size_t k = 0; k < sets; k++) {
+        void *row[sizeof(td_kernels) / sizeof(void *)];
+        memcpy(row, isa[k], sizeof row);
+        for (size_t i = 1; i <= rows; i++)
+            if (!row[i]) {
+                print_error("%s: row %zu (%s) is empty\n", isa[k]->name, i, i <= TD_COUNT(names) ? names[i - 1] : "see kernels.h");
+                missing++;
+            }
+    }
+    assert_int_equal(missing, 0);
+}
+
+static void names(void **state)
+{
+    (void)state;
+    assert_string_equal(td__cpu_kernels_named("baseline")->name, "cpu baseline");
+    assert_null(td__cpu_kernels_named("sse9"));
+    if (td__cpu_kernels_named("avx512"))                           /* one that has the wider set has the narrower */
+        assert_string_equal(td__cpu_kernels_named("avx2")->name, "cpu avx2");
+}
+
+/* What a child with TANDEM_ISA=name chose, and the sentence of its error. */
+static void choose(const char *name, char *chosen, char *error)
+{
+    int p[2];
+    char text[1024] = "";
+    assert_int_equal(pipe(p), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (name)
+            setenv("TANDEM_ISA", name, 1);
+        else
+            unsetenv("TANDEM_ISA");
+        int n = snprintf(text, sizeof text, "%s|", td__cpu_kernels()->name);
+        snprintf(text + n, sizeof text - (size_t)n, "%s", td_error_message());
+        _exit(write(p[1], text, sizeof text) == (ssize_t)sizeof text ? 0 : 1);
+    }
+    close(p[1]);
+    assert_int_equal(read(p[0], text, sizeof text), sizeof text);
+    close(p[0]);
+    int status;
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
+    char *bar = strchr(text, '|');
+    *bar = 0;
+    strcpy(chosen, text);
+    strcpy(error, bar + 1);
+}
+
+static void choice(void **state)
+{
+    (void)state;
+    char chosen[1024], error[1024];
+    const td_kernels *isa[3];
+    size_t sets = test_isas(isa);
+    choose(NULL, chosen, error);
+    assert_string_equal(chosen, isa[sets - 1]->name);              /* the widest */
+    assert_string_equal(error, "");
+    choose("auto", chosen, error);
+    assert_string_equal(chosen, isa[sets - 1]->name);
+    for (size_t k = 0; k < sets; k++) {
+        choose(isa[k]->name + 4, chosen, error);
+        assert_string_equal(chosen, isa[k]->name);
+        assert_string_equal(error, "");
+    }
+    choose("avx1024", chosen, error);
+    assert_non_null(strstr(error, "TANDEM_ISA is \"avx1024\": expected auto, baseline, avx2 or avx512"));
+    if (!td__cpu_kernels_named("avx512")) {
+        choose("avx512", chosen, error);
+        assert_non_null(strstr(error, "TANDEM_ISA is \"avx512\", but this processor or operating system lacks it"));
+    }
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, test_setup, test_teardown)
+    const struct CMUnitTest tests[] = { TEST(no_row_is_empty), TEST(names), TEST(choice) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
