@@ -33,6 +33,7 @@ struct td__leaf {
     struct td__hook *hooks;
     uint64_t   walk;               /* the backward that reached it last                                                     */
     td__leaf  *next;               /* in the list of leaves that this backward reaches                                        */
+    bool       listed;             /* while a group is made                                                                 */
 };
 td__leaf *td__leaf_of(const td_tensor *x);             /* NULL for tensors that are not leaves                             */
 int       td__leaf_need_grad(td__leaf *leaf);          /* makes leaf->grad if there is none                                */
@@ -67,11 +68,12 @@ struct td__group {
     double      unit, weight;      /* see the head of this file; 0, 0: no backward yet                                        */
     td__flat  **flat; int flats;
     uint64_t    layout;            /* changes when flats change; optimizers remap their state                               */
-    const td__group_ops *ops; void *user;   /* set by td__group_attach                                                         */
+    const td__group_ops *ops; void *user;   /* ops: set by td__group_attach                                                       */
     bool        implicit;          /* of one leaf without flat                                                              */
     td__leaf   *only;              /* that leaf                                                                             */
     td__group  *next, *prev;       /* all groups with ops                                                                   */
     uint64_t    walk;              /* the backward that reached it last                                                     */
+    bool        begun;             /* begin returned 0 in the backward that runs                                            */
 };
 
 /* ---- flat.c ---- */
@@ -81,7 +83,7 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_st
 /* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
 int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
 /* From now on every backward calls ops; ops NULL: no longer. Order of attaching is the order of begin on every rank. */
-void td__group_attach(td__group *g, const td__group_ops *ops, void *user);
+void td__group_attach(td__group *g, const td__group_ops *ops);
 /* A micro-batch of weight w counts in g's mean. Backward calls it (after begin) for the groups it reaches; ddp for a group that only
  * other ranks reach. */
 void td__group_weigh(td__group *g, double w);

@@ -1,0 +1,386 @@
+/* autograd/backward.c: from the loss to the leaves, once, without recursion.
+ *
+ *   plan      which nodes, leaves and groups this backward reaches (plan.c)
+ *   begin     every attached group is told, reached or not, error or not: that is where ranks exchange their headers
+ *   weigh     the groups reached get one common unit; the walk starts from weight/unit
+ *   run       node after node: complete gradients go through the hooks and the gradient function, straight into the leaves' gradients or
+ *             the producers' accumulators; what was saved is freed at once; a leaf that has all its contributions is ready
+ *   end       every attached group is told that the kernels have run
+ *
+ * If a gradient function fails, the gradients of all groups reached are forgotten (they would be halves), and the error stays pending.
+ */
+#include "plan.h"
+#include <stdio.h>
+
+/* ---- one node -------------------------------------------------------------------------------------------------------------------- */
+
+static int check_versions(td_call *node)
+{
+    char site[256], which[32], shape[128];
+    for (int i = 0; i < node->n_saved; i++) {
+        td__saved *s = &node->saved[i];
+        if ((s->input < 0 && s->output < 0) || s->tensor->storage->version == s->version)
+            continue;
+        snprintf(which, sizeof which, "%s %d", s->input >= 0 ? "input" : "output", s->input >= 0 ? s->input : s->output);
+        return td__fail(TD_ERR_STATE, "td_backward: td_%s saved its %s, shape %s, for the gradient, and it was changed in place since (the "
+                        "operation was called at %s)", node->op->name, which, td__shape_text(s->tensor->shape, shape),
+                        td__site_text(node->site, site, sizeof site));
+    }
+    return 0;
+}
+
+static td_tensor *new_like(td_call *node, int input)
+{
+    return td__tensor_new(node->edge[input].shape, node->edge[input].dtype, node->device);
+}
+
+/* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, and functions that cannot
+ * add, write to a temporary. */
+static int find_dest(td_call *node, td__dest *dest, int i)
+{
+    td__dest *d = &dest[i];
+    td__graph g = node->edge[i].graph;
+    *d = (td__dest){ 0 };
+    if (!g)
+        return 0;
+    if (td__graph_is_leaf(g)) {
+        td__leaf *leaf = td__graph_leaf(g);
+        if (!leaf->requires)
+            return 0;
+        int code = td__leaf_need_grad(leaf);
+        if (code)
+            return code;
+        d->into = leaf->grad;
+        d->add = leaf->has_grad;
+    } else {
+        td_tensor **slot = &td__graph_node(g)->grad[td__graph_output(g)];
+        d->add = *slot != NULL;
+        if (!*slot) {
+            td_tensor *made = new_like(node, i);
+            if (made->poisoned)
+                return TD_ERR_MEMORY;
+            *slot = made;
+        }
+        d->into = *slot;
+    }
+    bool shared = false;
+    for (int k = 0; k < i; k++)
+        shared |= dest[k].into == d->into;
+    if (shared || (d->add && node->op->flags & TD_OP_NO_ADD)) {
+        d->add = true;
+        d->temp = new_like(node, i);
+        if (d->temp->poisoned)
+            return TD_ERR_MEMORY;
+    }
+    return 0;
+}
+
+static int call_grad(td_call *node, td__dest *dest)
+{
+    td_grad_slot slot[TD_OP_MAX_INPUTS];
+    int code = 0;
+    for (int i = 0; i < node->n_in && !code; i++) {
+        code = find_dest(node, dest, i);
+        slot[i] = dest[i].temp ? (td_grad_slot){ dest[i].temp, false } : (td_grad_slot){ dest[i].into, dest[i].add };
+    }
+    if (!code) {
+        td_scope scope = td__scope_begin_labelled(node->label);
+        node->dest = dest;
+        code = node->op->grad(node, node->grad, slot);
+        node->dest = NULL;
+        if (code && !td__pending())
+            td_call_error(node, code < 0 ? code : TD_ERR_INTERNAL, "the gradient failed with code %d and no sentence", code);
+        td_scope_end(&scope);
+    }
+    for (int i = 0; i < node->n_in && !code; i++)
+        if (dest[i].temp)
+            code = td__copy(dest[i].into, dest[i].temp, true);
+    return code;
+}
+
+static void leaf_done(td__leaf *leaf)
+{
+    if (--leaf->expected != 0)
+        return;
+    leaf->used = true;
+    td__hooks_run(leaf->hooks, 0, leaf->grad);
+    td__group *g = leaf->group;
+    if (g && g->ops && g->ops->leaf_ready)
+        g->ops->leaf_ready(leaf);
+}
+
+static int run_node(td_call *node, bool retain)
+{
+    td__dest dest[TD_OP_MAX_INPUTS];
+    for (int i = 0; i < node->n_in; i++)
+        dest[i] = (td__dest){ 0 };
+    for (int i = 0; i < node->n_out && node->hooks; i++)
+        if (node->grad[i])
+            td__hooks_run(node->hooks, i, node->grad[i]);
+    int code = check_versions(node);
+    const void *site = td__site;
+    td__site = node->site;
+    code = code ? code : call_grad(node, dest);
+    td__site = site;
+    for (int i = 0; i < node->n_in; i++)
+        td__tensor_unref(dest[i].temp);
+    if (code)
+        return code;
+    for (int i = 0; i < node->n_out; i++) {
+        td__tensor_unref(node->grad[i]);
+        node->grad[i] = NULL;
+    }
+    if (!retain) {
+        node->freed = true;
+        td__saved_drop(node);
+    }
+    for (int i = 0; i < node->n_in; i++)
+        if (dest[i].into && td__graph_is_leaf(node->edge[i].graph))
+            td__graph_leaf(node->edge[i].graph)->has_grad = true;
+    for (int i = 0; i < node->n_in; i++)
+        if (dest[i].into && td__graph_is_leaf(node->edge[i].graph))
+            leaf_done(td__graph_leaf(node->edge[i].graph));
+    if (!retain)
+        td__node_let_go(node);
+    return td__pending();
+}
+
+/* ---- the walk ----------------------------------------------------------------------------------------------------------------------- */
+
+/* One unit for all groups reached: one that an attached group has already, else any that there is, else this weight. */
+static double common_unit(const td__plan *p, double weight)
+{
+    double unit = 0;
+    for (size_t i = 0; i < p->groups; i++) {
+        const td__group *g = p->group[i];
+        if (g->unit != 0 && g->ops)
+            return g->unit;
+        if (unit == 0)
+            unit = g->unit;
+    }
+    return unit != 0 ? unit : weight;
+}
+
+static int weigh(td__plan *p, double weight, double *start)
+{
+    double unit = common_unit(p, weight);
+    *start = weight / unit;
+    for (size_t i = 0; i < p->groups; i++) {
+        td__group *g = p->group[i];
+        int code = g->unit != unit ? td__group_rebase(g, unit) : 0;
+        if (code)
+            return code;
+        td__group_weigh(g, weight);
+    }
+    return 0;
+}
+
+/* The loss itself may be a leaf. Takes over the reference to seed. */
+static int place_seed(td__graph root, td_tensor *seed)
+{
+    if (!td__graph_is_leaf(root)) {
+        td__graph_node(root)->grad[td__graph_output(root)] = seed;
+        return 0;
+    }
+    td__leaf *leaf = td__graph_leaf(root);
+    int code = 0;
+    if (leaf->requires) {
+        code = td__leaf_need_grad(leaf);
+        code = code ? code : td__copy(leaf->grad, seed, leaf->has_grad);
+        leaf->has_grad |= !code;
+        if (!code)
+            leaf_done(leaf);
+    }
+    td__tensor_unref(seed);
+    return code;
+}
+
+static int run(td__plan *p, td__graph root, td_tensor *seed, bool retain)
+{
+    int code = place_seed(root, seed);
+    while (!code && p->first) {
+        code = run_node(p->first, retain);
+        td__plan_drop_first(p);
+    }
+    return code;
+}
+
+/* Weight 0: nothing is computed, so that no NaN of an empty batch gets through; but all that a backward leaves behind is there. */
+static int run_empty(td__plan *p, bool retain)
+{
+    int code = 0;
+    for (td__leaf *leaf = p->leaf; leaf && !code; leaf = leaf->next) {
+        code = td__leaf_zero(leaf);
+        if (!code && leaf->expected > 0) {
+            leaf->expected = 1;
+            leaf_done(leaf);
+        }
+        leaf->used |= !code;
+    }
+    while (!code && p->first) {
+        td_call *node = p->first;
+        if (!retain) {
+            node->freed = true;
+            td__node_let_go(node);
+        }
+        td__plan_drop_first(p);
+    }
+    return code;
+}
+
+static td_tensor *full_like(const td_tensor *x, double value)
+{
+    td_tensor *seed = td__tensor_new(x->shape, x->dtype, x->storage->device);
+    if (!seed->poisoned && td__fill(seed, value)) {
+        td__tensor_unref(seed);
+        seed = td__poison();
+    }
+    return seed;
+}
+
+static int walk(td__plan *p, td_tensor *loss, double weight, bool retain)
+{
+    if (!loss->graph)
+        return 0;
+    if (weight == 0)
+        return run_empty(p, retain);
+    double start;
+    int code = weigh(p, weight, &start);
+    if (code)
+        return code;
+    td_tensor *seed = full_like(loss, start);
+    return seed->poisoned ? TD_ERR_MEMORY : run(p, td__graph_of(loss), seed, retain);
+}
+
+/* Begin of all, walk, end of those that began. An error of one group or of this rank reaches the others' begin as `error`. */
+static int walk_with_groups(td__plan *p, td_tensor *loss, double weight, bool retain, int error)
+{
+    td__group *first = td__groups_attached();
+    int code = error;
+    for (td__group *g = first; g; g = g->next) {
+        int c = g->ops->begin ? g->ops->begin(g, g->walk == p->walk, code, code ? 0 : weight) : 0;
+        g->begun = !c;
+        code = code ? code : c;
+    }
+    bool started = !code;
+    if (started)
+        code = walk(p, loss, weight, retain);
+    for (td__group *g = first; g; g = g->next) {
+        int c = g->begun && g->ops->end ? g->ops->end(g) : 0;
+        g->begun = false;
+        code = code ? code : c;
+    }
+    for (size_t i = 0; i < p->groups && code && started; i++)
+        td__group_forget(p->group[i]);
+    return code;
+}
+
+/* ---- entrances ------------------------------------------------------------------------------------------------------------------------ */
+
+static int check_loss(const char *who, td_tensor *loss)
+{
+    char shape[128];
+    int code = td__tensor_check(who, loss);
+    if (code)
+        return code;
+    if (td__shape_numel(loss->shape) != 1)
+        return td__fail(TD_ERR_SHAPE, "%s: the loss must have one element, got shape %s; td_mean or td_sum reduces it", who,
+                        td__shape_text(loss->shape, shape));
+    if (!td__is_float(loss->dtype))
+        return td__fail(TD_ERR_DTYPE, "%s: the loss must be f32 or f64, got %s", who, td_dtype_name(loss->dtype));
+    /* With attached groups a rank whose loss reaches nothing takes part all the same, and contributes zero. */
+    if (!td_needs_grad(loss) && !td__groups_attached())
+        return td__fail(TD_ERR_STATE, "%s: the loss depends on nothing that needs a gradient (made under TD_NO_GRAD, from td_detach or td_grad, "
+                        "or no leaf was marked by td_requires_grad; gradients are first-order)", who);
+    return 0;
+}
+
+static int find_weight(const char *who, const td_tensor *loss, const td_tensor *given, double *weight)
+{
+    const td_tensor *w = given ? given : loss->divisor;
+    *weight = 1;
+    if (!w)
+        return 0;
+    char shape[128];
+    int code = td__tensor_check(who, w);
+    if (!code && td__shape_numel(w->shape) != 1)
+        code = td__fail(TD_ERR_SHAPE, "%s: the weight must have one element, got shape %s", who, td__shape_text(w->shape, shape));
+    if (code)
+        return code;
+    *weight = td_item(w);
+    if (!(*weight >= 0) || *weight > 1e300)
+        return td__fail(TD_ERR_ARGUMENT, "%s: the weight must be finite and not negative, got %g", who, *weight);
+    return 0;
+}
+
+static int backward(const char *who, td_tensor *loss, const td_tensor *given, bool retain)
+{
+    td__tape *tape = &td__tape_now;
+    if (tape->walking)
+        return td__fail(TD_ERR_STATE, "%s: called while another backward runs on this thread (from a hook or a gradient function); gradients "
+                        "are first-order", who);
+    double weight = 0;
+    td__plan plan;
+    td__plan_begin(&plan);
+    int error = td__pending();
+    error = error ? error : check_loss(who, loss);
+    error = error ? error : find_weight(who, loss, given, &weight);
+    error = error ? error : td__plan_make(&plan, td__graph_of(loss));
+    bool was_off = tape->grad_off;
+    tape->grad_off = true;
+    tape->walking = true;
+    int code = walk_with_groups(&plan, loss, weight, retain, error);
+    tape->walking = false;
+    tape->grad_off = was_off;
+    td__plan_end(&plan);
+    td__random_restart();
+    return code;
+}
+
+int td_backward(td_tensor *loss)
+{
+    TD_ENTER();
+    return backward("td_backward", loss, NULL, false);
+}
+
+int td_backward_weighted(td_tensor *loss, td_tensor *weight)
+{
+    TD_ENTER();
+    if (!weight && !td__pending())
+        td__fail(TD_ERR_ARGUMENT, "td_backward_weighted: the weight is NULL");
+    return backward("td_backward_weighted", loss, weight, false);
+}
+
+int td_backward_with(td_tensor *loss, const td_backward_opts *opts)
+{
+    TD_ENTER();
+    return backward("td_backward_with", loss, opts ? opts->weight : NULL, opts && opts->retain_graph);
+}
+
+/* td_gradcheck looks at one function, not at a step of training: no rank is told, no weight counts. */
+int td__backward_seeded(td_tensor *root, td_tensor *seed)
+{
+    td__tape *tape = &td__tape_now;
+    if (tape->walking)
+        return td__fail(TD_ERR_STATE, "td_gradcheck: called while td_backward runs");
+    td__plan plan;
+    td__plan_begin(&plan);
+    int code = td__pending();
+    code = code ? code : td__plan_make(&plan, td__graph_of(root));
+    for (size_t i = 0; i < plan.groups && !code; i++) {
+        if (plan.group[i]->ops)
+            code = td__fail(TD_ERR_STATE, "td_gradcheck: an input is a parameter of a model that td_ddp_new attached; check it before");
+        else if (plan.group[i]->unit == 0)
+            td__group_weigh(plan.group[i], 1);
+    }
+    bool was_off = tape->grad_off;
+    tape->grad_off = tape->walking = true;
+    if (!code && root->graph) {
+        td__tensor_ref(seed);
+        code = run(&plan, td__graph_of(root), seed, false);
+    }
+    tape->walking = false;
+    tape->grad_off = was_off;
+    td__plan_end(&plan);
+    return code;
+}

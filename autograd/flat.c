@@ -1,0 +1,370 @@
+/* autograd/flat.c: flats and groups: where parameters and gradients lie, and what their weighted mean is.
+ *
+ * Making or rebuilding a group allocates every flat first and moves values and gradients only then, so that a failure for lack of memory
+ * changes nothing. Handles stay what they were: a value's storage is relocated into its flat, a gradient's handle is given the new
+ * storage. Leaves begin on 64 bytes, pads are zero and stay so (kernels that scale or sum a whole flat may run over them).
+ */
+#include "tape.h"
+#include <pthread.h>
+
+enum { ALIGN = 64 };
+
+static td__group *attached;                    /* groups with ops, in the order of attaching */
+static pthread_mutex_t attached_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- checks -------------------------------------------------------------------------------------------------------------------- */
+
+static int check_leaf(const td__leaf *leaf, const td__leaf *first)
+{
+    const td_tensor *x = leaf->value;
+    char shape[128];
+    td__shape_text(x->shape, shape);
+    if (x->dtype != first->value->dtype)
+        return td__fail(TD_ERR_DTYPE, "parameters of %s and %s cannot share one flat", td_dtype_name(first->value->dtype),
+                        td_dtype_name(x->dtype));
+    if (!td__device_equal(x->storage->device, first->value->storage->device))
+        return td__fail(TD_ERR_DEVICE, "the parameters of one optimizer group or bucket lie on different devices");
+    if (x->offset != 0 || !td__strides_contiguous(x->shape, x->stride) ||
+        (size_t)td__shape_numel(x->shape) * td_dtype_size(x->dtype) != x->storage->bytes)
+        return td__fail(TD_ERR_STATE, "the parameter of shape %s is a view of a larger or differently ordered tensor and cannot be moved "
+                        "into a flat; make it a tensor of its own (td_from, td_zeros, then td_assign)", shape);
+    return 0;
+}
+
+/* Tied parameters are one tensor and listed once. Two tensors over one storage would need their values in two places. Looked for only where
+ * a storage has several holders. */
+static bool storage_shared(td__leaf *const *leaf, int n, int i)
+{
+    const td_storage *s = leaf[i]->value->storage;
+    for (int k = 0; s->refs > 1 && k < n; k++)
+        if (k != i && leaf[k]->value->storage == s)
+            return true;
+    return false;
+}
+
+static int check_leaves(td__leaf *const *leaf, const int *cut, int flats, const td__group *owner)
+{
+    char shape[128];
+    int n = 0;
+    for (int f = 0; f < flats; f++)
+        for (int i = 0; i < cut[f]; i++, n++) {
+            int code = check_leaf(leaf[n], leaf[n - i]);
+            if (code)
+                return code;
+            const td__group *g = leaf[n]->group;
+            if (owner ? g != owner : g && !g->implicit)
+                return td__fail(TD_ERR_STATE, "the parameter of shape %s belongs to %s", td__shape_text(leaf[n]->value->shape, shape),
+                                owner ? "no or another optimizer or td_ddp" : "another optimizer or td_ddp already");
+            leaf[n]->listed = false;
+        }
+    for (int i = 0; i < n; i++) {
+        if (leaf[i]->listed || storage_shared(leaf, n, i))
+            return td__fail(TD_ERR_ARGUMENT, "the parameter of shape %s is listed twice, or shares its memory with another one",
+                            td__shape_text(leaf[i]->value->shape, shape));
+        leaf[i]->listed = true;
+    }
+    return 0;
+}
+
+/* ---- making flats ---------------------------------------------------------------------------------------------------------------- */
+
+static int zero_storage(td_storage *s, td_dtype dtype, int64_t n)
+{
+    td_tensor *all = td__tensor_on(s, TD_SHAPE(n), dtype, 0);
+    int code = all->poisoned ? TD_ERR_MEMORY : n ? td__fill(all, 0) : 0;
+    td__tensor_unref(all);
+    return code;
+}
+
+static void flat_free(td__flat *flat)
+{
+    if (!flat)
+        return;
+    td__storage_unref(flat->value);
+    td__storage_unref(flat->grad);
+    td__free(flat->leaf);
+    td__free(flat);
+}
+
+static void flats_free(td__flat **flat, int flats)
+{
+    for (int f = 0; flat && f < flats; f++)
+        flat_free(flat[f]);
+    td__free(flat);
+}
+
+static int64_t padded(int64_t n, td_dtype dtype)
+{
+    int64_t unit = ALIGN / (int64_t)td_dtype_size(dtype);
+    return (n + unit - 1) / unit * unit;
+}
+
+static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, td_storage *(*alloc_grad)(void *, size_t), void *user)
+{
+    td__flat *flat = td__calloc(sizeof *flat);
+    if (!flat)
+        return NULL;
+    flat->group = g;
+    flat->index = index;
+    flat->dtype = leaves ? leaf[0]->value->dtype : TD_F32;
+    flat->leaves = leaves;
+    flat->leaf = td__alloc((size_t)leaves * sizeof *flat->leaf);
+    for (int i = 0; flat->leaf && i < leaves; i++) {
+        flat->leaf[i] = leaf[i];
+        flat->n += padded(td__shape_numel(leaf[i]->value->shape), flat->dtype);
+    }
+    td_device device = leaves ? leaf[0]->value->storage->device : td_device_default();
+    size_t bytes = (size_t)flat->n * td_dtype_size(flat->dtype);
+    flat->value = flat->leaf ? td__storage_new(device, bytes) : NULL;
+    flat->grad = !flat->value ? NULL : alloc_grad ? alloc_grad(user, bytes) : td__storage_new(device, bytes);
+    if (!flat->grad || zero_storage(flat->value, flat->dtype, flat->n) || zero_storage(flat->grad, flat->dtype, flat->n)) {
+        flat_free(flat);
+        return NULL;
+    }
+    return flat;
+}
+
+static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t),
+                            void *user)
+{
+    td__flat **flat = td__calloc((size_t)flats * sizeof *flat);
+    for (int f = 0, at = 0; flat && f < flats; at += cut[f++]) {
+        flat[f] = flat_new(g, f, leaf + at, cut[f], alloc_grad, user);
+        if (!flat[f]) {
+            flats_free(flat, flats);
+            return NULL;
+        }
+    }
+    return flat;
+}
+
+/* ---- moving into flats ------------------------------------------------------------------------------------------------------------ */
+
+static int move_leaf(td__leaf *leaf, td__flat *flat, int64_t offset)
+{
+    td_tensor *there = td__tensor_on(flat->grad, leaf->value->shape, flat->dtype, offset);
+    if (there->poisoned)
+        return TD_ERR_MEMORY;
+    int code = leaf->grad && leaf->has_grad ? td__copy(there, leaf->grad, false) : 0;
+    if (!code)
+        code = td__storage_relocate(leaf->value->storage, flat->value, (size_t)offset * td_dtype_size(flat->dtype));
+    if (code) {
+        td__tensor_unref(there);
+        return code;
+    }
+    if (leaf->grad) {
+        td_storage *old = leaf->grad->storage;
+        leaf->grad->storage = there->storage;
+        leaf->grad->offset = there->offset;
+        there->storage = old;
+        td__tensor_unref(there);
+    } else {
+        leaf->grad = there;
+    }
+    leaf->flat = flat;
+    leaf->offset = offset;
+    return 0;
+}
+
+static int move_leaves(td__group *g, td__flat **flat, int flats)
+{
+    for (int f = 0; f < flats; f++) {
+        int64_t offset = 0;
+        for (int i = 0; i < flat[f]->leaves; i++) {
+            td__leaf *leaf = flat[f]->leaf[i];
+            int code = move_leaf(leaf, flat[f], offset);
+            if (code)
+                return code;
+            leaf->group = g;
+            offset += padded(td__shape_numel(leaf->value->shape), flat[f]->dtype);
+        }
+    }
+    return 0;
+}
+
+/* Gradients that leaves bring along keep their mean: the group takes the weight of the first, the others are brought to it. */
+static int adopt(td__group *g, td__leaf *leaf)
+{
+    td__group *old = leaf->group;
+    if (!old)
+        return 0;
+    int code = 0;
+    if (leaf->has_grad) {
+        if (g->weight == 0) {
+            g->unit = old->unit;
+            g->weight = old->weight;
+        }
+        double was = td__group_scale(old), now = td__group_scale(g);
+        code = was != now && now != 0 ? td__scale(leaf->grad, was / now) : 0;
+    }
+    leaf->group = NULL;
+    td__free(old);
+    return code;
+}
+
+static int total(const int *cut, int flats)
+{
+    int n = 0;
+    for (int f = 0; f < flats; f++)
+        n += cut[f];
+    return n;
+}
+
+td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user)
+{
+    if (check_leaves(leaf, cut, flats, NULL))
+        return NULL;
+    td__group *g = td__calloc(sizeof *g);
+    if (!g)
+        return NULL;
+    g->user = user;
+    g->flat = flats_new(g, leaf, cut, flats, alloc_grad, user);
+    if (!g->flat) {
+        td__free(g);
+        return NULL;
+    }
+    int n = total(cut, flats), code = 0;
+    for (int i = 0; i < n && !code; i++)
+        code = adopt(g, leaf[i]);
+    g->flats = flats;
+    g->layout = 1;
+    code = code ? code : move_leaves(g, g->flat, flats);
+    if (code) {
+        td__group_free(g);
+        return NULL;
+    }
+    return g;
+}
+
+int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user)
+{
+    int n = 0;
+    for (int f = 0; f < g->flats; f++)
+        n += g->flat[f]->leaves;
+    if (n != total(cut, flats))
+        return td__fail(TD_ERR_INTERNAL, "a group of %d parameters cannot be rebuilt with %d", n, total(cut, flats));
+    int code = check_leaves(leaf, cut, flats, g);
+    if (code)
+        return code;
+    td__flat **flat = flats_new(g, leaf, cut, flats, alloc_grad, user);
+    if (!flat)
+        return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    code = move_leaves(g, flat, flats);
+    td__flat **old = g->flat;
+    int olds = g->flats;
+    g->flat = flat;
+    g->flats = flats;
+    g->layout++;
+    flats_free(old, olds);
+    return code;
+}
+
+/* ---- the end of groups and of leaves ------------------------------------------------------------------------------------------------ */
+
+static td__group *implicit_new(td__leaf *leaf)
+{
+    td__group *g = td__calloc(sizeof *g);
+    if (!g)
+        return NULL;
+    g->implicit = true;
+    g->only = leaf;
+    leaf->group = g;
+    leaf->flat = NULL;
+    leaf->offset = 0;
+    return g;
+}
+
+td__group *td__group_of(td__leaf *leaf)
+{
+    return leaf->group ? leaf->group : implicit_new(leaf);
+}
+
+/* A gradient that is left keeps its weight, in a group of its own. */
+static void release_leaf(td__leaf *leaf, const td__group *g)
+{
+    leaf->group = NULL;
+    leaf->flat = NULL;
+    leaf->offset = 0;
+    if (!leaf->has_grad)
+        return;
+    td__group *own = implicit_new(leaf);
+    if (own) {
+        own->unit = g->unit;
+        own->weight = g->weight;
+    }
+}
+
+void td__group_free(td__group *g)
+{
+    if (!g)
+        return;
+    td__group_attach(g, NULL);
+    if (g->implicit) {
+        g->only->group = NULL;
+        g->only->has_grad = g->only->used = false;
+        td__free(g);
+        return;
+    }
+    for (int f = 0; f < g->flats; f++)
+        for (int i = 0; i < g->flat[f]->leaves; i++)
+            if (g->flat[f]->leaf[i]->group == g)
+                release_leaf(g->flat[f]->leaf[i], g);
+    flats_free(g->flat, g->flats);
+    td__free(g);
+}
+
+void td__group_drop_leaf(td__leaf *leaf)
+{
+    td__group *g = leaf->group;
+    if (!g)
+        return;
+    if (g->implicit) {
+        td__free(g);
+        leaf->group = NULL;
+        return;
+    }
+    if (g->ops && g->ops->leaf_gone)
+        g->ops->leaf_gone(leaf);
+    td__flat *flat = leaf->flat;
+    int kept = 0;
+    for (int i = 0; i < flat->leaves; i++)
+        if (flat->leaf[i] != leaf)
+            flat->leaf[kept++] = flat->leaf[i];
+    flat->leaves = kept;
+    g->layout++;
+    leaf->group = NULL;
+    leaf->flat = NULL;
+}
+
+/* ---- who is told of backwards ---------------------------------------------------------------------------------------------------------- */
+
+void td__group_attach(td__group *g, const td__group_ops *ops)
+{
+    pthread_mutex_lock(&attached_lock);
+    if (ops && !g->ops) {
+        td__group **at = &attached, *last = NULL;
+        for (; *at; at = &(*at)->next)
+            last = *at;
+        *at = g;
+        g->prev = last;
+        g->next = NULL;
+    } else if (!ops && g->ops) {
+        if (g->prev)
+            g->prev->next = g->next;
+        else
+            attached = g->next;
+        if (g->next)
+            g->next->prev = g->prev;
+        g->next = g->prev = NULL;
+    }
+    g->ops = ops;
+    pthread_mutex_unlock(&attached_lock);
+}
+
+td__group *td__groups_attached(void)
+{
+    pthread_mutex_lock(&attached_lock);
+    td__group *first = attached;
+    pthread_mutex_unlock(&attached_lock);
+    return first;
+}

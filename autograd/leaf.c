@@ -1,0 +1,138 @@
+/* autograd/leaf.c: leaves: tensors that collect a gradient.
+ *
+ * A leaf's record hangs on its tensor and dies with it. Its gradient is made when a backward first reaches it, in the flat that a group gave
+ * it or in memory of its own. `has_grad` says whether the gradient holds anything: forgetting gradients touches no memory.
+ */
+#include "tape.h"
+
+td__leaf *td__leaf_of(const td_tensor *x)
+{
+    if (!x || !x->graph || !td__graph_is_leaf(td__graph_of(x)))
+        return NULL;
+    return td__graph_leaf(td__graph_of(x));
+}
+
+static td__leaf *leaf_new(td_tensor *x)
+{
+    td__leaf *leaf = td__calloc(sizeof *leaf);
+    if (!leaf)
+        return NULL;
+    leaf->value = x;
+    x->graph = (void *)((td__graph)leaf | GRAPH_LEAF);
+    return leaf;
+}
+
+void td__leaf_free(td__leaf *leaf)
+{
+    td__group_drop_leaf(leaf);
+    td__tensor_unref(leaf->grad);
+    td__hooks_free(leaf->hooks);
+    td__free(leaf);
+}
+
+int td__leaf_need_grad(td__leaf *leaf)
+{
+    if (leaf->grad)
+        return 0;
+    td_tensor *g = td__tensor_new(leaf->value->shape, leaf->value->dtype, leaf->value->storage->device);
+    if (g->poisoned)
+        return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    leaf->grad = g;
+    return 0;
+}
+
+int td__leaf_zero(td__leaf *leaf)
+{
+    int code = td__leaf_need_grad(leaf);
+    if (!code && !leaf->has_grad)
+        code = td__fill(leaf->grad, 0);
+    leaf->has_grad |= !code;
+    return code;
+}
+
+/* ---- public ------------------------------------------------------------------------------------------------------------------- */
+
+static int check_leaf(const char *who, td_tensors list, size_t i)
+{
+    td_tensor *x = list.list[i];
+    int code = td__tensor_check(who, x);
+    char shape[128];
+    if (!code && x->graph && !td__leaf_of(x))
+        return td__fail(TD_ERR_STATE, "%s: tensor %zu, shape %s, is the result of td_%s and no leaf; td_detach makes one", who, i,
+                        td__shape_text(x->shape, shape), td__graph_node(td__graph_of(x))->op->name);
+    return code;
+}
+
+void td_requires_grad(td_tensors leaves, bool on)
+{
+    TD_ENTER();
+    char shape[128];
+    for (size_t i = 0; i < leaves.n; i++) {
+        if (leaves.list[i] && leaves.list[i]->poisoned)
+            continue;
+        if (check_leaf("td_requires_grad", leaves, i))
+            return;
+        td_tensor *x = leaves.list[i];
+        td__leaf *leaf = td__leaf_of(x);
+        if (on && !td__is_float(x->dtype)) {
+            td__fail(TD_ERR_DTYPE, "td_requires_grad: tensor %zu, shape %s, is %s; gradients are computed in f32 and f64", i,
+                     td__shape_text(x->shape, shape), td_dtype_name(x->dtype));
+            return;
+        }
+        if (!leaf && on)
+            leaf = leaf_new(x);
+        if (leaf)
+            leaf->requires = on;
+    }
+}
+
+td_tensor *td_grad(td_tensor *x)
+{
+    TD_ENTER();
+    td__leaf *leaf = td__leaf_of(x);
+    if (!leaf)
+        return NULL;
+    if (td__tape_now.walking) {
+        td__fail(TD_ERR_STATE, "td_grad: called while td_backward runs; a hook gets the gradient as its argument");
+        return NULL;
+    }
+    if (leaf->group && td__group_finalise(leaf->group))
+        return NULL;
+    return leaf->has_grad ? leaf->grad : NULL;
+}
+
+/* A group of which nothing is left begins anew, weights included; else the weights stay, for the gradients that do. */
+static void forget(td__leaf *leaf)
+{
+    td__group *g = leaf->group;
+    if (g && g->ops && g->ops->wait && leaf->flat)
+        g->ops->wait(leaf->flat);
+    leaf->has_grad = leaf->used = false;
+    if (!g)
+        return;
+    for (int f = 0; f < g->flats; f++)
+        for (int i = 0; i < g->flat[f]->leaves; i++)
+            if (g->flat[f]->leaf[i]->has_grad)
+                return;
+    td__group_forget(g);
+    if (g->ops && g->ops->step_end)
+        g->ops->step_end(g);
+}
+
+void td_zero_grad(td_tensors leaves)
+{
+    TD_ENTER();
+    if (td__tape_now.walking) {
+        td__fail(TD_ERR_STATE, "td_zero_grad: called while td_backward runs");
+        return;
+    }
+    for (size_t i = 0; i < leaves.n; i++) {
+        if (leaves.list[i] && leaves.list[i]->poisoned)
+            continue;
+        if (check_leaf("td_zero_grad", leaves, i))
+            return;
+        td__leaf *leaf = td__leaf_of(leaves.list[i]);
+        if (leaf)
+            forget(leaf);
+    }
+}

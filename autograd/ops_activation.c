@@ -1,0 +1,52 @@
+/* autograd/ops_activation.c: relu, gelu, sigmoid, tanh.
+ *
+ * relu, sigmoid and tanh save their result (the next layer usually keeps it anyway); gelu needs its input.
+ */
+#include "ops_shared.h"
+
+static int infer(td_call *c)
+{
+    int code = td__op_float(c, 0, "the input");
+    td_tensor *x = td_call_input(c, 0);
+    return code ? code : td_call_infer(c, 0, x->shape, x->dtype);
+}
+
+static int run(td_call *c, td_k_unary *kernel, bool save_input)
+{
+    td_tensor *out = td_call_output(c, 0), *x = td_call_input(c, 0);
+    td_loop l = td__loop(out->shape, out, x, NULL, NULL);
+    kernel(&l, out->dtype, td__ptr(out), td__ptr(x), false);
+    td_call_save(c, save_input ? x : out);
+    return 0;
+}
+
+static int grad(td_call *c, td_k_binary *kernel, td_tensor *g, td_grad_slot *slot)
+{
+    td_tensor *v = td_call_saved(c, 0);
+    td_loop l = td__loop(g->shape, slot->into, g, v, NULL);
+    kernel(&l, g->dtype, td__ptr(slot->into), td__ptr(g), td__ptr(v), slot->add);
+    return 0;
+}
+
+#define ACTIVATION(row, save_input)                                                                          \
+    static int run_##row(td_call *c)                                                                         \
+    {                                                                                                        \
+        td_tensor *out = td_call_output(c, 0);                                                               \
+        int code = td__need("td_" #row, out, row);                                                           \
+        return code ? code : run(c, td__kernels(out)->row, save_input);                                      \
+    }                                                                                                        \
+    static int grad_##row(td_call *c, td_tensor *const *g, td_grad_slot *slot)                               \
+    {                                                                                                        \
+        int code = td__need("td_" #row, g[0], row##_grad);                                                   \
+        return code ? code : grad(c, td__kernels(g[0])->row##_grad, g[0], slot);                             \
+    }                                                                                                        \
+    const td_op td__op_##row = { .name = #row, .infer = infer, .run = run_##row, .grad = grad_##row };       \
+    td_tensor *td_##row(td_tensor *x)                                                                        \
+    {                                                                                                        \
+        TD_ENTER();                                                                                          \
+        return td_apply(&td__op_##row, &x, 1, NULL);                                                         \
+    }
+ACTIVATION(relu, false)
+ACTIVATION(gelu, true)
+ACTIVATION(sigmoid, false)
+ACTIVATION(tanh, false)

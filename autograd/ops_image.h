@@ -1,0 +1,43 @@
+/* autograd/ops_image.h: checks and shapes that the image operations share. Internal to ops_conv.c, ops_pool.c, ops_norm.c.
+ */
+#ifndef TD_OPS_IMAGE_H
+#define TD_OPS_IMAGE_H
+#include <autograd_impl.h>
+
+/* Input i has the dtype of input 0, which is a float one. 0, or the error recorded. */
+static inline int td__image_dtype(td_call *call, int i, const char *name)
+{
+    td_dtype first = td_dtype_of(td_call_input(call, 0)), t = td_dtype_of(td_call_input(call, i));
+    if (first != TD_F32 && first != TD_F64)
+        return td_call_error(call, TD_ERR_DTYPE, "x is %s, expected f32 or f64", td_dtype_name(first));
+    if (t != first)
+        return td_call_error(call, TD_ERR_DTYPE, "%s is %s, expected %s as x", name, td_dtype_name(t), td_dtype_name(first));
+    return 0;
+}
+
+/* An optional input as the kernels take it. */
+static inline void *td__image_ptr(const td_tensor *x)
+{
+    return x ? td__ptr(x) : NULL;
+}
+
+/* The output's size along one direction, or negative when the window does not fit. */
+static inline int64_t td__image_out(int64_t size, int64_t window, int stride, int padding)
+{
+    int64_t room = size + 2 * (int64_t)padding - window;
+    return room < 0 ? -1 : room / stride + 1;
+}
+
+/* After a kernel that needs workspace: the error that it met, if any. An older error that is pending does not count. */
+static inline int td__image_done(int before)
+{
+    return before ? 0 : td__pending();
+}
+
+/* An optional argument stays NULL; everything else becomes contiguous (kernels take planes). */
+static inline td_tensor *td__image_arg(td_tensor *x)
+{
+    return x ? td_contiguous(x) : NULL;
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* autograd/ops_shared.h: small things that the operations of several files share. Internal to autograd/ops_*.c.
+ */
+#ifndef TD_OPS_SHARED_H
+#define TD_OPS_SHARED_H
+#include "ops_list.h"
+
+/* Where only f32 and f64 work. 0, or the sentence. */
+static inline int td__op_float(td_call *c, int i, const char *what)
+{
+    td_dtype t = td_call_input(c, i)->dtype;
+    return td__is_float(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "%s is %s; it must be f32 or f64 (td_cast converts)", what, td_dtype_name(t));
+}
+
+static inline int td__op_arith(td_call *c, int i)
+{
+    td_dtype t = td_call_input(c, i)->dtype;
+    return td__is_arith(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "arithmetic is done in f32, f64, i64 and i32, not %s (td_cast converts)",
+                                               td_dtype_name(t));
+}
+
+static inline int td__op_same_dtype(td_call *c, int i, int j)
+{
+    td_dtype a = td_call_input(c, i)->dtype, b = td_call_input(c, j)->dtype;
+    return a == b ? 0 : td_call_error(c, TD_ERR_DTYPE, "dtypes %s and %s differ (td_cast converts)", td_dtype_name(a), td_dtype_name(b));
+}
+
+/* x itself with one reference more, or a contiguous copy. The caller unrefs. Poison after td__fail. */
+static inline td_tensor *td__op_dense(td_tensor *x)
+{
+    if (td__strides_contiguous(x->shape, x->stride)) {
+        td__tensor_ref(x);
+        return x;
+    }
+    td_tensor *y = td__tensor_new(x->shape, x->dtype, x->storage->device);
+    if (!y->poisoned && td__copy(y, x, false)) {
+        td__tensor_unref(y);
+        return td__poison();
+    }
+    return y;
+}
+
+/* Saves what td__op_dense gave for x: the copy is handed over, x itself only lent. */
+static inline void td__op_save_dense(td_call *c, td_tensor *x, td_tensor *dense)
+{
+    td_call_save(c, dense);
+    if (dense == x)
+        td__tensor_unref(dense);
+}
+
+static inline td_tensor *td__op_temp(const td_tensor *like, td_shape shape)
+{
+    return td__tensor_new(shape, like->dtype, like->storage->device);
+}
+
+/* ---- ops_reduce.c ---- */
+/* g (a reduction's result, kept dimensions or not) as a view over `shape`, repeated along the axes of the mask. The caller unrefs. */
+td_tensor *td__reduced_view(td_tensor *g, td_shape shape, uint32_t axes);
+
+#endif

@@ -1,0 +1,85 @@
+/* autograd/samples.c: which samples the rows of a batch are, which random call of the forward this is, and the step: the counters from which
+ * random operations draw, so that a mask depends on neither ranks, batch size nor threads.
+ *
+ * "This forward" begins at td_samples, at the end of each backward, and when the step changes (td_optim_step, td_step_set). The index of
+ * random calls starts from 0 there, on every rank alike.
+ */
+#include "tape.h"
+#include <pthread.h>
+
+static _Atomic int64_t step;
+static _Atomic uint64_t step_changes;
+
+static __thread struct {
+    td_tensor *ids;                            /* a reference, or NULL: the default numbers                               */
+    int64_t    calls;                          /* random calls of this forward                                            */
+    uint64_t   seen;                           /* step_changes when `calls` was last valid                                */
+} mine;
+static pthread_key_t thread_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void forget_ids(void *unused)
+{
+    (void)unused;
+    td_tensor *ids = mine.ids;
+    mine.ids = NULL;
+    td__tensor_unref(ids);
+}
+
+static void make_key(void)
+{
+    pthread_key_create(&thread_end, forget_ids);
+}
+
+void td_samples(td_tensor *ids)
+{
+    TD_ENTER();
+    char shape[128];
+    if (ids && ids->poisoned)
+        return;
+    if (ids && (ids->dtype != TD_I64 || ids->shape.ndim != 1 || !td_is_contiguous(ids))) {
+        td__fail(TD_ERR_ARGUMENT, "td_samples: expected contiguous i64 of shape (rows), got %s of shape %s", td_dtype_name(ids->dtype),
+                 td__shape_text(ids->shape, shape));
+        return;
+    }
+    if (ids) {
+        pthread_once(&once, make_key);
+        pthread_setspecific(thread_end, &mine);
+    }
+    td__tensor_ref(ids);
+    forget_ids(NULL);
+    mine.ids = ids;
+    td__random_restart();
+}
+
+void td__samples_now(int64_t rows, const td_tensor **ids, int64_t *first)
+{
+    *ids = mine.ids;
+    *first = mine.ids ? 0 : td__world_now()->rank * rows;
+}
+
+void td__random_restart(void)
+{
+    mine.calls = 0;
+}
+
+int64_t td__random_call_index(void)
+{
+    uint64_t changes = atomic_load_explicit(&step_changes, memory_order_relaxed);
+    if (mine.seen != changes) {
+        mine.seen = changes;
+        mine.calls = 0;
+    }
+    return mine.calls++;
+}
+
+int64_t td_step_get(void)
+{
+    return atomic_load(&step);
+}
+
+void td_step_set(int64_t value)
+{
+    atomic_store(&step, value);
+    atomic_fetch_add(&step_changes, 1);
+}

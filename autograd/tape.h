@@ -1,0 +1,110 @@
+/* autograd/tape.h: the call record, which is also the node of the graph. Internal to autograd's core files.
+ *
+ * A node is the td_call that ran, kept because an input needs gradients. Its outputs (tensor->graph) and the nodes that consumed them hold
+ * references to it; it holds, for each input, an edge: the producing node, or the leaf's tensor. Input values live on only where they were
+ * saved; a saved output is a handle without graph, so there are no cycles.
+ *
+ * tensor->graph is one word: a leaf, or a node and the number of the output, told apart by the low bits that the allocator's alignment
+ * leaves free.
+ */
+#ifndef TD_TAPE_H
+#define TD_TAPE_H
+#include <autograd_impl.h>
+
+enum { GRAPH_OUTPUT = 3, GRAPH_LEAF = 4, GRAPH_BITS = 7 };
+_Static_assert(TD_OP_MAX_OUTPUTS <= GRAPH_OUTPUT + 1, "the output's number must fit into the low bits");
+typedef uintptr_t td__graph;                   /* 0: no gradient flows here                                                */
+static inline td__graph td__graph_of(const td_tensor *x) { return (td__graph)x->graph; }
+static inline bool td__graph_is_leaf(td__graph g) { return g & GRAPH_LEAF; }
+static inline td__leaf *td__graph_leaf(td__graph g) { return (td__leaf *)(g & ~(td__graph)GRAPH_BITS); }
+static inline td_call *td__graph_node(td__graph g) { return (td_call *)(g & ~(td__graph)GRAPH_BITS); }
+static inline int td__graph_output(td__graph g) { return (int)(g & GRAPH_OUTPUT); }
+
+typedef struct {
+    td__graph graph;                           /* where the gradient goes; 0: not wanted                                    */
+    td_dtype  dtype;
+    td_shape  shape;
+} td__edge;
+
+typedef struct {
+    td_tensor *tensor;                         /* one reference                                                            */
+    uint32_t   version;                        /* of its storage when saved                                                */
+    int8_t     input, output;                  /* which one it is, or -1                                                   */
+} td__saved;
+
+typedef struct td__hook {
+    struct td__hook *next;
+    void (*fn)(td_tensor *grad, void *user);
+    void *user;
+    int   output;                              /* of the node; leaves: 0                                                   */
+} td__hook;
+
+/* One input's gradient while a gradient function runs: see backward.c. */
+typedef struct {
+    td_tensor *into;                           /* the leaf's gradient or the producer's accumulator; NULL: not wanted       */
+    td_tensor *temp;                           /* written instead of `into` and added afterwards, or NULL                  */
+    bool       add;                            /* into holds something                                                     */
+} td__dest;
+
+enum { SAVED_HERE = 4 };
+
+struct td_call {
+    const td_op *op;
+    const void  *attr;
+    td_device    device;
+    int          n_in, n_out, n_saved, room_saved;
+    bool         recording;                    /* a node of the graph: gradients will be asked for                          */
+    bool         view;                         /* infer made output 0 a view                                               */
+    bool         freed;                        /* backward has run, the graph was not retained                             */
+    int          error;                        /* inside infer and run: what went wrong without a code to return it          */
+    td_tensor *const *in;                      /* infer and run only                                                       */
+    td_tensor   *out[TD_OP_MAX_OUTPUTS];       /* infer and run only                                                       */
+    td__saved   *saved, saved_here[SAVED_HERE];
+    /* nodes only from here on */
+    td__edge    *edge;
+    int32_t      refs;
+    uint64_t     seq;                          /* greater than that of every node it depends on                              */
+    uint64_t     walk;                         /* the backward that reached it last                                        */
+    td_call     *next;                         /* in the order of a walk, or among the dying                                */
+    td_tensor   *grad[TD_OP_MAX_OUTPUTS];      /* incoming gradients during a walk                                         */
+    td__dest    *dest;                         /* while its gradient function runs                                         */
+    td__hook    *hooks;
+    const void  *site;
+    const char  *label;                        /* its own copy; NULL: none                                                 */
+};
+
+/* ---- tape.c ---- */
+typedef struct {
+    bool     grad_off;                         /* inside TD_NO_GRAD, run, grad or a hook                                   */
+    bool     walking;                          /* a backward is running                                                    */
+    bool     draining;                         /* dying nodes are being freed                                              */
+    uint64_t seq;                              /* of the last node recorded                                                */
+    td_call *dying;
+} td__tape;
+extern __thread td__tape td__tape_now;
+td_call *td__node_new(const td_op *op, td_tensor *const *in, size_t n, const void *attr);   /* NULL after td__fail          */
+void td__node_ref(td_call *node);
+void td__node_unref(td_call *node);
+void td__saved_drop(td_call *call);
+void td__node_let_go(td_call *node);           /* saved tensors and edges, at once                                         */
+void td__hooks_run(td__hook *hooks, int output, td_tensor *grad);
+void td__hooks_free(td__hook *hooks);
+
+/* ---- leaf.c, flat.c ---- */
+void td__leaf_free(td__leaf *leaf);
+int  td__leaf_zero(td__leaf *leaf);            /* has_grad, of zeros, unless it has one                                     */
+td__group *td__group_of(td__leaf *leaf);       /* its group, an implicit one where it has none; NULL after td__fail            */
+void td__group_drop_leaf(td__leaf *leaf);
+int  td__scale(td_tensor *x, double factor);  /* in place, without a new version                                           */
+int  td__group_rebase(td__group *g, double unit);   /* the same weighted sum in another unit                                 */
+void td__group_forget(td__group *g);           /* no gradients, no weights; no callbacks                                    */
+td__group *td__groups_attached(void);          /* first of the groups with ops                                             */
+
+/* ---- backward.c ---- */
+/* Without groups' callbacks and weights: d(sum of seed*root) goes to the leaves. For td_gradcheck. */
+int td__backward_seeded(td_tensor *root, td_tensor *seed);
+
+/* ---- samples.c ---- */
+void    td__random_restart(void);              /* the next random call is the first of a forward                             */
+
+#endif
