@@ -1,9 +1,14 @@
-/* comm/comm_impl.h: groups of ranks from inside. Internal; the MPI plug-in and ddp include it.
+/* comm/comm_impl.h: groups of ranks from inside. Internal; the MPI plug-in, ddp and job include it.
  *
- *   comm.c      the public functions: check, make a td_coll, run it in the caller or hand it to the communicator's thread, wait with a deadline
+ *   comm.c      the raw functions: number a td_coll, run it in the caller or hand it to the communicator's thread, wait with a deadline
+ *   tensors.c   the public functions on tensors: check, make a td_coll
  *   thread.c    one sleeping thread per communicator that runs started collectives in order
- *   control.c   a page per rank in a memfd that all ranks of one host share: fingerprints, who is alive, abort
+ *   control.c   a page that all ranks of one host share: fingerprints, arrivals, who is alive, the verdict
+ *   verdict.c   the sentences that name the guilty rank
+ *   bootstrap.c how the ranks of a host find each other and exchange memory
+ *   arena.c     memory that every rank of the host can reach
  *   comm_self.c comm_shm.c, plugins/mpi/…   backends: one table each
+ *   open.c      which backend, and the life of the world
  */
 #ifndef TD_COMM_IMPL_H
 #define TD_COMM_IMPL_H
@@ -13,37 +18,65 @@
 
 typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_REDUCE_SCATTER, TD_COLL_ALL_GATHER } td_coll_kind;
 
-/* One collective, raw. pre: each rank's own factor before the sum (ranks may differ), post: one factor after it (all ranks the same). */
+/* One collective, raw. pre: each rank's own factor before the sum (ranks may differ), post: one factor after it (all ranks the same).
+ * MEAN is a sum with post / size. MIN and MAX ignore the factors. */
 typedef struct td_coll {
     td_coll_kind kind;
     td_dtype dtype;
-    td_reduce op;                          /* MEAN has become SUM with post = 1/size                                           */
+    td_reduce op;
     int root;
-    void *out; const void *in;             /* in place: in == out                                                             */
+    void *out; const void *in;             /* in place: in == out; all_gather, reduce_scatter: also the rank's own part       */
     int64_t count;                         /* elements of the part that every rank passes: all_gather and reduce_scatter: per rank */
     double pre, post;
-    uint64_t seq;                          /* of this communicator                                                            */
+    uint64_t seq;                          /* of this communicator, from 1                                                    */
     const void *site;                      /* caller; reported, never compared                                                */
     const char *label;                     /* "bucket 3" or NULL; reported, never compared                                     */
     double begun, ended;                   /* td__now when running began (all ranks had arrived) and ended: for ddp's figures     */
     double arrived, last_arrived; int last_rank;   /* this rank's arrival; the last rank's and who it was (0, -1: not known)     */
 } td_coll;
 
+/* What is compared before data is touched. */
+typedef struct {
+    uint64_t seq;
+    int64_t  count;
+    int32_t  kind, dtype, op, root;
+} td_fingerprint;
+enum { TD_CALL_TEXT = 256 };               /* "all_reduce(f32, 10) #4 at a.c:9"                                               */
+
+/* What the library offers to a backend in a plug-in, besides td_rank and td_size. */
+typedef struct td_comm_host {
+    const td_host *base;
+    /* Records why the communicator is of no more use (the first reason stays) and returns `code`. From any thread; the user's thread
+     * reports it when it waits. */
+    int  (*fail)(td_comm *comm, int code, const char *format, ...);
+    void (*fingerprint)(const td_coll *coll, td_fingerprint *into);
+    void (*call_text)(const td_coll *coll, char into[TD_CALL_TEXT]);       /* with the caller's line: slow                    */
+    /* the same sentence on every rank from everybody's fingerprint and text; records it; returns TD_ERR_MISMATCH */
+    int  (*mismatch)(td_comm *comm, const td_fingerprint *prints, const char (*texts)[TD_CALL_TEXT]);
+    /* kernels->combine of the CPU */
+    void (*combine)(td_dtype t, int op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs);
+} td_comm_host;
+
 typedef struct td_comm_backend {
     const char *name;
-    bool on_thread;                        /* every collective runs on the communicator's thread (MPI)                         */
-    /* world: as given to td_init_plugin, else NULL. 0 and *state, or a negative code after host->fail. */
-    int  (*open)(const td_host *host, void *world, td_comm *comm, void **state);
-    int  (*run)(void *state, td_coll *coll);   /* compares fingerprints, then moves data; blocks; negative after fail_background     */
-    void *(*alloc)(void *state, size_t bytes); /* arena memory for tensors; NULL row: plain memory                             */
-    void (*free)(void *state, void *block);
-    void (*abort)(void *state);            /* wake whoever waits, on every rank that can be reached                            */
-    void (*close)(void *state);
+    bool on_thread;                        /* every collective runs on the communicator's thread, and cannot see a peer die: MPI */
+    /* Who am I among whom, by this transport. world: as given to td_init_plugin, else NULL. 0, or negative with the sentence. */
+    int  (*find)(const td_host *host, void *world, td__world *out, char *error, size_t error_size);
+    /* 0 and *state, or a negative code after host->fail */
+    int  (*open)(const td_comm_host *host, void *world, td_comm *comm, void **state);
+    int  (*run)(void *state, td_coll *coll);   /* compares fingerprints, then moves data; blocks; negative after host->fail      */
+    void *(*alloc)(void *state, size_t bytes); /* arena memory for tensors, zeroed; NULL row: plain memory                      */
+    void (*free)(void *arena, void *block);    /* also after close                                                              */
+    void *(*arena)(void *state);               /* what free wants                                                               */
+    void (*abort)(void *state);            /* ends ranks of other hosts, when this process is about to end                      */
+    void (*close)(void *state, bool well);
 } td_comm_backend;
 
 int  td__comm_open_world(const td_plugin *plugin, void *world);   /* job/: chooses the backend; sets td_world()               */
-void td__comm_close_world(bool well);
-/* started and blocking collectives with factors, for ddp. label is copied by reference. */
+/* Started work is waited for (its errors are dropped when the communicator has failed already). 0 or negative after td__fail. */
+int  td__comm_drain(void);
+void td__comm_close_world(bool well);      /* well: false tells ranks that still wait that this one had an error               */
+/* started and blocking collectives with factors, for ddp. label and site must outlive the call */
 td_work *td__coll_start(td_comm *comm, const td_coll *coll);
 int      td__coll_run(td_comm *comm, td_coll *coll);              /* blocking; figures come back in coll                      */
 int      td__work_wait(td_work *work, td_coll *figures);          /* as td_wait; figures may be NULL                           */

@@ -1,0 +1,276 @@
+/* comm/comm.c: a collective's way: numbered, run in the caller or by the communicator's thread, waited for.
+ *
+ * Collectives of a communicator run in the order of the calls. A blocking call runs in the caller when nothing started is
+ * pending (and the transport allows it), else it takes its turn in the queue. What goes wrong in a transport belongs to the
+ * communicator: its first reason stays, every later call returns it, and the user's thread that waits makes it its error.
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include "comm_room.h"
+
+/* ---- failing ---------------------------------------------------------------------------------------------------------------- */
+
+int td__comm_fail(td_comm *comm, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    pthread_mutex_lock(&comm->lock);
+    if (!atomic_load(&comm->code)) {
+        vsnprintf(comm->sentence, sizeof comm->sentence, format, args);
+        atomic_store(&comm->code, code < 0 ? code : TD_ERR_INTERNAL);
+    }
+    pthread_mutex_unlock(&comm->lock);
+    va_end(args);
+    return atomic_load(&comm->code);
+}
+
+int td__comm_report(td_comm *comm, int code)
+{
+    int first = atomic_load(&comm->code);
+    return first ? td__fail_verbatim(first, comm->sentence) : code;
+}
+
+/* ---- the black box ------------------------------------------------------------------------------------------------------------ */
+
+static void note_site(td__box *box, const void *site)
+{
+    static __thread struct { const void *site; const char *module; uint64_t offset; } cache[8];
+    static __thread const char *written;
+    size_t i = ((uintptr_t)site >> 2) % TD_COUNT(cache);
+    if (cache[i].site != site) {
+        Dl_info info;
+        bool known = site && dladdr(site, &info) && info.dli_fname;
+        cache[i].site = site;
+        cache[i].module = known ? info.dli_fname : "";
+        cache[i].offset = known ? (uint64_t)((uintptr_t)site - (uintptr_t)info.dli_fbase) : 0;
+    }
+    if (!cache[i].module)
+        return;
+    if (written != cache[i].module || !box->module[0])
+        snprintf(box->module, sizeof box->module, "%s", cache[i].module);
+    written = cache[i].module;
+    box->offset = cache[i].offset;
+}
+
+static void box_enter(const td_coll *coll)
+{
+    char text[TD_CALL_TEXT];
+    td_fingerprint p;
+    td__coll_fingerprint(coll, &p);
+    td__coll_text(&p, coll->label, text);
+    td__box *box = td__box_get();
+    memcpy(box->doing, text, sizeof box->doing - 1);
+    note_site(box, coll->site);
+    atomic_fetch_add_explicit(&box->collectives, 1, memory_order_relaxed);
+}
+
+static void box_leave(void)
+{
+    td__box *box = td__box_get();
+    memcpy(box->last, box->doing, sizeof box->last);
+    box->doing[0] = '\0';
+}
+
+/* ---- running ------------------------------------------------------------------------------------------------------------------- */
+
+int td__comm_execute(td_comm *comm, td_coll *coll)
+{
+    coll->last_rank = -1;
+    coll->last_arrived = 0;
+    if (!comm->control) {
+        coll->arrived = coll->begun = coll->ended = 0;
+        return comm->backend->run(comm->state, coll);
+    }
+    int code = td__verdict_take(comm->control);
+    if (!code)
+        code = atomic_load(&comm->code);
+    if (code)
+        return code;
+    coll->arrived = coll->begun = td__now();
+    box_enter(coll);
+    td__control_enter(comm->control, coll);
+    if (comm->backend->on_thread)
+        atomic_fetch_add(&comm->control->mine->step, 1);
+    code = comm->backend->run(comm->state, coll);
+    coll->ended = td__now();
+    if (!code) {                               /* what failed is what it is doing: the black box keeps it */
+        td__control_leave(comm->control);
+        box_leave();
+    }
+    return code;
+}
+
+static bool in_caller(td_comm *comm)
+{
+    return !comm->control || (!comm->backend->on_thread && atomic_load_explicit(&comm->pending, memory_order_acquire) == 0);
+}
+
+int td__coll_run(td_comm *comm, td_coll *coll)
+{
+    int code = atomic_load(&comm->code);
+    if (code)
+        return td__comm_report(comm, code);
+    coll->seq = ++comm->seq;
+    if (in_caller(comm))
+        return (code = td__comm_execute(comm, coll)) ? td__comm_report(comm, code) : 0;
+    td_work *work = td__work_new(comm);
+    if (!work)
+        return td__pending();
+    work->coll = *coll;
+    code = td__comm_enqueue(comm, work);
+    return code ? code : td__work_wait(work, coll);
+}
+
+/* ---- started ------------------------------------------------------------------------------------------------------------------- */
+
+/* One that td_wait finds done, with the error that this thread has just recorded, or the communicator's. */
+td_work *td__work_failed(td_comm *comm, int code)
+{
+    static td_work no_memory = { .state = TD_WORK_DONE, .code = TD_ERR_MEMORY };
+    td_work *work = comm ? td__work_new(comm) : NULL;
+    if (!work)
+        return &no_memory;
+    work->code = code;
+    snprintf(work->sentence, sizeof work->sentence, "%s", td_error_message());
+    atomic_store(&work->state, TD_WORK_DONE);
+    return work;
+}
+
+td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a, td_tensor *b)
+{
+    td_work *work = td__work_new(comm);
+    if (!work)
+        return td__work_failed(NULL, 0);
+    work->coll = *coll;
+    work->code = atomic_load(&comm->code);
+    if (work->code) {
+        atomic_store(&work->state, TD_WORK_DONE);
+        return work;
+    }
+    work->coll.seq = ++comm->seq;
+    work->hold[0] = a, work->hold[1] = b;
+    for (int i = 0; i < 2; i++)
+        if (work->hold[i])
+            td__tensor_ref(work->hold[i]);
+    if (!comm->control) {                      /* alone: there is nobody to wait for */
+        work->code = td__comm_execute(comm, &work->coll);
+        atomic_store(&work->state, TD_WORK_DONE);
+        return work;
+    }
+    int code = td__comm_enqueue(comm, work);
+    if (code) {
+        work->code = code;
+        snprintf(work->sentence, sizeof work->sentence, "%s", td_error_message());
+        atomic_store(&work->state, TD_WORK_DONE);
+    }
+    return work;
+}
+
+td_work *td__coll_start(td_comm *comm, const td_coll *coll)
+{
+    return td__coll_start_holding(comm, coll, NULL, NULL);
+}
+
+int td__work_wait(td_work *work, td_coll *figures)
+{
+    if (!work)
+        return td__fail(TD_ERR_ARGUMENT, "td_wait: the work is NULL");
+    if (!work->comm)
+        return td__fail(work->code, "td_wait: no memory for a started collective");
+    int state = atomic_load(&work->state);
+    if (state == TD_WORK_FREE)
+        return td__fail(TD_ERR_STATE, "td_wait: this work has been waited for already");
+    td_comm *comm = work->comm;
+    int code = state == TD_WORK_DONE ? 0 : td__comm_await(comm, work);
+    if (code)                                  /* the transport hangs with it: work and tensors are its own now */
+        return td__comm_report(comm, code);
+    code = work->code;
+    if (figures)
+        *figures = work->coll;
+    char sentence[TD_SENTENCE];
+    memcpy(sentence, work->sentence, sizeof sentence);
+    td__work_recycle(comm, work);
+    if (code && *sentence)
+        return td__fail_verbatim(code, sentence);
+    return code ? td__comm_report(comm, code) : 0;
+}
+
+int td_wait(td_work *work)
+{
+    TD_ENTER();
+    return td__work_wait(work, NULL);
+}
+
+bool td_test(td_work *work)
+{
+    TD_ENTER();
+    if (!work || !work->comm)
+        return true;
+    if (atomic_load(&work->state) == TD_WORK_DONE)
+        return true;
+    td_comm *comm = work->comm;
+    double now = td__now();
+    if (!work->checked)
+        work->checked = now;
+    if (atomic_load(&work->state) == TD_WORK_FREE || atomic_load(&comm->code))
+        return true;                           /* td_wait says why */
+    if (comm->backend->on_thread && now - work->checked > 0.05) {
+        work->checked = now;
+        return td__control_check(comm->control, &work->coll, now) != 0;
+    }
+    return false;
+}
+
+void td_abort(td_comm *comm, const char *why)
+{
+    TD_ENTER();
+    if (!comm)
+        return;
+    char text[TD_SENTENCE];
+    snprintf(text, sizeof text, "rank %d gave up its communicator: %.800s", comm->rank, why ? why : "td_abort was called");
+    if (!comm->control)
+        return;
+    td__verdict(comm->control, TD_ERR_ABORTED, text);
+    if (!comm->control->whole && comm->backend->abort)
+        comm->backend->abort(comm->state);
+}
+
+/* ---- small things ----------------------------------------------------------------------------------------------------------------- */
+
+int td_rank(const td_comm *comm)
+{
+    return comm ? comm->rank : 0;
+}
+
+int td_size(const td_comm *comm)
+{
+    return comm ? comm->size : 1;
+}
+
+const char *td_comm_backend_name(const td_comm *comm)
+{
+    return comm ? comm->backend->name : "";
+}
+
+void td__comm_init(td_comm *comm)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&comm->lock, NULL);
+    pthread_cond_init(&comm->more, &monotonic);
+    pthread_cond_init(&comm->done, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+}
+
+void td__comm_destroy(td_comm *comm)
+{
+    while (comm->spare) {
+        td_work *next = comm->spare->next;
+        td__free(comm->spare);
+        comm->spare = next;
+    }
+    pthread_mutex_destroy(&comm->lock);
+    pthread_cond_destroy(&comm->more);
+    pthread_cond_destroy(&comm->done);
+}

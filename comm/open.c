@@ -1,0 +1,276 @@
+/* comm/open.c: which transport carries the world, and the world's life.
+ *
+ * A world of one needs none. All ranks on one host: shared memory, and MPI is not even initialised, also under mpirun. Else, or when
+ * TANDEM_COMM says so, MPI. With any transport the ranks of one host share the control page, through which each notices that another
+ * died, stopped or left.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "comm_room.h"
+
+static td_comm *world_comm;
+static td__control world_control;              /* outlives the communicator: the abort hook may still run                    */
+
+static td_comm self = { .size = 1, .backend = &td__comm_self };
+static pthread_once_t self_once = PTHREAD_ONCE_INIT;
+
+static void init_self(void)
+{
+    td__comm_init(&self);
+}
+
+td_comm *td_world(void)
+{
+    if (world_comm)
+        return world_comm;
+    pthread_once(&self_once, init_self);
+    return &self;
+}
+
+/* ---- services for plug-ins -------------------------------------------------------------------------------------------------------- */
+
+static int host_mismatch(td_comm *comm, const td_fingerprint *prints, const char (*texts)[TD_CALL_TEXT])
+{
+    char sentence[TD_SENTENCE];
+    int *rank = td__alloc((size_t)comm->size * sizeof *rank);
+    for (int i = 0; rank && i < comm->size; i++)
+        rank[i] = i;
+    snprintf(sentence, sizeof sentence, "ranks called different collectives");
+    if (rank)
+        td__mismatch_sentence(comm->size, rank, prints, texts, sentence, sizeof sentence);
+    td__free(rank);
+    return td__verdict(comm->control, TD_ERR_MISMATCH, sentence);
+}
+
+static void host_combine(td_dtype t, int op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs)
+{
+    td__cpu_kernels()->combine(t, (td_combine)op, n, k, in, pre, post, out, outs);
+}
+
+const td_comm_host td__comm_host = {
+    .base = &td__host,
+    .fail = td__comm_fail,
+    .fingerprint = td__coll_fingerprint,
+    .call_text = td__coll_call_text,
+    .mismatch = host_mismatch,
+    .combine = host_combine,
+};
+
+/* ---- this process is about to end by an error ---------------------------------------------------------------------------------------- */
+
+/* Under `tandem run` the launcher names the black boxes. */
+static void name_boxes(const td__control *c)
+{
+    const td__world *w = td__world_now();
+    char folder[300], text[1400] = "", path[512];
+    size_t used = 0;
+    if (!strcmp(w->launcher, "tandem") || !td__runtime_dir(folder, sizeof folder))
+        return;
+    for (int i = 0; i < c->n; i++) {
+        snprintf(path, sizeof path, "%s/%s.%d.box", folder, w->job, c->slot[i].rank);
+        if (access(path, F_OK) == 0 && used + strlen(path) + 2 < sizeof text)
+            used += (size_t)snprintf(text + used, sizeof text - used, " %s", path);
+    }
+    if (used)
+        td__say("what each rank did last is in%s", text);
+}
+
+static void tell_the_others(const char *sentence)
+{
+    td_comm *comm = world_comm;
+    if (!comm || !comm->control)
+        return;
+    td__control *c = comm->control;
+    int32_t before = atomic_load(&c->head->verdict);
+    if (!before) {
+        char text[TD_SENTENCE];
+        snprintf(text, sizeof text, "rank %d (pid %d) failed: %.900s", comm->rank, (int)getpid(), sentence);
+        td__verdict(c, TD_ERR_PEER, text);
+    }
+    if (atomic_load(&c->head->verdict) == 2 && c->head->verdict_slot == c->me)
+        name_boxes(c);
+    if (!c->whole && comm->backend->abort)
+        comm->backend->abort(comm->state);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------------------------------ */
+
+/* Meets the other ranks of the host. arena NULL: control memory only. */
+static int join_host(td_comm *comm, const td__world *w, td__arena *arena, td__shm_parts *parts)
+{
+    char error[600] = "";
+    size_t bytes = td__control_bytes(w->local_size);
+    td__meeting met = { .control = -1 };
+    int code = 0;
+    void *memory;
+    if (w->local_size > 1)
+        code = td__bootstrap(w, comm->timeout, bytes, arena ? td__arena_fd(arena) : -1, &met, error, sizeof error);
+    if (code)
+        return td__fail(code, "%s", error);
+    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, met.control < 0 ? MAP_SHARED | MAP_ANONYMOUS : MAP_SHARED, met.control, 0);
+    if (memory == MAP_FAILED)
+        code = td__fail(TD_ERR_MEMORY, "td_init: %zu KiB of shared memory cannot be mapped (%s)", bytes >> 10, strerror(errno));
+    for (int i = 0; arena && i < w->local_size && !code; i++) {
+        off_t end = lseek(met.arena[i], 0, SEEK_END);
+        if (i == w->local_rank) {
+            parts->base[i] = td__arena_base(arena, &parts->bytes[i]);
+            continue;
+        }
+        void *at = end <= 0 ? MAP_FAILED : mmap(NULL, (size_t)end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, met.arena[i], 0);
+        if (at == MAP_FAILED) {
+            code = td__fail(TD_ERR_MEMORY, "td_init: address space for the memory of %d ranks (%lld MiB each) cannot be had (%s; see ulimit -v)",
+                            w->local_size, (long long)end >> 20, strerror(errno));
+        } else {
+            parts->base[i] = at;
+            parts->bytes[i] = (size_t)end;
+            madvise(at, (size_t)end, MADV_DONTDUMP);
+        }
+    }
+    for (int i = 0; met.arena && i < w->local_size; i++)
+        if (met.arena[i] >= 0)
+            close(met.arena[i]);
+    if (met.control >= 0)
+        close(met.control);
+    td__free(met.arena);
+    if (code)
+        return code;
+    comm->control = &world_control;
+    code = td__control_attach(comm->control, comm, memory, w->local_rank, w->local_size, w->rank);
+    return code ? td__comm_report(comm, code) : 0;
+}
+
+static int open_shm(td_comm *comm, const td__world *w)
+{
+    char error[300];
+    td__shm_parts parts = { .n = w->local_size };
+    comm->backend = &td__comm_shm;
+    int code = td__arena_open(&parts.arena, w->local_size, error, sizeof error);
+    if (code)
+        return td__pending() ? td__pending() : td__fail(code, "%s", error);
+    parts.base = td__calloc((size_t)w->local_size * sizeof *parts.base);
+    parts.bytes = td__calloc((size_t)w->local_size * sizeof *parts.bytes);
+    code = parts.base && parts.bytes ? join_host(comm, w, parts.arena, &parts) : td__pending();
+    parts.control = comm->control;
+    if (!code)
+        return td__comm_shm.open(&td__comm_host, &parts, comm, &comm->state);
+    for (int i = 0; i < w->local_size && parts.base; i++)
+        if (i != w->local_rank && parts.base[i])
+            munmap(parts.base[i], parts.bytes[i]);
+    td__arena_close(parts.arena);
+    td__free(parts.base);
+    td__free(parts.bytes);
+    return code;
+}
+
+static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
+{
+    char why[400], error[400];
+    bool ours = !plugin;
+    if (ours)
+        plugin = td__plugin_open("mpi", why, sizeof why);
+    if (!plugin || !plugin->comm)
+        return td__fail(TD_ERR_UNSUPPORTED, "td_init: %d ranks %s need the MPI plug-in: %s", comm->size,
+                        td__env(TD_ENV_COMM) ? "with TANDEM_COMM=mpi" : "on several hosts", plugin ? "it brings no transport" : why);
+    comm->backend = plugin->comm;
+    td__world w = *td__world_now();
+    if (ours && plugin->comm->find) {
+        td__world found = w;
+        int code = plugin->comm->find(&td__host, NULL, &found, error, sizeof error);
+        if (code)
+            return td__fail(code, "td_init: %s", error);
+        if (found.size != w.size || found.rank != w.rank)
+            return td__fail(TD_ERR_LAUNCH, "td_init: %s says rank %d of %d, but MPI says rank %d of %d; with MPI start the program by mpirun or srun",
+                            w.launcher, w.rank, w.size, found.rank, found.size);
+        w.local_rank = found.local_rank, w.local_size = found.local_size;
+        td__world_set(&w);
+    }
+    int code = join_host(comm, &w, NULL, NULL);
+    return code ? code : comm->backend->open(&td__comm_host, given, comm, &comm->state);
+}
+
+static int choose(const td__world *w, bool *shm)
+{
+    const char *wanted = td__env(TD_ENV_COMM);
+    bool one_host = w->local_size == w->size && w->local_rank >= 0;
+    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "mpi"))
+        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm or mpi", wanted);
+    if (wanted && !strcmp(wanted, "shm") && !one_host)
+        return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=shm needs all %d ranks on one host; %d are on this one", w->size, w->local_size);
+    *shm = one_host && !(wanted && !strcmp(wanted, "mpi"));
+    return 0;
+}
+
+static void close_parts(td_comm *comm, bool well)
+{
+    void *memory = comm->control ? comm->control->head : NULL;
+    size_t bytes = comm->control ? comm->control->bytes : 0;
+    if (comm->control)
+        td__control_detach(comm->control, well);
+    if (comm->state)
+        comm->backend->close(comm->state, well);
+    comm->state = NULL;
+    comm->control = NULL;
+    if (memory)
+        munmap(memory, bytes);
+    td__comm_destroy(comm);
+    td__free(comm);
+}
+
+int td__comm_open_world(const td_plugin *plugin, void *world)
+{
+    const td__world *w = td__world_now();
+    bool shm = false;
+    int code = choose(w, &shm);
+    if (code || w->size == 1)
+        return code;
+    td_comm *comm = td__calloc(sizeof *comm);
+    if (!comm)
+        return td__pending();
+    td__comm_init(comm);
+    comm->rank = w->rank, comm->size = w->size;
+    comm->timeout = td__host.timeout();
+    code = shm ? open_shm(comm, w) : open_plugin(comm, plugin, world);
+    if (!code && comm->backend->on_thread)
+        code = td__comm_thread_start(comm);
+    if (code) {
+        close_parts(comm, false);
+        return code;
+    }
+    world_comm = comm;
+    td__on_abort(tell_the_others);
+    return 0;
+}
+
+/* ---- closing --------------------------------------------------------------------------------------------------------------------------------- */
+
+int td__comm_drain(void)
+{
+    td_comm *comm = world_comm;
+    if (!comm || !comm->thread_up)
+        return 0;
+    double end = td__now() + comm->timeout + 10;
+    while (atomic_load(&comm->pending) && !atomic_load(&comm->code) && td__now() < end) {
+        td_coll last = { .kind = TD_COLL_BARRIER, .seq = comm->seq, .label = "td_finish" };
+        if (comm->backend->on_thread && td__control_check(comm->control, &last, end - comm->timeout))
+            break;
+        usleep(500);
+    }
+    int code = atomic_load(&comm->code);
+    return code ? td__comm_report(comm, code) : 0;
+}
+
+void td__comm_close_world(bool well)
+{
+    td_comm *comm = world_comm;
+    if (!comm)
+        return;
+    bool ended = td__comm_thread_stop(comm);
+    td__on_abort(NULL);
+    world_comm = NULL;
+    if (ended)
+        close_parts(comm, well && !atomic_load(&comm->code));
+    else                                       /* a thread hangs inside the transport: what it uses stays as it is */
+        td__control_detach(comm->control, false);
+}

@@ -1,0 +1,38 @@
+/* job/finish.c: the end of a job: wait, release everything that lives, tell the others, report.
+ *
+ * The order matters: started work may still use memory; loaders have threads that use datasets; ddps hold modules' parameters and wait for
+ * buckets; optimizers hold flats; scopes hold the rest. Only when nothing uses the arena any more does the communicator close.
+ */
+#include <stdio.h>
+#include <data_impl.h>
+#include <ddp_impl.h>
+#include <nn_impl.h>
+#include <optim_impl.h>
+#include "job_impl.h"
+
+static void release_objects(void)
+{
+    td__on_batch = NULL;
+    td__data_free_all();
+    td__ddp_free_all();
+    td__optim_free_all();
+    td__nn_free_all();
+    td__scope_close_root();
+}
+
+int td_finish(void)
+{
+    TD_ENTER();
+    if (!td__job_running) {
+        release_objects();
+        return td__pending() || td__had_error() ? 1 : 0;
+    }
+    td__comm_drain();
+    release_objects();
+    bool well = !td__pending() && !td__had_error();
+    td__comm_close_world(well);
+    td__box_close(well);
+    td__world_set(&(td__world){ .size = 1, .local_size = 1, .launcher = "none" });
+    td__job_running = false;
+    return well ? 0 : 1;
+}

@@ -1,0 +1,9 @@
+/* job/job_impl.h: the state of a job. Internal.
+ */
+#ifndef TD_JOB_IMPL_H
+#define TD_JOB_IMPL_H
+#include <comm_impl.h>
+#include <tandem/job.h>
+
+extern bool td__job_running;               /* between td_init and td_finish                                                   */
+#endif
