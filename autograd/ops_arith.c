@@ -105,16 +105,16 @@ static int run_mul(td_call *c)
     binary(td__kernels(out)->mul, out, a, b, false);
     if (td_call_needs_grad(c, 1))
         td_call_save(c, a);
-    if (td_call_needs_grad(c, 0) && !(b == a && td_call_needs_grad(c, 1)))
+    if (td_call_needs_grad(c, 0))
         td_call_save(c, b);
     return 0;
 }
 static int grad_mul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
     td_k_binary *mul = td__kernels(g[0])->mul;
-    int code = slot[0].into ? binary_to_slot(mul, g[0], td_call_input(c, 1), g[0]->shape, &slot[0]) : 0;
+    int code = slot[0].into ? binary_to_slot(mul, g[0], td__op_operand(c, 1), g[0]->shape, &slot[0]) : 0;
     if (!code && slot[1].into)
-        code = binary_to_slot(mul, g[0], td_call_input(c, 0), g[0]->shape, &slot[1]);
+        code = binary_to_slot(mul, g[0], td__op_operand(c, 0), g[0]->shape, &slot[1]);
     return code;
 }
 const td_op td__op_mul = { .name = "mul", .infer = infer_binary, .run = run_mul, .grad = grad_mul, .flags = TD_OP_KEEPS_DIVISOR };
@@ -134,7 +134,7 @@ static int run_div(td_call *c)
 static int grad_div(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
     const td_kernels *k = td__kernels(g[0]);
-    td_tensor *b = td_call_input(c, 1);
+    td_tensor *b = td__op_operand(c, 1);
     int code = slot[0].into ? binary_to_slot(k->div, g[0], b, g[0]->shape, &slot[0]) : 0;
     if (code || !slot[1].into)
         return code;

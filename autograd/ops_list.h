@@ -6,7 +6,13 @@
 #include <autograd_impl.h>
 
 /* arithmetic, reductions, views, products, activations, softmax, losses */
-#define TD_OP_LIST_A(X)
+#define TD_OP_LIST_A(X)                                                                                      \
+    X(add) X(sub) X(mul) X(div) X(neg) X(scale) X(shift) X(eq) X(cast)               /* ops_arith.c, ops_cast.c       */ \
+    X(sum) X(mean) X(amax) X(amin) X(argmax)                                         /* ops_reduce.c                  */ \
+    X(reshape) X(permute) X(expand) X(narrow) X(contiguous) X(detach)                /* ops_view.c                    */ \
+    X(matmul) X(linear)                                                              /* ops_matmul.c                  */ \
+    X(relu) X(gelu) X(sigmoid) X(tanh) X(softmax)                                    /* ops_activation.c, ops_softmax.c */ \
+    X(cross_entropy) X(mse)                                                          /* ops_loss.c                    */
 
 /* images, normalisation, random */
 #define TD_OP_LIST_B(X)

@@ -240,8 +240,10 @@ static int run_matmul(td_call *c)
             multiply(&tall_a, &p.b, &tall_out, 0, NULL, false);
         else
             multiply(&p.a, &p.b, &p.out, p.dims, p.batch, false);
-        td_call_save(c, a);
-        td_call_save(c, b);
+        if (td_call_needs_grad(c, 1))
+            td_call_save(c, a);
+        if (td_call_needs_grad(c, 0))
+            td_call_save(c, b);
     }
     close_product(&p);
     return code;
@@ -249,13 +251,13 @@ static int run_matmul(td_call *c)
 
 static int grad_matmul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
-    td_tensor *a = td_call_saved(c, 0), *b = td_call_saved(c, 1);
+    const td_shape sa = td_call_input_shape(c, 0), sb = td_call_input_shape(c, 1);
     product p;
-    int code = open_product(&p, slot[1].into ? a : NULL, slot[0].into ? b : NULL, g[0], a->shape, b->shape);
+    int code = open_product(&p, slot[1].into ? td__op_operand(c, 0) : NULL, slot[0].into ? td__op_operand(c, 1) : NULL, g[0], sa, sb);
     if (!code && slot[0].into) {                                /* ga = gout * b^T, summed over what a was repeated for     */
         mat into, bt = flipped(&p.b), out = p.out;
-        td_shape batch = batch_shape(a->shape);
-        open_out(&into, slot[0].into, p.out.rows, inner_of(a->shape, true), batch.ndim, batch.dim);
+        td_shape batch = batch_shape(sa);
+        open_out(&into, slot[0].into, p.out.rows, inner_of(sa, true), batch.ndim, batch.dim);
         if (batch_count(&p.b) == 1 && batch_count(&into) == batch_count(&p.out) && make_tall(&out) && make_tall(&into))
             multiply(&out, &bt, &into, 0, NULL, slot[0].add);
         else
@@ -263,8 +265,8 @@ static int grad_matmul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     }
     if (!code && slot[1].into) {                                /* gb = a^T * gout                                        */
         mat into, out = p.out, ta = p.a;
-        td_shape batch = batch_shape(b->shape);
-        open_out(&into, slot[1].into, inner_of(b->shape, false), p.out.cols, batch.ndim, batch.dim);
+        td_shape batch = batch_shape(sb);
+        open_out(&into, slot[1].into, inner_of(sb, false), p.out.cols, batch.ndim, batch.dim);
         if (batch_count(&into) == 1 && batch_count(&p.a) == batch_count(&p.out) && make_tall(&ta) && make_tall(&out)) {
             mat at = flipped(&ta);
             multiply(&at, &out, &into, 0, NULL, slot[1].add);
@@ -347,8 +349,10 @@ static int run_linear(td_call *c)
         mat wt = flipped(&mw);
         open_out(&mo, out, mx.rows, mw.rows, 0, NULL);
         multiply(&mx, &wt, &mo, 0, NULL, b != NULL);
-        td_call_save(c, x);
-        td_call_save(c, w);
+        if (td_call_needs_grad(c, 1))
+            td_call_save(c, x);
+        if (td_call_needs_grad(c, 0))
+            td_call_save(c, w);
     }
     td__tensor_unref(mx.x);
     td__tensor_unref(mw.x);
@@ -357,18 +361,18 @@ static int run_linear(td_call *c)
 
 static int grad_linear(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
-    td_tensor *x = td_call_saved(c, 0), *w = td_call_saved(c, 1);
+    const td_shape sx = td_call_input_shape(c, 0), sw = td_call_input_shape(c, 1);
     mat mx = { 0 }, mw = { 0 }, mg, into;
-    int64_t o = w->shape.dim[0], i = w->shape.dim[1], rows = 1;
-    for (int d = 0; d + 1 < x->shape.ndim; d++)
-        rows *= x->shape.dim[d];
+    int64_t o = sw.dim[0], i = sw.dim[1], rows = 1;
+    for (int d = 0; d + 1 < sx.ndim; d++)
+        rows *= sx.dim[d];
     open_out(&mg, g[0], rows, o, 0, NULL);
     int code = 0;
-    if (slot[0].into && !(code = open_mat(&mw, w, false))) {    /* gx = gout * w                                         */
+    if (slot[0].into && !(code = open_mat(&mw, td__op_operand(c, 1), false))) {   /* gx = gout * w            */
         open_out(&into, slot[0].into, rows, i, 0, NULL);
         multiply(&mg, &mw, &into, 0, NULL, slot[0].add);
     }
-    if (!code && slot[1].into && !(code = open_rows(&mx, x))) { /* gw = gout^T * x                                       */
+    if (!code && slot[1].into && !(code = open_rows(&mx, td__op_operand(c, 0)))) {         /* gw = gout^T * x          */
         mat gt = flipped(&mg);
         open_out(&into, slot[1].into, o, i, 0, NULL);
         multiply(&gt, &mx, &into, 0, NULL, slot[1].add);

@@ -47,6 +47,13 @@ static inline void td__op_save_dense(td_call *c, td_tensor *x, td_tensor *dense)
         td__tensor_unref(dense);
 }
 
+/* In grad: saved input i of an operation on two tensors. x*x saves its one tensor under number 0. */
+static inline td_tensor *td__op_operand(const td_call *c, int i)
+{
+    td_tensor *x = td_call_input(c, i);
+    return x ? x : td_call_input(c, 0);
+}
+
 static inline td_tensor *td__op_temp(const td_tensor *like, td_shape shape)
 {
     return td__tensor_new(shape, like->dtype, like->storage->device);
