@@ -18,6 +18,9 @@ static inline uint32_t td__bits32(float x) { uint32_t u; memcpy(&u, &x, 4); retu
 static inline uint64_t td__bits64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
 static inline float td__float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
 static inline double td__float64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+/* yes where `condition`, else no; by masks, because compilers turn chains of ?: with float arithmetic in them back into branches. */
+static inline uint32_t td__pick32(bool condition, uint32_t yes, uint32_t no) { return no ^ ((yes ^ no) & (0u - (uint32_t)condition)); }
+static inline uint64_t td__pick64(bool condition, uint64_t yes, uint64_t no) { return no ^ ((yes ^ no) & (0u - (uint64_t)condition)); }
 
 /* Below the smallest normal the unit in the last place is fixed: adding the power of two that has the same unit lets the
  * FPU round, and the sum's low bits are the answer. Above it, adding half a unit (less one when even) to the bits rounds. */
@@ -27,9 +30,9 @@ static inline td_f16 td__f32_to_f16(float x)
     uint32_t small = td__bits32(td__float32(a) + 0.5f) - 0x3f000000u;            /* unit 2^-24 */
     uint32_t normal = (a + 0xfffu + (a >> 13 & 1u) - 0x38000000u) >> 13;
     uint32_t nan = 0x7e00u | (a >> 13 & 0x3ffu);
-    uint32_t r = a < 0x38800000u ? small : normal;
-    r = a >= 0x477ff000u ? 0x7c00u : r;                                          /* 65520 and above round to infinity */
-    r = a > 0x7f800000u ? nan : r;
+    uint32_t r = td__pick32(a < 0x38800000u, small, normal);
+    r = td__pick32(a >= 0x477ff000u, 0x7c00u, r);                                /* 65520 and above round to infinity */
+    r = td__pick32(a > 0x7f800000u, nan, r);
     return (td_f16){ (uint16_t)(sign | r) };
 }
 
@@ -39,9 +42,9 @@ static inline td_f16 td__f64_to_f16(double x)
     uint64_t small = td__bits64(td__float64(a) + 0x1p28) - 0x41b0000000000000u;  /* unit 2^-24 */
     uint64_t normal = (a + 0x1ffffffffffu + (a >> 42 & 1u) - 0x3f00000000000000u) >> 42;
     uint64_t nan = 0x7e00u | (a >> 42 & 0x3ffu);
-    uint64_t r = a < 0x3f10000000000000u ? small : normal;
-    r = a >= 0x40effe0000000000u ? 0x7c00u : r;
-    r = a > 0x7ff0000000000000u ? nan : r;
+    uint64_t r = td__pick64(a < 0x3f10000000000000u, small, normal);
+    r = td__pick64(a >= 0x40effe0000000000u, 0x7c00u, r);
+    r = td__pick64(a > 0x7ff0000000000000u, nan, r);
     return (td_f16){ (uint16_t)(sign | r) };
 }
 
@@ -51,9 +54,9 @@ static inline float td__f16_to_f32(td_f16 h)
     uint32_t normal = (m << 13) + 0x38000000u;
     uint32_t small = td__bits32((float)(int32_t)m * 0x1p-24f);
     uint32_t special = (m << 13) + 0x70000000u;
-    uint32_t r = m < 0x400u ? small : normal;
-    r = m >= 0x7c00u ? special : r;
-    r = m > 0x7c00u ? r | 0x00400000u : r;
+    uint32_t r = td__pick32(m < 0x400u, small, normal);
+    r = td__pick32(m >= 0x7c00u, special, r);
+    r |= td__pick32(m > 0x7c00u, 0x00400000u, 0);
     return td__float32(sign | r);
 }
 
@@ -71,9 +74,9 @@ static inline td_bf16 td__f64_to_bf16(double x)
     uint64_t small = td__bits64(td__float64(a) + 0x1p-81) - 0x3ae0000000000000u; /* unit 2^-133 */
     uint64_t normal = (a + 0xfffffffffffu + (a >> 45 & 1u) - 0x3800000000000000u) >> 45;
     uint64_t nan = 0x7fc0u | (a >> 45 & 0x7fu);
-    uint64_t r = a < 0x3810000000000000u ? small : normal;
-    r = a >= 0x47eff00000000000u ? 0x7f80u : r;                                  /* (2 - 2^-8) * 2^127 */
-    r = a > 0x7ff0000000000000u ? nan : r;
+    uint64_t r = td__pick64(a < 0x3810000000000000u, small, normal);
+    r = td__pick64(a >= 0x47eff00000000000u, 0x7f80u, r);                        /* (2 - 2^-8) * 2^127 */
+    r = td__pick64(a > 0x7ff0000000000000u, nan, r);
     return (td_bf16){ (uint16_t)(sign | r) };
 }
 

@@ -299,6 +299,38 @@ static void foreign_memory(void **state)
     td__storage_unref(td__storage_foreign(td_device_default(), memory, sizeof memory, NULL, NULL));
 }
 
+/* The n-th allocation fails, for every n: the poisoned tensor or a code, one sentence, nothing lost (the teardown counts). */
+static void without_memory(void **state)
+{
+    (void)state;
+    TD_SCOPE();
+    td_tensor *x = td_arange(49, TD_F32);
+    float got[48];
+    for (int n = 1; n <= 4; n++) {
+        TD_SCOPE();
+        td_tensor *v = view(x, TD_SHAPE(6, 8), (int64_t[]){ 1, 6 }, 1), *w = view(x, TD_SHAPE(6, 8), (int64_t[]){ 8, 1 }, 0);
+        int64_t live = td_memory().live_tensors;
+        td__pool_fail_after(n);
+        td_tensor *y = td_ones(TD_SHAPE(3), TD_F32);
+        assert_int_equal(td_is_poisoned(y), td_error_pending() != 0);
+        td__pool_fail_after(n);
+        int code = td_copy_out(v, got, sizeof got);
+        assert_true(code == 0 || code == TD_ERR_MEMORY);
+        td__pool_fail_after(n);
+        code = td_assign(w, v);
+        assert_true(code == 0 || code == TD_ERR_MEMORY);
+        td__pool_fail_after(n);
+        td_storage *s = td__storage_new(td_device_default(), 8);
+        td__pool_fail_after(-1);
+        assert_true((s != NULL) == (n > 2));
+        td__storage_unref(s);
+        if (n <= 3)
+            expect_error(TD_ERR_MEMORY, "");
+        td_error_clear();
+        assert_int_equal(td_memory().live_tensors, live + !y->poisoned);
+    }
+}
+
 static void divisor_is_released(void **state)
 {
     (void)state;
@@ -327,7 +359,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(constructors), TEST(misuse_is_one_sentence), TEST(scopes_own), TEST(releasing_in_the_scope), TEST(threads), TEST(views),
         TEST(assigning), TEST(assigning_overlaps), TEST(the_hook_of_autograd), TEST(relocation), TEST(foreign_memory),
-        TEST(divisor_is_released), TEST(copying),
+        TEST(without_memory), TEST(divisor_is_released), TEST(copying),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
