@@ -1,0 +1,404 @@
+/* launcher/job.c: the life of a job, on one libuv loop.
+ *
+ *   RUNNING   ranks work; their output is passed on, our signals are passed down
+ *   GRACE     a rank has failed: the others get a second to say their own sentence (what they were waiting for)
+ *   ENDING    SIGTERM to every process that descends from us, also those that ranks started and left behind
+ *   KILLING   SIGKILL, until none is left
+ *
+ * A job whose ranks all end goes straight to ENDING, for what they may have left behind. A signal that asks for the end
+ * (SIGINT, SIGTERM, SIGHUP) is passed down and the ranks may take their time, to write a checkpoint; once one has ended
+ * because of it the rest have half a minute. A second SIGINT kills.
+ */
+#include "launcher.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <store.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { GRACE_MS = 1000, ASKED_GRACE_MS = 30000, TICK_MS = 20, LEFTOVER_LINES_MS = 500, GIVE_UP_MS = 10000 };
+static const int passed_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
+
+typedef enum { RUNNING, GRACE, ENDING, KILLING } phase;
+typedef struct {
+    td__job job;
+    uv_loop_t loop;
+    uv_signal_t signal[TD_COUNT(passed_signals)], child_ended;
+    uv_timer_t timer;
+    phase phase;
+    uint64_t phase_end;                        /* uv_now */
+    int living, asked_by, interrupts;
+    int cause;                                 /* the rank that the verdict names; -1: none yet */
+    bool said;
+    int64_t oom_before;
+} life;
+
+static int64_t real_time_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* ---- ending everything ------------------------------------------------------------------------------------------------------------ */
+
+static size_t signal_all(int number)
+{
+    pid_t *list;
+    size_t n = td__tree_below(&list);
+    for (size_t i = 0; list && number && i < n; i++)
+        kill(list[i], number);
+    free(list);
+    return n;
+}
+
+static void say_verdict(life *l)
+{
+    if (l->said || l->cause < 0)
+        return;
+    l->said = true;
+    td__verdict_say(&l->job, l->cause, l->asked_by, l->oom_before);
+}
+
+static void stop_loop(life *l)
+{
+    for (size_t i = 0; i < TD_COUNT(passed_signals); i++)
+        if (!uv_is_closing((uv_handle_t *)&l->signal[i]))
+            uv_close((uv_handle_t *)&l->signal[i], NULL);
+    uv_close((uv_handle_t *)&l->child_ended, NULL);
+    uv_close((uv_handle_t *)&l->timer, NULL);
+    td__lines_stop();
+}
+
+static void on_timer(uv_timer_t *timer);
+
+static void enter(life *l, phase next, uint64_t milliseconds)
+{
+    l->phase = next;
+    l->phase_end = uv_now(&l->loop) + milliseconds;
+    uv_timer_start(&l->timer, on_timer, next == GRACE ? milliseconds : 0, TICK_MS);
+}
+
+/* Nothing of ours lives any more. Output that is still in the pipes is read to its end; a pipe that a process outside the
+ * job holds open is not waited for. */
+static void drain(life *l)
+{
+    if (!td__lines_open() || uv_now(&l->loop) >= l->phase_end + LEFTOVER_LINES_MS)
+        stop_loop(l);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    life *l = timer->data;
+    bool late = uv_now(&l->loop) >= l->phase_end;
+    if (l->phase == GRACE) {
+        l->cause = td__verdict_find(&l->job).rank;
+        say_verdict(l);
+        signal_all(SIGTERM);
+        enter(l, ENDING, (uint64_t)(l->job.options->kill_after_s * 1000));
+        return;
+    }
+    if (signal_all(l->phase == KILLING ? SIGKILL : 0) == 0 && l->living == 0) {
+        if (l->phase_end > uv_now(&l->loop))
+            l->phase_end = uv_now(&l->loop);   /* from here on it counts how long pipes have been left open */
+        drain(l);
+    } else if (l->phase == ENDING && late) {
+        enter(l, KILLING, GIVE_UP_MS);
+    } else if (l->phase == KILLING && late) {
+        td__lines_say("a process does not end although it was killed (it waits inside the kernel); left alone");
+        stop_loop(l);
+    }
+}
+
+/* ---- ends of ranks ------------------------------------------------------------------------------------------------------------------ */
+
+static void begin_grace(life *l)
+{
+    td__cause cause = td__verdict_find(&l->job);
+    l->cause = cause.rank;
+    if (l->living == 0 || cause.certain)
+        say_verdict(l);
+    if (l->phase != RUNNING || l->living == 0)
+        return;
+    enter(l, GRACE, l->asked_by ? ASKED_GRACE_MS : GRACE_MS);
+}
+
+static void all_ended(life *l)
+{
+    if (l->cause >= 0 && !l->said)
+        l->cause = td__verdict_find(&l->job).rank;
+    say_verdict(l);
+    if (l->phase >= ENDING)
+        return;
+    signal_all(SIGTERM);
+    enter(l, ENDING, (uint64_t)(l->job.options->kill_after_s * 1000));
+}
+
+static void rank_ended(life *l, td__rank *rank, int status)
+{
+    rank->ended = true;
+    rank->status = status;
+    rank->ended_ns = real_time_ns();
+    rank->asked_to_end = l->phase >= ENDING;
+    l->living--;
+    if (status != 0 && !rank->asked_to_end)
+        begin_grace(l);
+}
+
+/* One loop reaps the ranks and whatever they left to us. */
+static void on_child_ended(uv_signal_t *handle, int number)
+{
+    (void)number;
+    life *l = handle->data;
+    int status;
+    int before = l->living;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        for (int r = 0; r < l->job.options->ranks; r++)
+            if (l->job.rank[r].pid == pid && !l->job.rank[r].ended)
+                rank_ended(l, &l->job.rank[r], status);
+    if (before > 0 && l->living == 0)
+        all_ended(l);
+}
+
+/* ---- signals that we get -------------------------------------------------------------------------------------------------------------- */
+
+static void pass_down(life *l, int number)
+{
+    bool to_groups = number == SIGINT || number == SIGTERM || number == SIGHUP;   /* as a terminal would */
+    for (int r = 0; r < l->job.options->ranks; r++)
+        if (!l->job.rank[r].ended)             /* not reaped: the number is still its own */
+            kill(to_groups ? -l->job.rank[r].pid : l->job.rank[r].pid, number);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    life *l = handle->data;
+    if (number == SIGINT && ++l->interrupts > 1) {
+        if (l->interrupts == 2)
+            td__lines_say("interrupted again: killing all ranks");
+        signal_all(SIGKILL);
+        for (int r = 0; r < l->job.options->ranks; r++)
+            l->job.rank[r].asked_to_end |= !l->job.rank[r].ended;
+        if (l->cause < 0 && l->living > 0)
+            l->said = true;                    /* who asked for it need not be told who died */
+        enter(l, KILLING, GIVE_UP_MS);
+        return;
+    }
+    if (number == SIGINT || number == SIGTERM || number == SIGHUP)
+        l->asked_by = number;
+    pass_down(l, number);
+}
+
+static bool was_ignored(int number)
+{
+    struct sigaction now;
+    return sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
+/* nohup made SIGHUP ignored, for us and for the ranks: it stays so. */
+static int watch_signals(life *l)
+{
+    int error = uv_timer_init(&l->loop, &l->timer);
+    if (!error)
+        error = uv_signal_init(&l->loop, &l->child_ended);
+    if (!error)
+        error = uv_signal_start(&l->child_ended, on_child_ended, SIGCHLD);
+    for (size_t i = 0; i < TD_COUNT(passed_signals) && !error; i++) {
+        error = uv_signal_init(&l->loop, &l->signal[i]);
+        l->signal[i].data = l;
+        if (!error && !was_ignored(passed_signals[i]))
+            error = uv_signal_start(&l->signal[i], on_signal, passed_signals[i]);
+    }
+    l->child_ended.data = l->timer.data = l;
+    signal(SIGPIPE, SIG_IGN);
+    return error;
+}
+
+/* ---- the beginning ---------------------------------------------------------------------------------------------------------------------- */
+
+static int complain(const char *what, const char *why)
+{
+    td__lines_say("%s: %s", what, why);
+    return 1;
+}
+
+static int free_port(void)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t size = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int port = fd >= 0 && bind(fd, (struct sockaddr *)&address, size) == 0 &&
+               getsockname(fd, (struct sockaddr *)&address, &size) == 0 ? ntohs(address.sin_port) : 0;
+    if (fd >= 0)
+        close(fd);
+    return port;
+}
+
+static void to_hex(const unsigned char *bytes, size_t n, char *into)
+{
+    for (size_t i = 0; i < n; i++)
+        snprintf(into + 2 * i, 3, "%02x", bytes[i]);
+}
+
+/* The terminal's columns that are left for a rank's line; 0: nobody watches. A variable that is already set was set by
+ * somebody who shows our output on a terminal (a script with `tee`, an outer launcher). */
+static int columns_for_ranks(const td__run_options *options, bool prefix)
+{
+    struct winsize size;
+    int columns = 0, taken = 0;
+    const char *said = td__env(TD_ENV_TERMINAL);
+    if (said)
+        columns = atoi(said);
+    else if (isatty(STDOUT_FILENO))
+        columns = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+    if (prefix)
+        taken = snprintf(NULL, 0, "[%d] ", options->ranks - 1);
+    return columns > taken ? columns - taken : 0;
+}
+
+static void divide_cores(td__job *job)
+{
+    job->division = (td__division){ .threads = 1 };
+    hwloc_topology_t topology;
+    if (td__cores_load(&topology) != 0)
+        return;
+    hwloc_bitmap_t allowed = td__cores_allowed(topology);
+    if (allowed) {
+        td__cores_divide(topology, allowed, td__cores_quota(), job->options->ranks, &job->division);
+        if (!hwloc_topology_is_thissystem(topology))   /* a made-up machine: its processors are not ours to bind to */
+            td__division_free(&job->division);
+    }
+    hwloc_bitmap_free(allowed);
+    hwloc_topology_destroy(topology);
+}
+
+static int start_rank(life *l, int rank, bool piped)
+{
+    td__job *job = &l->job;
+    int out[2] = { -1, -1 }, err[2] = { -1, -1 }, none = -1, error = 0;
+    td__start start = { .path = job->options->path, .argv = job->options->argv, .in = STDIN_FILENO, .out = STDOUT_FILENO,
+                        .err = STDERR_FILENO, .cores = job->division.set ? job->division.set[rank] : NULL };
+    if (rank > 0) {
+        start.in = none = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        error = none < 0 ? -errno : 0;
+    }
+    if (piped && !error) {
+        if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0)
+            error = -errno;
+        start.out = out[1];
+        start.err = err[1];
+    }
+    start.variables = error ? NULL : td__environ_make(job, rank);
+    if (!error)
+        error = start.variables ? td__spawn(&start, &job->rank[rank].pid) : -ENOMEM;
+    td__environ_free(start.variables);
+    if (none >= 0)
+        close(none);
+    for (int i = 0; i < 2 && piped; i++) {
+        int *pipe = i ? err : out, to = i ? STDERR_FILENO : STDOUT_FILENO;
+        if (pipe[1] >= 0)
+            close(pipe[1]);
+        if (pipe[0] >= 0 && !error) {
+            fcntl(pipe[0], F_SETFL, O_NONBLOCK);
+            int refused = td__lines_add(rank, pipe[0], to);
+            if (refused)
+                td__lines_say("the output of rank %d cannot be read: %s", rank, uv_strerror(refused));
+        } else if (pipe[0] >= 0) {
+            close(pipe[0]);
+        }
+    }
+    if (!error)
+        l->living++;
+    return error;
+}
+
+/* Until here nothing was started; a rank that cannot be started ends the ones before it. */
+static int start_ranks(life *l)
+{
+    bool piped = l->job.options->ranks > 1;
+    for (int r = 0; r < l->job.options->ranks; r++) {
+        int error = start_rank(l, r, piped);
+        if (error == 0)
+            continue;
+        td__lines_say("rank %d cannot be started: \"%s\": %s", r, l->job.options->path, strerror(-error));
+        for (int k = r; k < l->job.options->ranks; k++)
+            l->job.rank[k].ended = l->job.rank[k].asked_to_end = true;
+        enter(l, KILLING, GIVE_UP_MS);
+        return error == -EACCES || error == -ENOEXEC || error == -ENOENT || error == -E2BIG ? TD_EXIT_NOT_EXECUTABLE : 1;
+    }
+    return 0;
+}
+
+static int prepare(life *l, td__store_server **server)
+{
+    td__job *job = &l->job;
+    unsigned char random[8], secret[32];
+    if (getrandom(random, sizeof random, 0) != sizeof random || getrandom(secret, sizeof secret, 0) != sizeof secret)
+        return complain("no random numbers for the job's secret", strerror(errno));
+    char hex[17], where[128];
+    to_hex(random, sizeof random, hex);
+    to_hex(secret, sizeof secret, job->secret);
+    snprintf(job->name, sizeof job->name, "%d-%s", (int)getpid(), hex);
+    snprintf(where, sizeof where, "unix:@tandem-%s", job->name);
+    *server = td__store_serve(where, secret);
+    if (!*server)
+        return complain("the ranks' meeting point cannot be opened", td_error_message());
+    job->store = td__store_address(*server);
+    job->port = free_port();
+    if (!td__runtime_dir(job->folder, sizeof job->folder))
+        job->folder[0] = '\0';
+    job->rank = calloc((size_t)job->options->ranks, sizeof *job->rank);
+    if (!job->rank)
+        return complain("memory cannot be had", strerror(ENOMEM));
+    for (int r = 0; r < job->options->ranks; r++)
+        job->rank[r].rank = r;
+    divide_cores(job);
+    l->oom_before = td__verdict_oom_kills();
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    return 0;
+}
+
+/* A rank that we ended although it was the cause (it hung after its error) has no exit code of its own. */
+static int exit_status(const life *l)
+{
+    if (l->cause >= 0) {
+        const td__rank *rank = &l->job.rank[l->cause];
+        int status = rank->asked_to_end ? 1 : td__verdict_exit(rank);
+        return status ? status : 1;
+    }
+    return l->interrupts > 1 ? TD_EXIT_SIGNAL + SIGINT : 0;
+}
+
+int td__job_run(const td__run_options *options)
+{
+    life l = { .job.options = options, .cause = -1 };
+    td__store_server *server = NULL;
+    bool prefix = options->ranks > 1 && !options->no_prefix;
+    l.job.columns = columns_for_ranks(options, prefix);
+    td__lines_begin(&l.loop, prefix, l.job.columns > 0);
+    int status = prepare(&l, &server), error = 0;
+    if (status == 0 && ((error = uv_loop_init(&l.loop)) || (error = watch_signals(&l))))
+        status = complain("there is no event loop", uv_strerror(error));
+    if (status == 0) {
+        status = start_ranks(&l);
+        uv_run(&l.loop, UV_RUN_DEFAULT);
+        uv_loop_close(&l.loop);
+        td__verdict_boxes(&l.job, l.cause);
+        if (status == 0)
+            status = exit_status(&l);
+    }
+    td__store_stop(server);
+    td__division_free(&l.job.division);
+    free(l.job.rank);
+    return status;
+}

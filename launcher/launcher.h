@@ -1,0 +1,119 @@
+/* launcher/launcher.h: the parts of the program `tandem` from inside. It knows base/ only.
+ *
+ *   main.c      the table of subcommands, which also makes the help
+ *   run.c       tandem run: options, then a job
+ *   job.c       the life of a job: start, signals, ends of ranks, ending everything; one libuv loop
+ *   spawn.c     one rank: fork, session, cores, exec          environ.c  what a rank finds in its environment
+ *   cores.c     who gets which cores                           lines.c    the ranks' output, line by line
+ *   tree.c      which processes descend from us                verdict.c  which rank is the cause, how and why
+ *   site.c      a place in a file of code as "train.c:41"      doctor.c, env.c: the other subcommands
+ */
+#ifndef TD_LAUNCHER_H
+#define TD_LAUNCHER_H
+#include <base.h>
+#include <hwloc.h>
+#include <sched.h>
+#include <sys/types.h>
+#include <uv.h>
+
+/* ---- main.c ---------------------------------------------------------------------------------------------------------------- */
+enum { TD_EXIT_USAGE = 2, TD_EXIT_NOT_EXECUTABLE = 126, TD_EXIT_NOT_FOUND = 127, TD_EXIT_SIGNAL = 128 };
+typedef struct {
+    const char *name, *usage, *summary;
+    const char *details;                       /* the rest of `tandem help NAME`                                          */
+    int (*run)(int argc, char **argv);         /* argv[0] is the subcommand's name; returns the exit status               */
+} td__command;
+extern const td__command td__command_run, td__command_doctor, td__command_env;
+/* "tandem NAME: sentence" on stderr, and where to read more. Returns TD_EXIT_USAGE. */
+int td__usage(const char *name, const char *format, ...) TD_PRINTF(2, 3);
+
+/* ---- cores.c ----------------------------------------------------------------------------------------------------------------- */
+typedef struct {
+    int cores;                                 /* whole cores that this process may use                                   */
+    double quota;                              /* processors' worth of time that the cgroup grants; 0: no limit            */
+    int threads;                               /* per rank                                                                */
+    int ranks;
+    hwloc_bitmap_t *set;                       /* one per rank; NULL: ranks are not bound                                  */
+} td__division;
+int    td__cores_load(hwloc_topology_t *topology);
+/* The processors that this process may run on, as far as the topology knows them; the caller frees. */
+hwloc_bitmap_t td__cores_allowed(hwloc_topology_t topology);
+int    td__cores_count(hwloc_topology_t topology, hwloc_const_bitmap_t allowed);
+double td__cores_quota(void);
+void   td__cores_divide(hwloc_topology_t topology, hwloc_const_bitmap_t allowed, double quota, int ranks, td__division *out);
+void   td__division_free(td__division *division);
+
+/* ---- job.c ------------------------------------------------------------------------------------------------------------------- */
+typedef struct {
+    int ranks;
+    int threads;                               /* 0: the share of cores                                                   */
+    bool no_prefix;
+    double kill_after_s;                       /* between SIGTERM and SIGKILL                                             */
+    char **argv;                               /* the program as the user named it, and its arguments                     */
+    char *path;                                /* the file that is executed                                               */
+} td__run_options;
+
+typedef struct {
+    int rank;
+    pid_t pid;
+    bool ended;
+    bool asked_to_end;                         /* it ended after the job had begun to end everything                       */
+    int status;                                /* of waitpid                                                              */
+    int64_t ended_ns;                          /* CLOCK_REALTIME, when we saw it                                          */
+} td__rank;
+
+typedef struct {
+    const td__run_options *options;
+    char name[64];                             /* TANDEM_JOB                                                              */
+    char secret[65];                           /* 64 hex digits                                                           */
+    const char *store;                         /* its address                                                             */
+    int port;                                  /* MASTER_PORT                                                             */
+    int columns;                               /* TANDEM_TERMINAL                                                         */
+    char folder[300];                          /* of the black boxes; "": none can be had                                  */
+    td__division division;
+    td__rank *rank;
+} td__job;
+
+int td__job_run(const td__run_options *options);   /* returns the exit status of `tandem run`                            */
+
+/* ---- environ.c, spawn.c, tree.c ---------------------------------------------------------------------------------------------------- */
+/* The environment of one rank; td__environ_free when it has been used. */
+char **td__environ_make(const td__job *job, int rank);
+void   td__environ_free(char **variables);
+/* Looks for `program` as a shell does. 0 and *path (free it), else TD_EXIT_NOT_FOUND or TD_EXIT_NOT_EXECUTABLE after saying so. */
+int td__program_find(const char *program, char **path);
+
+typedef struct {
+    const char *path;
+    char **argv, **variables;
+    int in, out, err;                          /* descriptors that become 0, 1, 2                                         */
+    hwloc_const_bitmap_t cores;                /* NULL: not bound                                                         */
+} td__start;
+/* The rank leads a session of its own and dies with this process. 0 and *pid, or a negative errno. */
+int td__spawn(const td__start *start, pid_t *pid);
+
+/* Every process that descends from this one, zombies left out. Returns how many; *list is the caller's to free. */
+size_t td__tree_below(pid_t **list);
+
+/* ---- lines.c --------------------------------------------------------------------------------------------------------------------- */
+void td__lines_begin(uv_loop_t *loop, bool prefix, bool live);   /* live: a terminal shows it; unfinished lines appear at once */
+int  td__lines_add(int rank, int from, int to);  /* reads `from` to its end and writes whole lines to `to`                  */
+void td__lines_stop(void);                       /* close what is still open                                               */
+bool td__lines_open(void);                       /* is any stream still open?                                              */
+void td__lines_say(const char *format, ...) TD_PRINTF(1, 2);   /* "tandem run: …" on stderr, past any unfinished line         */
+
+/* ---- verdict.c, site.c ---------------------------------------------------------------------------------------------------------------- */
+typedef struct {
+    int rank;                                  /* the cause; -1: no rank has failed                                       */
+    bool certain;                              /* nothing that is still to come can change it                              */
+} td__cause;
+td__cause td__verdict_find(const td__job *job);
+/* `passed_on`: the signal that the launcher handed to the ranks, 0: none. `oom_before`: td__verdict_oom_kills at the start. */
+void td__verdict_say(const td__job *job, int rank, int passed_on, int64_t oom_before);
+void td__verdict_boxes(const td__job *job, int rank);   /* names and keeps boxes of failed ranks, removes the others       */
+int  td__verdict_exit(const td__rank *rank);            /* exit code, or 128 + signal                                      */
+int64_t td__verdict_oom_kills(void);                    /* so far on this machine; -1: not known                           */
+/* "train.c:41", "main+0x1f" or "train+0x4f1" of a return address; "" when module is "". */
+const char *td__site_in_file(const char *module, uint64_t offset, char *into, size_t size);
+
+#endif
