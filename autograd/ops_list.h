@@ -15,7 +15,8 @@
     X(cross_entropy) X(mse)                                                          /* ops_loss.c                    */
 
 /* images, normalisation, random */
-#define TD_OP_LIST_B(X)
+#define TD_OP_LIST_B(X)                                                                                      \
+    X(conv2d) X(max_pool2d) X(avg_pool2d) X(batch_norm) X(dropout)                   /* ops_conv.c, ops_pool.c, ops_norm.c, ops_dropout.c */
 
 #define TD_OP_LIST(X) TD_OP_LIST_A(X) TD_OP_LIST_B(X)
 

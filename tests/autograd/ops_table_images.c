@@ -1,0 +1,230 @@
+/* tests/autograd/ops_table_images.c: rows for conv2d, the pools, batch_norm and dropout. References are the definitions, element by element.
+ */
+#include "ops_list.h"
+#include "ops_table.h"
+#include <math.h>
+
+/* ---- conv2d: p = n c h w  o kh kw  stride padding  bias  strided-input ------------------------------------------------------------- */
+
+static size_t conv_inputs(const ops_row *row, td_dtype t, td_tensor **in)
+{
+    const int *p = row->p;
+    in[0] = p[10] ? ops_fill(TD_SHAPE(p[0], p[1], p[3], p[2]), t, 1) : ops_fill(TD_SHAPE(p[0], p[1], p[2], p[3]), t, 1);
+    in[1] = ops_fill(TD_SHAPE(p[4], p[1], p[5], p[6]), t, 2);
+    in[2] = ops_fill(TD_SHAPE(p[4]), t, 3);
+    return p[9] ? 3 : 2;
+}
+
+static td_tensor *conv_apply(td_tensor *const *in, size_t n, void *user)
+{
+    const int *p = ((const ops_row *)user)->p;
+    td_tensor *x = p[10] ? td_transpose(in[0], 2, 3) : in[0];
+    return td_conv2d(x, in[1], n > 2 ? in[2] : NULL, &(td_conv2d_opts){ .stride = p[7], .padding = p[8] });
+}
+
+static void conv_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
+{
+    const int *p = row->p, N = p[0], C = p[1], H = p[2], W = p[3], O = p[4], KH = p[5], KW = p[6], S = p[7], P = p[8];
+    const int OH = (H + 2 * P - KH) / S + 1, OW = (W + 2 * P - KW) / S + 1;
+    ops_out(out, TD_SHAPE(N, O, OH, OW));
+    int64_t at = 0;
+    for (int i = 0; i < N; i++)
+        for (int o = 0; o < O; o++)
+            for (int a = 0; a < OH; a++)
+                for (int b = 0; b < OW; b++, at++) {
+                    double sum = n > 2 ? in[2].v[o] : 0;
+                    for (int c = 0; c < C; c++)
+                        for (int k = 0; k < KH; k++)
+                            for (int l = 0; l < KW; l++) {
+                                int h = a * S + k - P, w = b * S + l - P;
+                                if (h >= 0 && h < H && w >= 0 && w < W)
+                                    sum += in[0].v[p[10] ? ((i * C + c) * W + w) * H + h : ((i * C + c) * H + h) * W + w] *
+                                           in[1].v[((o * C + c) * KH + k) * KW + l];
+                            }
+                    out->v[at] = sum;
+                }
+}
+
+/* ---- pools: p = n c h w  window stride padding  strided-input ------------------------------------------------------------------------ */
+
+static size_t pool_inputs(const ops_row *row, td_dtype t, td_tensor **in)
+{
+    const int *p = row->p;
+    in[0] = ops_fill_distinct(p[7] ? TD_SHAPE(p[0], p[1], p[3], p[2]) : TD_SHAPE(p[0], p[1], p[2], p[3]), t, 4);
+    return 1;
+}
+
+static td_tensor *pool_apply(td_tensor *const *in, size_t n, void *user)
+{
+    (void)n;
+    const ops_row *row = user;
+    const int *p = row->p;
+    const td_pool2d_opts opts = { .stride = p[5], .padding = p[6] };
+    td_tensor *x = p[7] ? td_transpose(in[0], 2, 3) : in[0];
+    return row->op == &td__op_max_pool2d ? td_max_pool2d(x, p[4], &opts) : td_avg_pool2d(x, p[4], p[5] == p[4] && p[6] == 0 ? NULL : &opts);
+}
+
+static void pool_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
+{
+    (void)n;
+    const int *p = row->p, H = p[2], W = p[3], K = p[4], S = p[5], P = p[6], OH = (H + 2 * P - K) / S + 1, OW = (W + 2 * P - K) / S + 1;
+    const bool max = row->op == &td__op_max_pool2d;
+    ops_out(out, TD_SHAPE(p[0], p[1], OH, OW));
+    int64_t at = 0;
+    for (int i = 0; i < p[0] * p[1]; i++)
+        for (int a = 0; a < OH; a++)
+            for (int b = 0; b < OW; b++, at++) {
+                double best = -INFINITY, sum = 0;
+                for (int k = 0; k < K; k++)
+                    for (int l = 0; l < K; l++) {
+                        int h = a * S + k - P, w = b * S + l - P;
+                        if (h < 0 || h >= H || w < 0 || w >= W)
+                            continue;
+                        double v = in[0].v[p[7] ? (i * W + w) * H + h : (i * H + h) * W + w];
+                        best = v > best ? v : best;
+                        sum += v;
+                    }
+                out->v[at] = max ? best : sum / (K * K);
+            }
+}
+
+/* ---- batch_norm: p = dimensions (3: n c inner; inner 0: two dimensions), train, affine, running ------------------------------------------ */
+
+static td_shape norm_shape(const int *p)
+{
+    return p[2] ? TD_SHAPE(p[0], p[1], p[2] / 2, 2) : TD_SHAPE(p[0], p[1]);
+}
+
+static size_t norm_inputs(const ops_row *row, td_dtype t, td_tensor **in)
+{
+    const int *p = row->p;
+    in[0] = ops_fill(norm_shape(p), t, 5);
+    in[1] = ops_fill(TD_SHAPE(p[1]), t, 6);
+    in[2] = ops_fill(TD_SHAPE(p[1]), t, 7);
+    in[3] = ops_fill(TD_SHAPE(p[1]), t, 8);
+    in[4] = ops_fill_positive(TD_SHAPE(p[1]), t, 9);
+    return 5;
+}
+
+static td_tensor *norm_apply(td_tensor *const *in, size_t n, void *user)
+{
+    (void)n;
+    const int *p = ((const ops_row *)user)->p;
+    td_tensor *mean = in[3], *var = in[4];
+    if (p[3]) {                      /* training changes them: fresh ones for every call                                          */
+        mean = td_zeros(TD_SHAPE(p[1]), td_dtype_of(in[0]));
+        var = td_ones(TD_SHAPE(p[1]), td_dtype_of(in[0]));
+    }
+    const td_batch_norm_opts opts = { .train = p[3], .eps = 0.125f };
+    return td_batch_norm(in[0], p[4] ? in[1] : NULL, p[4] ? in[2] : NULL, p[5] ? mean : NULL, p[5] ? var : NULL, &opts);
+}
+
+static void norm_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
+{
+    (void)n;
+    const int *p = row->p, inner = p[2] ? p[2] : 1, count = p[0] * inner;
+    ops_out(out, norm_shape(p));
+    for (int c = 0; c < p[1]; c++) {
+        double mean = 0, var = 0;
+#define X(i) ((int64_t)((i) / inner * p[1] + c) * inner + (i) % inner)
+        for (int i = 0; i < count; i++)
+            mean += in[0].v[X(i)] / count;
+        for (int i = 0; i < count; i++)
+            var += (in[0].v[X(i)] - mean) * (in[0].v[X(i)] - mean) / count;
+        if (!p[3])
+            mean = in[3].v[c], var = in[4].v[c];
+        for (int i = 0; i < count; i++)
+            out->v[X(i)] = (in[0].v[X(i)] - mean) / sqrt(var + 0.125) * (p[4] ? in[1].v[c] : 1) + (p[4] ? in[2].v[c] : 0);
+#undef X
+    }
+}
+
+/* ---- dropout: p = rows, per row, percent, samples (0: default numbers) -------------------------------------------------------------------- */
+
+static int64_t dropout_id(int i)
+{
+    return 17 * i * i + 3;
+}
+
+static size_t dropout_inputs(const ops_row *row, td_dtype t, td_tensor **in)
+{
+    in[0] = ops_fill(TD_SHAPE(row->p[0], row->p[1]), t, 10);
+    return 1;
+}
+
+static td_tensor *dropout_apply(td_tensor *const *in, size_t n, void *user)
+{
+    (void)n;
+    const int *p = ((const ops_row *)user)->p;
+    int64_t ids[16];
+    for (int i = 0; i < p[3]; i++)
+        ids[i] = dropout_id(i);
+    td_samples(p[3] ? td_from(ids, TD_SHAPE(p[3]), TD_I64) : NULL);      /* the call's index is 0 again                               */
+    td_tensor *y = td_dropout(in[0], p[2] / 100.0, true);
+    td_samples(NULL);
+    return y;
+}
+
+/* the layout of tensor/cpu/dropout.c, from the scalar generator */
+static void dropout_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
+{
+    (void)n;
+    const int *p = row->p, samples = p[3] ? p[3] : p[0];
+    const double rate = p[2] / 100.0;
+    ops_out(out, TD_SHAPE(p[0], p[1]));
+    td_philox k = td__philox(td_seed_get(), (uint64_t)td_step_get(), UINT64_C(0x64726f70) << 32);
+    for (int64_t i = 0; i < out->n; i++) {
+        int64_t size = out->n / samples, s = i / size, at = i % size, id = p[3] ? dropout_id((int)s) : s;
+        td_philox bits = td__philox(k.v[0] | (uint64_t)k.v[1] << 32, (uint64_t)id, (uint64_t)(at / 64 * 16 + at % 16));
+        out->v[i] = bits.v[at / 16 % 4] >= rate * 4294967296.0 ? in[0].v[i] / (1 - rate) : 0;
+    }
+}
+
+#define CONV(text, g, ...) \
+    { .op = &td__op_conv2d, .name = "conv2d: " text, .dtypes = OPS_F, .inputs = conv_inputs, .apply = conv_apply, .reference = conv_reference, \
+      .abs = 256, .rel = 2, .grad = g, .p = { __VA_ARGS__ } }
+#define POOL(kind, text, ...) \
+    { .op = &td__op_##kind##_pool2d, .name = #kind "_pool2d: " text, .dtypes = OPS_F, .inputs = pool_inputs, .apply = pool_apply, \
+      .reference = pool_reference, .abs = 16, .rel = 2, .grad = 1, .p = { __VA_ARGS__ } }
+#define NORM(text, g, ...) \
+    { .op = &td__op_batch_norm, .name = "batch_norm: " text, .dtypes = OPS_F, .inputs = norm_inputs, .apply = norm_apply, .reference = norm_reference, \
+      .abs = 48, .rel = 8, .grad = g, .p = { __VA_ARGS__ } }
+#define DROPOUT(text, ...) \
+    { .op = &td__op_dropout, .name = "dropout: " text, .dtypes = OPS_F, .inputs = dropout_inputs, .apply = dropout_apply, \
+      .reference = dropout_reference, .abs = 0, .rel = 2, .grad = 1, .p = { __VA_ARGS__ } }
+
+const ops_row ops_rows_images[] = {
+    CONV("3x3, padded", 7, 2, 3, 7, 5, 4, 3, 3, 1, 1, 1, 0),
+    CONV("no bias, no padding", 3, 1, 2, 5, 6, 3, 3, 2, 1, 0, 0, 0),
+    CONV("stride 2", 7, 2, 2, 7, 8, 3, 3, 3, 2, 1, 1, 0),
+    CONV("stride 3, window 2", 7, 1, 2, 8, 7, 3, 2, 2, 3, 0, 1, 0),
+    CONV("1x1", 7, 2, 5, 3, 3, 3, 1, 1, 1, 0, 1, 0),
+    CONV("window as large as the image", 7, 3, 2, 5, 3, 2, 5, 3, 1, 0, 1, 0),
+    CONV("padding wider than the window", 7, 1, 1, 2, 2, 2, 2, 2, 1, 3, 1, 0),
+    CONV("one element", 7, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0),
+    CONV("transposed input", 7, 2, 2, 6, 5, 3, 3, 3, 1, 1, 1, 1),
+    CONV("no rows", 7, 0, 2, 5, 5, 3, 3, 3, 1, 1, 1, 0),
+    POOL(max, "2, stride 2", 2, 3, 7, 9, 2, 2, 0, 0),
+    POOL(max, "2, rows too short for vectors", 1, 2, 4, 5, 2, 2, 0, 0),
+    POOL(max, "3, stride 2, padded", 2, 1, 7, 8, 3, 2, 1, 0),
+    POOL(max, "overlapping", 1, 2, 5, 5, 3, 1, 0, 0),
+    POOL(max, "gaps between windows", 1, 1, 7, 8, 2, 3, 0, 0),
+    POOL(max, "transposed input", 1, 2, 8, 9, 2, 2, 0, 1),
+    POOL(max, "no rows", 0, 2, 4, 4, 2, 2, 0, 0),
+    POOL(avg, "2, stride 2", 2, 3, 7, 9, 2, 2, 0, 0),
+    POOL(avg, "3, stride 2, padding counts", 2, 1, 7, 8, 3, 2, 1, 0),
+    POOL(avg, "overlapping, transposed input", 1, 2, 5, 4, 3, 1, 1, 1),
+    POOL(avg, "no rows", 0, 2, 4, 4, 2, 2, 0, 0),
+    NORM("train, images", 7, 3, 5, 6, 1, 1, 1),
+    NORM("train, rows of features", 7, 7, 3, 0, 1, 1, 0),
+    NORM("train, neither weight nor bias", 1, 2, 19, 2, 1, 0, 0),
+    NORM("eval, images", 7, 2, 3, 4, 0, 1, 1),
+    NORM("eval, one value per channel", 7, 1, 3, 0, 0, 1, 1),
+    NORM("eval, neither weight nor bias", 1, 3, 2, 0, 0, 0, 1),
+    NORM("no rows", 7, 0, 3, 4, 1, 1, 1),
+    DROPOUT("half, default samples", 5, 37, 50, 0),
+    DROPOUT("samples of three rows", 6, 41, 30, 2),
+    DROPOUT("p is 0", 3, 7, 0, 3),
+    DROPOUT("no rows", 0, 7, 50, 0),
+    { .op = NULL },
+};
