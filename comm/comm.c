@@ -263,13 +263,18 @@ void td__comm_init(td_comm *comm)
     pthread_condattr_destroy(&monotonic);
 }
 
-void td__comm_destroy(td_comm *comm)
+void td__comm_trim(td_comm *comm)
 {
     while (comm->spare) {
         td_work *next = comm->spare->next;
         td__free(comm->spare);
         comm->spare = next;
     }
+}
+
+void td__comm_destroy(td_comm *comm)
+{
+    td__comm_trim(comm);
     pthread_mutex_destroy(&comm->lock);
     pthread_cond_destroy(&comm->more);
     pthread_cond_destroy(&comm->done);

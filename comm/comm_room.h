@@ -48,6 +48,7 @@ int  td__comm_report(td_comm *comm, int code);                    /* the communi
 td_work *td__work_failed(td_comm *comm, int code);                /* done already; takes the calling thread's error message    */
 td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a, td_tensor *b);
 void td__comm_init(td_comm *comm);                                /* lock and conditions                                       */
+void td__comm_trim(td_comm *comm);                                /* frees the spare works                                      */
 void td__comm_destroy(td_comm *comm);
 
 /* ---- thread.c ---- */

@@ -264,6 +264,7 @@ int td__comm_drain(void)
 void td__comm_close_world(bool well)
 {
     td_comm *comm = world_comm;
+    td__comm_trim(&self);
     if (!comm)
         return;
     bool ended = td__comm_thread_stop(comm);

@@ -25,6 +25,7 @@ int td_finish(void)
     TD_ENTER();
     if (!td__job_running) {
         release_objects();
+        td__comm_close_world(true);            /* the world of one that exists without td_init                             */
         return td__pending() || td__had_error() ? 1 : 0;
     }
     td__comm_drain();
