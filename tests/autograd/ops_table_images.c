@@ -182,13 +182,13 @@ static void dropout_reference(const ops_row *row, const ops_array *in, size_t n,
 
 #define CONV(text, g, ...) \
     { .op = &td__op_conv2d, .name = "conv2d: " text, .dtypes = OPS_F, .inputs = conv_inputs, .apply = conv_apply, .reference = conv_reference, \
-      .abs = 256, .rel = 2, .grad = g, .p = { __VA_ARGS__ } }
+      .abs = 4, .rel = 1, .grad = g, .p = { __VA_ARGS__ } }
 #define POOL(kind, text, ...) \
     { .op = &td__op_##kind##_pool2d, .name = #kind "_pool2d: " text, .dtypes = OPS_F, .inputs = pool_inputs, .apply = pool_apply, \
-      .reference = pool_reference, .abs = 16, .rel = 2, .grad = 1, .p = { __VA_ARGS__ } }
+      .reference = pool_reference, .abs = 1, .rel = 1, .grad = 1, .p = { __VA_ARGS__ } }
 #define NORM(text, g, ...) \
     { .op = &td__op_batch_norm, .name = "batch_norm: " text, .dtypes = OPS_F, .inputs = norm_inputs, .apply = norm_apply, .reference = norm_reference, \
-      .abs = 48, .rel = 8, .grad = g, .p = { __VA_ARGS__ } }
+      .abs = 8, .rel = 2, .grad = g, .p = { __VA_ARGS__ } }
 #define DROPOUT(text, ...) \
     { .op = &td__op_dropout, .name = "dropout: " text, .dtypes = OPS_F, .inputs = dropout_inputs, .apply = dropout_apply, \
       .reference = dropout_reference, .abs = 0, .rel = 2, .grad = 1, .p = { __VA_ARGS__ } }
