@@ -134,7 +134,9 @@ static td__entry *add_entry(td_module *m, const char *name, td__entry_kind kind)
 /* A parameter's storage will be moved into a flat, so it must be its own: views and shared storages are copied. */
 static td_tensor *own_storage(td_tensor *value)
 {
-    if (td_is_contiguous(value) && value->offset == 0 && !value->storage->base && atomic_load(&value->storage->refs) == 1)
+    const td_storage *s = value->storage;
+    if (td_is_contiguous(value) && value->offset == 0 && !s->base && atomic_load(&s->refs) == 1 &&
+        s->bytes == (size_t)td__shape_numel(value->shape) * td_dtype_size(value->dtype))
         return value;
     td_tensor *copy = td__tensor_new(value->shape, value->dtype, value->storage->device);
     if (!copy->poisoned && td__copy(copy, value, false) != 0) {

@@ -1,4 +1,5 @@
-/* nn/sequential.c: layers one after another. The entries of the tree are the layers: nothing else is kept. */
+/* nn/sequential.c: layers one after another. The children in the tree are the layers: nothing else is kept, and what else a user adds to
+ * the module (a buffer, a tied parameter) is passed over. */
 #include "nn_impl.h"
 #include <stdio.h>
 
@@ -7,6 +8,8 @@ static td_tensor *forward(td_module *m, td_tensor *x)
     const td__tree *t = td__tree_of(m);
     td_tensor *h = x;
     for (int i = 0; i < t->n; i++) {
+        if (!t->entry[i]->child)
+            continue;
         td_tensor *y = td_forward(t->entry[i]->child, h);
         /* Unless a graph saved it, nobody needs h any more: give it back now rather than at the end of the scope. */
         if (y != h && h != x && td__scope_holds(&h->scoped)) {

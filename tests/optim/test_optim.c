@@ -1,0 +1,246 @@
+/* tests/optim/test_optim.c: clipping, schedules, two optimizers on one group, refusals and their sentences. */
+#include "optim_test.h"
+
+static const unsigned EVERY = (1u << PARAMS) - 1;
+
+static double reference_norm(const job *j, unsigned use)
+{
+    double sum = 0;
+    for (int i = 0; i < PARAMS; i++)
+        for (int64_t k = 0; k < size_of[i] && (use >> i & 1); k++)
+            sum += gradient(j, i, k) * gradient(j, i, k);
+    return sqrt(sum);
+}
+
+static void clipping(void **state)
+{
+    for (int f64 = 0; f64 < 2; f64++) {
+        job j;
+        begin_job(&j, f64 ? TD_F64 : TD_F32);
+        td_sgd_opts o = { .lr = 0.05f, .momentum = 0.9f };
+        td_optim *opt = td_sgd_new(all_of(&j), &o);
+        int clipped = 0, whole = 0;
+        for (int s = 0; s < 60; s++) {
+            unsigned use = s % 5 == 0 ? 0x2d : EVERY;
+            double norm = reference_norm(&j, use), max = s % 3 ? 3 : 1e4, factor = norm > max ? max / norm : 1;
+            backward(&j, use);
+            if (s % 2) {
+                backward(&j, use);                 /* the mean of two equal micro-batches */
+                assert_int_equal(td_error_pending(), 0);
+            }
+            double got = td_clip_grad_norm(opt, max);
+            assert_true(fabs(got - norm) <= (f64 ? 1e-12 : 1e-4) * norm);
+            double again = td_clip_grad_norm(opt, max);
+            assert_true(fabs(again - fmin(norm, max)) <= (f64 ? 1e-12 : 1e-4) * norm);
+            assert_int_equal(td_optim_step(opt), 0);
+            clipped += factor < 1;
+            whole += factor == 1;
+            double g[PARAMS];
+            for (int i = 0; i < PARAMS; i++) {
+                g[i] = factor;
+                if (use >> i & 1)
+                    reference_sgd(&j, i, &o, o.lr, g[i]);
+            }
+        }
+        assert_true(clipped > 0 && whole > 0);
+        compare(&j, tolerance_of(j.dtype));
+        td_optim_free(opt);
+        end_job(&j);
+    }
+}
+
+static void norms_that_are_not_finite(void **state)
+{
+    job j;
+    begin_job(&j, TD_F64);
+    td_optim *opt = td_sgd_new(all_of(&j), NULL);
+    backward(&j, EVERY);
+    td_tensor *g = td_grad(j.p[3]);
+    double before = td_at(td_grad(j.p[1]), TD_SHAPE(2));
+    ((double *)td_data(g))[5] = INFINITY;
+    assert_true(isinf(td_clip_grad_norm(opt, 1)));
+    assert_true(td_at(td_grad(j.p[1]), TD_SHAPE(2)) == before);
+    ((double *)td_data(g))[5] = NAN;
+    assert_true(isnan(td_clip_grad_norm(opt, 1)));
+    assert_true(td_at(td_grad(j.p[1]), TD_SHAPE(2)) == before);
+    assert_int_equal(td_error_pending(), 0);
+    assert_true(isnan(td_clip_grad_norm(opt, 0)));
+    expect_error(TD_ERR_ARGUMENT, "td_clip_grad_norm: max_norm is 0, expected more than 0");
+    td_zero_grad(all_of(&j));
+    assert_true(td_clip_grad_norm(opt, 1) == 0);
+    td_optim_free(opt);
+    end_job(&j);
+}
+
+static void schedules(void **state)
+{
+    const double pi = acos(-1);
+    assert_true(td_schedule_warmup(0, 0) == 1 && td_schedule_warmup(5, 0) == 1 && td_schedule_warmup(0, 1) == 1);
+    for (int s = 0; s < 20; s++) {
+        double want = s < 10 ? (s + 1) / 10.0 : 1;
+        assert_true(fabs(td_schedule_warmup(s, 10) - want) < 1e-15);
+    }
+    for (int s = 0; s < 130; s++) {
+        double want = s < 10 ? (s + 1) / 10.0 : s >= 110 ? 0.05 : 0.05 + 0.95 * pow(cos(pi * (s - 10) / 200.0), 2);
+        assert_true(fabs(td_schedule_cosine(s, 10, 110, 0.05) - want) < 1e-14);
+    }
+    assert_true(td_schedule_cosine(0, 0, 10, 0) == 1);
+    assert_true(fabs(td_schedule_cosine(5, 0, 10, 0) - 0.5) < 1e-15);
+    assert_true(td_schedule_cosine(10, 0, 10, 0) == 0 && td_schedule_cosine(0, 0, 0, 0.3) == 0.3 && td_schedule_cosine(99, 0, 10, 0.25) == 0.25);
+}
+
+/* Two optimizers step parameters of one group, as under one ddp. */
+static void shared_group(void **state)
+{
+    job j;
+    begin_job(&j, TD_F64);
+    td__leaf *leaf[PARAMS];
+    for (int i = 0; i < PARAMS; i++)
+        leaf[i] = td__leaf_of(j.p[i]);
+    td__group *g = td__group_new(leaf, (int[]){ 5, 2 }, 2, NULL, NULL);
+    td_sgd_opts o = { .lr = 0.05f, .momentum = 0.9f };
+    td_optim *first = td_sgd_new((td_tensors){ j.p, 3 }, &o), *second = td_adamw_new((td_tensors){ j.p + 3, 4 }, &(td_adamw_opts){ .lr = 0.01f });
+    for (int s = 0; s < 30; s++) {
+        backward(&j, EVERY);
+        if (s % 3 == 1)
+            backward(&j, EVERY);
+        assert_int_equal(td_optim_step(s % 2 ? first : second), 0);
+        assert_int_equal(td_optim_step(s % 2 ? second : first), 0);
+        for (int i = 0; i < PARAMS; i++)
+            if (i < 3)
+                reference_sgd(&j, i, &o, o.lr, 1);
+            else
+                reference_adamw(&j, i, 0.01f, 0.9, 0.999, 1e-8, 0.01, 1);
+    }
+    compare(&j, 1e-12);
+    backward(&j, EVERY);
+    assert_int_equal(td_optim_step(first), 0);
+    backward(&j, EVERY);
+    assert_true(td_optim_step(first) < 0);
+    expect_error(TD_ERR_STATE, "td_optim_step: parameter \"\" shares a ddp with another optimizer that has not stepped since this one's last step; step "
+                               "both between backwards");
+    /* alone again, the rest of the group is nobody's and is consumed with it */
+    td_optim_free(second);
+    td_zero_grad(all_of(&j));
+    for (int i = 0; i < 3; i++)
+        read_out(j.p[i], j.w[i]);
+    td_optim *fresh = td_sgd_new((td_tensors){ j.p, 3 }, &(td_sgd_opts){ .lr = 0.05f });
+    td_optim_free(first);
+    for (int s = 0; s < 5; s++) {
+        backward(&j, EVERY);
+        assert_int_equal(td_optim_step(fresh), 0);
+        for (int i = 0; i < 3; i++)
+            reference_sgd(&j, i, &(td_sgd_opts){ 0 }, 0.05f, 1);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_true(distance(&j, i) < 1e-12);
+    td_optim_free(fresh);
+    td__group_free(g);
+    end_job(&j);
+}
+
+/* The same parameters in two optimizers: each steps what the backward before it gave. */
+static void one_parameter_in_two(void **state)
+{
+    job j;
+    begin_job(&j, TD_F64);
+    td_sgd_opts o = { .lr = 0.05f }, p = { .lr = 0.02f, .momentum = 0.5f };
+    td_optim *first = td_sgd_new(all_of(&j), &o), *second = td_sgd_new(all_of(&j), &p);
+    int64_t twice[PARAMS] = { 0 };
+    for (int s = 0; s < 10; s++) {
+        backward(&j, EVERY);
+        assert_int_equal(td_optim_step(s % 2 ? second : first), 0);
+        for (int i = 0; i < PARAMS; i++) {
+            j.steps[i] = s % 2 ? twice[i]++ : 1;
+            reference_sgd(&j, i, s % 2 ? &p : &o, s % 2 ? p.lr : o.lr, 1);
+        }
+    }
+    compare(&j, 1e-12);
+    td_optim_free(first);                          /* made the group */
+    backward(&j, EVERY);
+    assert_int_equal(td_optim_step(second), 0);
+    td__optim_free_all();
+    end_job(&j);
+}
+
+static void steps_refuse_while_an_error_is_pending(void **state)
+{
+    job j;
+    begin_job(&j, TD_F64);
+    td_optim *opt = td_sgd_new(all_of(&j), &(td_sgd_opts){ .lr = 0.1f });
+    backward(&j, EVERY);
+    td_add(td_ones(TD_SHAPE(2), TD_F32), td_ones(TD_SHAPE(3), TD_F32));
+    assert_int_equal(td_optim_step(opt), TD_ERR_SHAPE);
+    assert_true(isnan(td_clip_grad_norm(opt, 1)));
+    compare(&j, 0);
+    assert_int_equal(td_optim_steps(opt), 0);
+    td_error_clear();
+    assert_int_equal(td_optim_step(opt), 0);
+    assert_true(distance(&j, 3) > 0);
+    assert_int_equal(td_optim_step(opt), 0);       /* no gradients: nothing to do */
+    assert_int_equal(td_optim_steps(opt), 2);
+    td_optim_free(opt);
+    end_job(&j);
+}
+
+static void wrong_use(void **state)
+{
+    job j;
+    begin_job(&j, TD_F32);
+    td_tensor *plain = td_ones(TD_SHAPE(2, 2), TD_F32), *twice[] = { j.p[1], j.p[2], j.p[1] };
+    td_sgd_new((td_tensors){ &plain, 1 }, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: parameter 0 of 1, (2,2) f32, is not a leaf that collects gradients; see td_requires_grad");
+    td_sgd_new((td_tensors){ twice, 3 }, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: parameter (7) is listed twice");
+    td_adamw_new((td_tensors){ NULL, 0 }, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_adamw_new: the list of parameters is empty");
+    td_sgd_new(all_of(&j), &(td_sgd_opts){ .lr = -0.5f });
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: lr is -0.5, expected 0 or more (0 means 1e-3, TD_ZERO 0)");
+    td_sgd_new(all_of(&j), &(td_sgd_opts){ .nesterov = true });
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: nesterov needs momentum more than 0 and no dampening, got 0 and 0");
+    td_sgd_new(all_of(&j), &(td_sgd_opts){ .momentum = -0.5f });
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: momentum is -0.5 and weight_decay 0, expected 0 or more");
+    td_sgd_new(all_of(&j), &(td_sgd_opts){ .momentum = 0.5f, .dampening = 2 });
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: dampening is 2, expected 0 to 1");
+    td_adamw_new(all_of(&j), &(td_adamw_opts){ .beta2 = 1 });
+    expect_error(TD_ERR_ARGUMENT, "td_adamw_new: beta1 is 0.9 and beta2 1, expected 0 or more (TD_ZERO for 0) and less than 1");
+    td_adamw_new(all_of(&j), &(td_adamw_opts){ .eps = -1 });
+    expect_error(TD_ERR_ARGUMENT, "td_adamw_new: eps is -1, expected more than 0");
+    td_optim *opt = td_sgd_new((td_tensors){ j.p, 3 }, &(td_sgd_opts){ .lr = TD_ZERO });
+    assert_true(td_optim_get_lr(opt, 0) == 0);
+    td_adamw_add_group(opt, (td_tensors){ j.p + 3, 1 }, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_adamw_add_group: the optimizer is sgd, expected adamw");
+    td_sgd_add_group(opt, (td_tensors){ j.p + 2, 2 }, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_add_group: parameter (33) is listed twice");
+    backward(&j, EVERY);
+    td_sgd_add_group(opt, (td_tensors){ j.p + 3, 1 }, NULL);
+    expect_error(TD_ERR_STATE, "td_sgd_add_group: gradients wait for a step; add groups before td_backward or after td_optim_step");
+    td_optim_set_lr(opt, 1, 0.1);
+    expect_error(TD_ERR_ARGUMENT, "td_optim_set_lr: group is 1, expected 0 to 0, or -1 for all");
+    td_optim_set_lr(opt, 0, -1);
+    expect_error(TD_ERR_ARGUMENT, "td_optim_set_lr: the learning rate is -1, expected 0 or more");
+    assert_true(isnan(td_optim_get_lr(opt, -1)));
+    expect_error(TD_ERR_ARGUMENT, "td_optim_get_lr: group is -1, expected 0 to 0");
+    assert_true(td_optim_step(NULL) < 0);
+    expect_error(TD_ERR_ARGUMENT, "td_optim_step: the optimizer is NULL");
+    td_optim_free(opt);
+    td_optim_free(NULL);
+    /* the poisoned optimizer */
+    opt = td_sgd_new((td_tensors){ NULL, 0 }, NULL);
+    assert_true(td_optim_step(opt) < 0);
+    assert_true(isnan(td_optim_get_lr(opt, 0)));
+    td_optim_set_lr(opt, 0, 1);
+    assert_int_equal(td_optim_steps(opt), 0);
+    td_optim_free(opt);
+    td_error_clear();
+    end_job(&j);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(clipping), TEST(norms_that_are_not_finite), TEST(schedules), TEST(shared_group), TEST(one_parameter_in_two),
+        TEST(steps_refuse_while_an_error_is_pending), TEST(wrong_use),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
