@@ -96,14 +96,14 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     ddp->first_bucket_bytes = opts->first_bucket_bytes ? opts->first_bucket_bytes : 1 << 20;
     ddp->stats.slowest_rank = ddp->last.slowest_rank = -1;
 
-    int code = 0;
-    if (td__nn_is_poisoned(model))
-        code = td__fail(TD_ERR_STATE, "td_ddp_new: the model is the result of an earlier error");
-    else if (ddp->bucket_bytes < 0 || ddp->first_bucket_bytes < 0)
+    int code = td__pending();
+    code = code ? code : td__module_check("td_ddp_new", model);
+    if (!code && (ddp->bucket_bytes < 0 || ddp->first_bucket_bytes < 0))
         code = td__fail(TD_ERR_ARGUMENT, "td_ddp_new: bucket_bytes %lld and first_bucket_bytes %lld must not be negative",
                         (long long)ddp->bucket_bytes, (long long)ddp->first_bucket_bytes);
+    code = td__ddp_agree(ddp, code);
     code = code ? code : td__ddp_verify(ddp);
-    code = code ? code : collect(ddp);
+    code = code ? code : td__ddp_agree(ddp, collect(ddp));
     if (!code) {
         ddp->arrival = td__alloc((size_t)ddp->leaves * sizeof *ddp->arrival);
         ddp->header_bytes = (sizeof(td__ddp_header) + (size_t)(ddp->leaves + 7) / 8 + 63) / 64 * 64;

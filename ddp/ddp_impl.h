@@ -2,7 +2,8 @@
  *
  * The walk of one gradient: backward writes it straight into its bucket (autograd/backward.c); ready -> bucket full -> launch
  * (reducer.c); wait and finish when the optimizer or a reader asks (reducer.c). header.c is the small collective that opens each
- * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; attach.c is birth and death.
+ * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; agree.c lets all
+ * ranks stop for the same reason; attach.c is birth and death.
  *
  * Invariants
  *   - Every rank has the same trainable parameters in the same order (verified at attach); index i means the same one everywhere.
@@ -12,6 +13,8 @@
  */
 #ifndef TD_DDP_IMPL_H
 #define TD_DDP_IMPL_H
+#include <stdio.h>
+#include <string.h>
 #include <comm_impl.h>
 #include <nn_impl.h>
 #include <tandem/ddp.h>
@@ -21,7 +24,7 @@ typedef struct {
     int       pending;          /* leaves that this backward still has to write                                       */
     bool      skip;             /* no rank has a gradient in it                                                       */
     td_work  *work;             /* under way, or NULL                                                                 */
-    char      label[24];
+    char      label[48];
 } td__bucket;
 
 /* What each rank says in the header of a synchronised backward; a bit per parameter follows. */
@@ -74,6 +77,9 @@ td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live    
 /* header.c */
 int  td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight);
 int  td__ddp_header_finish(td_ddp *ddp);             /* waits; total, used, skip, active; negative when some rank has an error */
+/* agree.c */
+int  td__ddp_share_error(td_ddp *ddp, int guilty, int code);
+int  td__ddp_agree(td_ddp *ddp, int code);
 /* reducer.c */
 extern const td__group_ops td__ddp_ops;
 int  td__ddp_wait_all(td_ddp *ddp);

@@ -6,8 +6,6 @@
  */
 #include "ddp_impl.h"
 
-enum { SENTENCE = 1024 };
-
 static td__ddp_header *record(const td_ddp *ddp, int i)   /* 0: mine to send; 1 + r: rank r's */
 {
     return (td__ddp_header *)((char *)ddp->header_storage->data + (size_t)i * ddp->header_bytes);
@@ -44,21 +42,6 @@ int td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight)
     return ddp->header ? 0 : td__pending();
 }
 
-/* All ranks know from the header which of them has an error; the lowest such rank's sentence becomes everybody's. */
-static int share_error(td_ddp *ddp, int guilty, int code)
-{
-    char sentence[SENTENCE] = "";
-    if (ddp->rank == guilty)
-        snprintf(sentence, sizeof sentence, "%s", td_error_message());
-    int failed = td__ddp_broadcast(ddp, sentence, TD_U8, SENTENCE, guilty);
-    if (failed)
-        return failed;
-    sentence[SENTENCE - 1] = 0;
-    if (ddp->rank != guilty)
-        td__fail_verbatim(code, sentence);
-    return code;
-}
-
 static void measure_skew(td_ddp *ddp)
 {
     const td__world *world = td__world_now();
@@ -91,7 +74,7 @@ int td__ddp_header_finish(td_ddp *ddp)
 
     for (int r = 0; r < ddp->size; r++)
         if (record(ddp, 1 + r)->error)
-            return ddp->failed = share_error(ddp, r, record(ddp, 1 + r)->error);
+            return ddp->failed = td__ddp_share_error(ddp, r, record(ddp, 1 + r)->error);
 
     measure_skew(ddp);
     ddp->total = 0;
