@@ -243,11 +243,10 @@ static void F(run_weight)(int64_t n, const conv_frame *f, int64_t o, int64_t row
     enum { width = CONV_B * F(lanes), group = 4 * CONV_A };
     const int64_t strips = (o + width - 1) / width, groups = (terms + group - 1) / group, pixels = rows * cols;
     const int64_t frame = round_up(f->size + F(lanes), 64), strip = pixels * width, sum_size = strips * terms * width;
+    const int threads = n * pixels * o * terms < CONV_PARALLEL ? 1 : conv_max_threads();
     int64_t batch = CONV_L2 / (int64_t)sizeof(T) / (frame + strips * strip);
-    batch = batch < 1 ? 1 : batch > n ? n : batch;
-    int threads = n * pixels * o * terms < CONV_PARALLEL ? 1 : conv_max_threads();
-    if (threads > 1 && batch < threads)
-        batch = threads < n ? threads : n;
+    batch = larger(batch, 1) * threads;                  /* every thread has its own second cache, and places at least one image       */
+    batch = batch > n ? n : batch;
     T *space = td__alloc(sizeof(T) * (size_t)(round_up(sum_size, 64) + batch * (frame + round_up(strips * strip, 64))));
     if (!space)
         return;
