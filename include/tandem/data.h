@@ -46,7 +46,7 @@ typedef struct {
     uint64_t seed;                  /* default: td_seed                                                              */
     int      threads;               /* prefetching threads; default 1                                                */
     int      queue;                 /* batches read ahead; default 4                                                 */
-    int      part, parts;           /* parts 0: rank and size of the world                                           */
+    int      part, parts;           /* default (parts 0): rank and size of the world                                 */
     uint64_t reserved[8];
 } td_loader_opts;
 TD_API td_loader *td_loader_new(td_dataset *takes, const td_loader_opts *opts);

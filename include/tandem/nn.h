@@ -51,11 +51,11 @@ TD_API void        td_summary(const td_module *m);        /* a table to stdout: 
 TD_API size_t      td_summary_format(const td_module *m, char *into, size_t size);   /* like snprintf                  */
 
 /* ---- layers. Parameters are f32, named and initialised as in PyTorch: weight and bias uniform in +-1/sqrt(fan_in) -------- */
-typedef struct { bool no_bias; uint64_t reserved[4]; } td_nn_linear_opts;
+typedef struct { bool no_bias; uint64_t reserved[4]; } td_nn_linear_opts;   /* default false: with bias                        */
 TD_API td_module *td_nn_linear(int64_t in, int64_t out, const td_nn_linear_opts *opts);     /* weight (out,in) bias (out) */
 typedef struct { int stride, padding; bool no_bias; uint64_t reserved[4]; } td_nn_conv2d_opts;  /* stride default 1        */
 TD_API td_module *td_nn_conv2d(int64_t in, int64_t out, int kernel, const td_nn_conv2d_opts *opts);
-typedef struct { float momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* 0.1, 1e-5       */
+typedef struct { float momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* defaults 0.1, 1e-5, false */
 TD_API td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts);    /* (N,C,…)                  */
 TD_API td_module *td_nn_relu(void);
 TD_API td_module *td_nn_gelu(void);
@@ -77,7 +77,7 @@ TD_API td_module *td_nn_sequential_n(td_module *const *layers, size_t n);   /* t
  * fan_in and fan_out as PyTorch computes them. ------------------------------------------------------------------------------- */
 typedef struct {
     double a;             /* leaky slope for Kaiming, default 0; gain for Xavier, default 1                             */
-    bool fan_out;         /* Kaiming: use fan_out (PyTorch: mode)                                                       */
+    bool fan_out;         /* Kaiming: use fan_out (PyTorch: mode); default false                                        */
     uint64_t reserved[4];
 } td_nn_init_opts;
 TD_API int td_nn_init_uniform(td_tensor *x, double low, double high);

@@ -53,7 +53,7 @@ TD_API td_tensor *td_softmax(td_tensor *x, int axis);         /* subtracts the m
 typedef struct {
     float   label_smoothing;      /* default 0; in [0,1): target mixed with the uniform distribution                 */
     bool    has_ignore_index;     /* default false: every target must be in [0,C)                                    */
-    int64_t ignore_index;         /* rows with this target count neither in the sum nor in the divisor               */
+    int64_t ignore_index;         /* default 0; with has_ignore_index: such rows count neither in sum nor in divisor  */
     uint64_t reserved[4];
 } td_cross_entropy_opts;
 /* logits float (N,C), target i64 (N) -> (): mean over the rows not ignored; NaN when there are none (as PyTorch).
@@ -77,7 +77,7 @@ typedef struct {
 TD_API td_tensor *td_max_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* gradient to the first maximum */
 TD_API td_tensor *td_avg_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* padding counts, as PyTorch's default */
 typedef struct {
-    bool  train;                  /* true: batch statistics, and the running ones are updated                         */
+    bool  train;                  /* default false; true: batch statistics, and the running ones are updated          */
     float momentum;               /* default 0.1: running = (1-momentum)*running + momentum*batch; TD_ZERO for 0       */
     float eps;                    /* default 1e-5                                                                     */
     uint64_t reserved[4];

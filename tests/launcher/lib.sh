@@ -41,7 +41,7 @@ sleepers()
 {
     local n=0 p
     for p in /proc/[0-9]*; do
-        if [ "$(tr '\0' ' ' < "$p/cmdline" 2>/dev/null | cut -d' ' -f1)" = "$mark" ]; then n=$((n + 1)); fi
+        if [ "$( { tr '\0' ' ' < "$p/cmdline"; } 2> /dev/null | cut -d' ' -f1)" = "$mark" ]; then n=$((n + 1)); fi
     done
     echo $n
 }
