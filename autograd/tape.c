@@ -167,19 +167,16 @@ static void graph_free(td_tensor *x)
         td__node_unref(td__graph_node(g));
 }
 
-/* PyTorch's rule: what needs gradients is not written behind the graph's back. Where gradients are off it may be; then versions
- * protect what the graph has saved. */
+/* What an operation made is not written behind the graph's back. Leaves may be: td_assign and td_fill say that they leave no gradient,
+ * and versions protect what the graph has saved. */
 static int inplace_check(td_tensor *x)
 {
-    if (td__tape_now.grad_off || !td_needs_grad(x))
+    if (td__tape_now.grad_off || !td_needs_grad(x) || td__graph_is_leaf(td__graph_of(x)))
         return 0;
     char shape[128];
-    td__shape_text(x->shape, shape);
-    if (td__graph_is_leaf(td__graph_of(x)))
-        return td__fail(TD_ERR_STATE, "a leaf of shape %s that needs gradients cannot be changed in place while gradients are on; "
-                        "put TD_NO_GRAD(); before the change", shape);
     return td__fail(TD_ERR_STATE, "the result of td_%s, shape %s, belongs to the graph and cannot be changed in place while gradients are on; "
-                    "change a td_detach of it, or put TD_NO_GRAD(); before the change", td__graph_node(td__graph_of(x))->op->name, shape);
+                    "change a td_detach of it, or put TD_NO_GRAD(); before the change", td__graph_node(td__graph_of(x))->op->name,
+                    td__shape_text(x->shape, shape));
 }
 
 __attribute__((constructor)) static void install(void)

@@ -83,7 +83,9 @@ TD_API td_tensor *td_keep(td_tensor *x);                    /* out of every scop
 TD_API void       td_release(td_tensor *x);                 /* ends a td_keep                                          */
 TD_API td_tensor *td_escape(td_tensor *x);                  /* hand to the enclosing scope; returns x                  */
 
-/* ---- in place, without gradients (states, buffers, initialisation) --------------------------------------------------- */
+/* ---- in place, without gradients (states, buffers, initialisation) ---------------------------------------------------
+ * Leaves too, parameters among them: they say what they do. What a graph has saved is protected: its backward then is an error.
+ * Results that belong to a graph cannot be changed while gradients are on. */
 TD_API int td_assign(td_tensor *into, td_tensor *value);    /* broadcast and converted; bumps the version             */
 TD_API int td_fill(td_tensor *into, double value);
 
