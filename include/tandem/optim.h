@@ -1,4 +1,6 @@
-/* tandem/optim.h: optimizers. A step consumes the gradients and advances the step counter of random operations.
+/* tandem/optim.h: optimizers. A step consumes the gradients and advances the step counter of random operations (so two optimizers that
+ * step in turn advance it twice). Optimizers whose parameters share one ddp each step once between backwards, in any order.
+ * Add groups before td_backward or after td_optim_step. Bias corrections count each parameter's own steps, as PyTorch's.
  * Each works in one pass over each flat (contiguous run of parameters), in the parameters' dtype (f32 or f64).
  */
 #ifndef TANDEM_OPTIM_H
