@@ -34,7 +34,8 @@ bool td__had_error(void);                      /* was there ever one, also if cl
  * TD_ENTER() opens every public function that can fail. A return address inside the library itself keeps the site of the
  * outer public call, so that td_forward's line is not replaced by a line of ours. */
 #define TD_HIDDEN __attribute__((visibility("hidden")))
-extern TD_HIDDEN __thread const void *td__site __attribute__((tls_model("initial-exec")));   /* 8 bytes: also fine under dlopen */
+/* Not initial-exec: that would put all thread-local variables of the library into the small space that dlopen shares.         */
+extern TD_HIDDEN __thread const void *td__site;
 extern TD_HIDDEN uintptr_t td__text_low, td__text_size;   /* of libtandem.so; size 0 when linked statically               */
 static inline void td__enter(const void *return_address)
 {

@@ -28,6 +28,20 @@ unwanted=$(needed "$lib" | grep -E 'mpi|cuda|cublas|nccl|stdc\+\+|libuv|hwloc')
 [ -z "$unwanted" ] || fail "libtandem.so needs $unwanted"
 echo "$(wc -l < "$work/exported") functions; needs $(needed "$lib" | xargs)"
 
+# another language's binding opens the library while it runs: no thread-local storage that only start-up can give
+cat > "$work/open.c" <<'C'
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+    void *library = argc > 1 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
+    if (!library)
+        puts(dlerror());
+    return !library || !dlsym(library, "td_init");
+}
+C
+"$CC" -o "$work/open" "$work/open.c" -ldl && said=$("$work/open" "$lib") || fail "dlopen: ${said:-the program does not build}"
+
 plugin=$BUILD/plugins/mpi/libtandem-mpi.so
 if [ -e "$plugin" ]; then
     got=$(nm -D --defined-only "$plugin" | awk '{ print $3 }' | sed 's/@.*//' | sort | xargs)

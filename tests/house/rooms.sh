@@ -8,14 +8,13 @@ declare -A knows=(
     [tensor]="base"
     [autograd]="tensor base"
     [nn]="autograd tensor base"
-    [optim]="nn autograd tensor base"
+    [optim]="nn autograd tensor base"   # names parameters in its messages (td_parameter_name)
     [data]="tensor base"
     [comm]="autograd tensor base"
     [ddp]="nn comm optim autograd tensor base"
     [job]="ddp data nn comm optim autograd tensor base"
     [launcher]="base"
 )
-# optim knows nn for one type of the public face: td_optim takes td_parameters(module)'s result, and optim.h includes nn.h.
 failed=0
 fail() { echo "FAILED: $*"; failed=$((failed + 1)); }
 
