@@ -4,6 +4,11 @@
 
 static td_ddp *all_ddps;   /* of this process; td_finish frees what is left */
 
+td_ddp *td__ddps(void)
+{
+    return all_ddps;
+}
+
 int td__ddp_broadcast(td_ddp *ddp, void *data, td_dtype dtype, int64_t count, int root)
 {
     td_coll coll = { .kind = TD_COLL_BROADCAST, .dtype = dtype, .root = root, .in = data, .out = data, .count = count, .pre = 1, .post = 1,

@@ -7,7 +7,8 @@
  *
  * Invariants
  *   - Every rank has the same trainable parameters in the same order (verified at attach); index i means the same one everywhere.
- *   - Buckets are launched in index order on every rank, all of them or, where no rank has a gradient in one, none.
+ *   - Buckets are launched in index order on every rank, all of them or, where no rank has a gradient in one, none; the buckets of several
+ *     models on one communicator model by model, the last attached first.
  *   - Between two steps the gradients of a rank stand for the weighted sum unit*G (autograd_impl.h). After a reduction every rank
  *     holds the same G, the mean over all; then rank 0 alone carries it into a further backward, the others start from nothing.
  */
@@ -63,7 +64,7 @@ struct td_ddp {
     td_work    *header;         /* under way, or NULL                                                                 */
     td_storage *header_storage; /* mine, then one of each rank, in the arena                                          */
     size_t      header_bytes;
-    int         failed;         /* the header's verdict: a code when some rank has an error                            */
+    int         verdict;        /* of this backward: a code when some rank has an error                                */
 
     td_ddp_stats stats, last;
     double      step_began, backward_began;
@@ -76,7 +77,7 @@ int  td__ddp_rebuild(td_ddp *ddp);                   /* once, before the first s
 td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live                                              */
 /* header.c */
 int  td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight);
-int  td__ddp_header_finish(td_ddp *ddp);             /* waits; total, used, skip, active; negative when some rank has an error */
+int  td__ddp_headers_finish(td_comm *comm);          /* waits; total, used, skip, active; negative when some rank has an error */
 /* agree.c */
 int  td__ddp_share_error(td_ddp *ddp, int guilty, int code);
 int  td__ddp_agree(td_ddp *ddp, int code);
@@ -87,6 +88,7 @@ int  td__ddp_wait_all(td_ddp *ddp);
 int  td__ddp_verify(td_ddp *ddp);
 /* attach.c */
 void td__ddp_free_all(void);
+td_ddp *td__ddps(void);                              /* the list, last attached first: the order of launching              */
 /* One blocking collective on plain memory. */
 int  td__ddp_broadcast(td_ddp *ddp, void *data, td_dtype dtype, int64_t count, int root);
 #endif

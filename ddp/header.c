@@ -36,7 +36,6 @@ int td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight)
                      .post = 1,
                      .site = td__site,
                      .label = "header of a backward" };
-    ddp->failed = 0;
     ddp->active = false;
     ddp->header = td__coll_start(ddp->comm, &coll);
     return ddp->header ? 0 : td__pending();
@@ -61,21 +60,8 @@ static void measure_skew(td_ddp *ddp)
     }
 }
 
-int td__ddp_header_finish(td_ddp *ddp)
+static void take_in(td_ddp *ddp)
 {
-    if (!ddp->header)
-        return ddp->failed;
-    double before = td__now();
-    int code = td__work_wait(ddp->header, NULL);
-    ddp->header = NULL;
-    ddp->stats.exposed_ms += (td__now() - before) * 1e3;
-    if (code)
-        return ddp->failed = code;
-
-    for (int r = 0; r < ddp->size; r++)
-        if (record(ddp, 1 + r)->error)
-            return ddp->failed = td__ddp_share_error(ddp, r, record(ddp, 1 + r)->error);
-
     measure_skew(ddp);
     ddp->total = 0;
     for (int r = 0; r < ddp->size; r++) {   /* rank order: the same sum everywhere */
@@ -83,7 +69,7 @@ int td__ddp_header_finish(td_ddp *ddp)
         ddp->active |= record(ddp, 1 + r)->reached != 0;
     }
     if (!ddp->active)
-        return 0;
+        return;
     for (int i = 0; i < ddp->leaves; i++) {
         bool used = false;
         for (int r = 0; r < ddp->size; r++)
@@ -96,5 +82,49 @@ int td__ddp_header_finish(td_ddp *ddp)
         for (int k = 0; k < bucket->flat->leaves; k++)
             bucket->skip &= !bucket->flat->leaf[k]->used;
     }
-    return 0;
+}
+
+static int wait_for(td_ddp *ddp)
+{
+    double before = td__now();
+    int code = td__work_wait(ddp->header, NULL);
+    ddp->header = NULL;
+    ddp->stats.exposed_ms += (td__now() - before) * 1e3;
+    return code;
+}
+
+/* All of a communicator's headers before anything else of this backward, so that an error in any of them is met by every rank at the
+ * same place in its sequence of collectives. */
+int td__ddp_headers_finish(td_comm *comm)
+{
+    int code = 0, guilty = 0, error = 0;
+    bool news = false;
+    td_ddp *first = NULL;
+    for (td_ddp *d = td__ddps(); d; d = d->next) {
+        if (d->comm != comm || !d->syncing)
+            continue;
+        if (!d->header) {
+            code = code ? code : d->verdict;
+            continue;
+        }
+        first = first ? first : d;
+        news = true;
+        int waited = wait_for(d);
+        code = code ? code : waited;
+        for (int r = 0; !code && !error && r < d->size; r++)
+            if (record(d, 1 + r)->error)
+                error = record(d, 1 + r)->error, guilty = r;
+    }
+    if (!news)
+        return code;
+    if (!code && error)
+        code = td__ddp_share_error(first, guilty, error);
+    for (td_ddp *d = td__ddps(); d; d = d->next) {
+        if (d->comm != comm || !d->syncing)
+            continue;
+        d->verdict = code;
+        if (!code)
+            take_in(d);
+    }
+    return code;
 }

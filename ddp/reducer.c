@@ -37,16 +37,23 @@ static int bucket_launch(td_ddp *ddp, td__bucket *bucket)
     return bucket->work ? 0 : td__pending();
 }
 
-/* Launch what is full, in index order. The header must have arrived first: it says which buckets anybody has, and the total weight. */
-static void launch_full(td_ddp *ddp)
+/* Launch what is full: the models of this communicator one after the other (the last attached first, since a model that is attached
+ * later usually comes later in forward), each one's buckets in index order. A model waits for those before it, so that the sequence of
+ * collectives is the same on every rank whatever each rank's graph looks like. The headers must have arrived first: they say
+ * which models and buckets take part, and the total weights. */
+static void launch_full(td_comm *comm)
 {
-    if (ddp->launched == ddp->buckets || ddp->bucket[ddp->launched].pending)
+    if (td__ddp_headers_finish(comm))
         return;
-    if (td__ddp_header_finish(ddp) || !ddp->active)
-        return;
-    while (ddp->launched < ddp->buckets && !ddp->bucket[ddp->launched].pending) {
-        td__bucket *bucket = &ddp->bucket[ddp->launched++];
-        if (!bucket->skip && bucket_launch(ddp, bucket))
+    for (td_ddp *d = td__ddps(); d; d = d->next) {
+        if (d->comm != comm || !d->syncing || !d->active)
+            continue;
+        while (d->launched < d->buckets && !d->bucket[d->launched].pending) {
+            td__bucket *bucket = &d->bucket[d->launched++];
+            if (!bucket->skip && bucket_launch(d, bucket))
+                return;
+        }
+        if (d->launched < d->buckets)
             return;
     }
 }
@@ -131,11 +138,10 @@ static int reducer_begin(td__group *group, bool reached, int error, double weigh
             bucket->pending += bucket->flat->leaf[k]->expected > 0;
     }
     ddp->launched = 0;
+    ddp->verdict = 0;
     ddp->syncing = true;
+    /* An error does not stop here: the header carries it, and reducer_end tells every rank the same sentence. */
     code = td__ddp_header_send(ddp, reached, error, weight);
-    /* With an error here nothing will run: the header is finished now, and every rank leaves with the same sentence. */
-    if (!code && error)
-        code = td__ddp_header_finish(ddp);
     if (code)
         ddp->syncing = false;
     return code;
@@ -150,39 +156,58 @@ static void reducer_leaf_ready(td__leaf *leaf)
         ddp->arrival[ddp->arrivals++] = leaf->index;
     td__bucket *bucket = leaf->flat->user;
     if (--bucket->pending == 0)
-        launch_full(ddp);
+        launch_full(ddp->comm);
 }
 
+/* What a batch has gathered is given up on every rank. */
+static void forget(td_ddp *ddp)
+{
+    td__ddp_wait_all(ddp);
+    ddp->group->unit = ddp->group->weight = 0;
+    for (int i = 0; i < ddp->leaves; i++)
+        ddp->leaf[i]->has_grad = ddp->leaf[i]->used = false;
+    ddp->reduced = ddp->local = false;
+}
+
+static void finish(td_ddp *ddp, int code)
+{
+    ddp->syncing = false;
+    ddp->verdict = code;
+    if (code) {
+        forget(ddp);
+    } else if (ddp->active) {
+        ddp->local = false;
+        ddp->reduced = true;
+        ddp->group->unit = ddp->group->weight = ddp->total;
+        for (int i = 0; i < ddp->leaves; i++)
+            ddp->leaf[i]->has_grad = ddp->leaf[i]->used;
+        ddp->stats.backward_ms += (td__now() - ddp->backward_began) * 1e3;
+    }
+}
+
+/* The kernels have run for all models: the first call launches what is left of every model on this communicator. */
 static int reducer_end(td__group *group)
 {
     td_ddp *ddp = group->user;
-    if (!ddp->syncing)
-        return 0;
-    ddp->syncing = false;
-    int code = td__ddp_header_finish(ddp);
-    if (code)
-        return code;
-    /* A gradient function failed after the header had promised gradients: the others wait for buckets that must not be used. */
-    if (td__pending()) {
-        if (ddp->size > 1)
-            td_abort(ddp->comm, td_error_message());
-        return td__pending();
+    td_comm *comm = ddp->comm;
+    if (ddp->syncing) {
+        for (td_ddp *d = td__ddps(); d; d = d->next)
+            for (int i = 0; d->comm == comm && i < d->buckets; i++)
+                d->bucket[i].pending = 0;
+        int code = td__ddp_headers_finish(comm);
+        /* A gradient function failed after the headers had promised gradients: the others wait for what must not be used. */
+        if (!code && td__pending() && ddp->size > 1)
+            td_abort(comm, td_error_message());
+        code = code ? code : td__pending();
+        if (!code) {
+            launch_full(comm);
+            code = td__pending();
+        }
+        for (td_ddp *d = td__ddps(); d; d = d->next)
+            if (d->comm == comm && d->syncing)
+                finish(d, code);
     }
-    if (!ddp->active)
-        return 0;
-    for (int i = 0; i < ddp->buckets; i++)
-        ddp->bucket[i].pending = 0;
-    launch_full(ddp);
-    code = td__pending();
-    if (code)
-        return code;
-    ddp->local = false;
-    ddp->reduced = true;
-    group->unit = group->weight = ddp->total;
-    for (int i = 0; i < ddp->leaves; i++)
-        ddp->leaf[i]->has_grad = ddp->leaf[i]->used;
-    ddp->stats.backward_ms += (td__now() - ddp->backward_began) * 1e3;
-    return 0;
+    return ddp->verdict;
 }
 
 static int reducer_step_begin(td__group *group)

@@ -54,7 +54,15 @@ int posix_memalign(void **p, size_t align, size_t n)
     NOTE();
     return (*p = __libc_memalign(align, n)) ? 0 : ENOMEM;
 }
-void *mmap(void *at, size_t n, int prot, int flags, int fd, off_t offset)
+/* both names: with 64-bit file offsets the library calls mmap64 */
+void *our_mmap(void *at, size_t n, int prot, int flags, int fd, off_t offset) __asm__("mmap");
+void *our_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t offset) __asm__("mmap64");
+void *our_mmap(void *at, size_t n, int prot, int flags, int fd, off_t offset)
+{
+    NOTE();
+    return (void *)syscall(SYS_mmap, at, n, prot, flags, fd, offset);
+}
+void *our_mmap64(void *at, size_t n, int prot, int flags, int fd, off_t offset)
 {
     NOTE();
     return (void *)syscall(SYS_mmap, at, n, prot, flags, fd, offset);

@@ -14,14 +14,15 @@ static td_optim *optimizer(const truth_row *row, td_module *net)
                              : td_adamw_new(td_parameters(net), &(td_adamw_opts){ .lr = 5e-3f });
 }
 
-static td_loader *loader(const truth_row *row, int ranks, int part, int parts)
+static td_loader *loader(const truth_row *row, int ranks, int part, bool alone)
 {
-    int micro = row->kase == ACCUMULATE && parts == 1 ? 3 : 1;   /* one process takes the three micro-batches at once */
+    int micro = row->kase == ACCUMULATE && alone ? 3 : 1;   /* one process takes the three micro-batches at once */
     int64_t full = (int64_t)BATCH * ranks, rows = 6 * full;
     if (row->kase == UNEVEN)   /* the last batch: one rank empty (mlp), or shares that differ by a row */
         rows = 3 * full + (row->model == MLP ? ranks - 1 : ranks + 1);
     return td_loader_new(truth_data(row->model, rows, row->dtype),
-                         &(td_loader_opts){ .batch = BATCH * (parts == 1 ? ranks : 1) * micro, .shuffle = true, .seed = 3, .part = part, .parts = parts });
+                         &(td_loader_opts){
+                                           .batch = BATCH * (alone ? ranks : 1) * micro, .shuffle = true, .seed = 3, .part = part, .parts = alone ? 1 : ranks });
 }
 
 static void next(td_loader *data, td_batch *b)
@@ -138,7 +139,7 @@ int truth_run(const truth_row *row, double *worst, bool *identical)
     }
     td_seed(11);
     td_step_set(0);
-    td_loader *data = loader(row, ranks, rank, ranks);
+    td_loader *data = loader(row, ranks, rank, false);
     *identical = true;
     for (int s = 0; s < STEPS && !td_error_pending(); s++) {
         for (int m = 0; m < models; m++) {
@@ -165,7 +166,7 @@ int truth_run(const truth_row *row, double *worst, bool *identical)
             opt[m] = optimizer(row, net[m]);
         }
         td_step_set(0);
-        data = loader(row, ranks, 0, 1);
+        data = loader(row, ranks, 0, true);
         for (int s = 0; s < STEPS; s++)
             for (int m = 0; m < models; m++)
                 step_alone(row, net[m], opt[m], data, s, ranks);
