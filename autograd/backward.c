@@ -19,9 +19,9 @@ static int check_versions(td_call *node)
     char site[256], which[32], shape[128];
     for (int i = 0; i < node->n_saved; i++) {
         td__saved *s = &node->saved[i];
-        if ((s->input < 0 && s->output < 0) || s->tensor->storage->version == s->version)
+        if ((!s->inputs && s->output < 0) || s->tensor->storage->version == s->version)
             continue;
-        snprintf(which, sizeof which, "%s %d", s->input >= 0 ? "input" : "output", s->input >= 0 ? s->input : s->output);
+        snprintf(which, sizeof which, "%s %d", s->inputs ? "input" : "output", s->inputs ? __builtin_ctz(s->inputs) : s->output);
         return td__fail(TD_ERR_STATE, "td_backward: td_%s saved its %s, shape %s, for the gradient, and it was changed in place since (the "
                         "operation was called at %s)", node->op->name, which, td__shape_text(s->tensor->shape, shape),
                         td__site_text(node->site, site, sizeof site));

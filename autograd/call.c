@@ -49,7 +49,7 @@ td_tensor *td_call_input(const td_call *call, int i)
     if (call->in)
         return call->in[i];
     for (int s = 0; s < call->n_saved; s++)
-        if (call->saved[s].input == i)
+        if (call->saved[s].inputs >> i & 1)
             return call->saved[s].tensor;
     return NULL;
 }
@@ -140,14 +140,13 @@ void td_call_save(td_call *call, td_tensor *x)
 {
     if (!x || x->poisoned || !call->in)
         return;
-    td__saved s = { .tensor = x, .version = x->storage->version, .input = -1, .output = -1 };
-    for (int i = 0; i < call->n_in && s.input < 0; i++)
-        if (call->in[i] == x)
-            s.input = (int8_t)i;
-    for (int i = 0; i < call->n_out && s.input < 0 && s.output < 0; i++)
+    td__saved s = { .tensor = x, .version = x->storage->version, .output = -1 };
+    for (int i = 0; i < call->n_in; i++)
+        s.inputs |= (uint8_t)((call->in[i] == x) << i);
+    for (int i = 0; i < call->n_out && !s.inputs && s.output < 0; i++)
         if (call->out[i] == x)
             s.output = (int8_t)i;
-    bool made = s.input < 0 && s.output < 0;
+    bool made = !s.inputs && s.output < 0;
     if (!made && !call->recording)
         return;
     if (s.output >= 0) {
@@ -156,7 +155,7 @@ void td_call_save(td_call *call, td_tensor *x)
             call->error = TD_ERR_MEMORY;
             return;
         }
-    } else if (s.input >= 0 || x->scoped.stack) {
+    } else if (s.inputs || x->scoped.stack) {
         td__tensor_ref(x);
     }
     saved_push(call, s);

@@ -29,7 +29,8 @@ typedef struct {
 typedef struct {
     td_tensor *tensor;                         /* one reference                                                            */
     uint32_t   version;                        /* of its storage when saved                                                */
-    int8_t     input, output;                  /* which one it is, or -1                                                   */
+    uint8_t    inputs;                         /* bit i: it is input i (the same tensor may be several)                     */
+    int8_t     output;                         /* which one it is, or -1                                                   */
 } td__saved;
 
 typedef struct td__hook {
@@ -46,6 +47,7 @@ typedef struct {
     bool       add;                            /* into holds something                                                     */
 } td__dest;
 
+_Static_assert(TD_OP_MAX_INPUTS <= 8, "td__saved.inputs has a bit for each");
 enum { SAVED_HERE = 4 };
 
 struct td_call {

@@ -17,8 +17,9 @@
 extern "C" {
 #endif
 
-/* loss: one element, float. 0, or a negative code: nothing was added to any gradient. Frees the graph: a second
- * backward through it is an error. Refuses while an error is pending. */
+/* loss: one element, float. Frees the graph: a second backward through it is an error. Refuses while an error is pending.
+ * 0, or a negative code: what was refused beforehand has added nothing to any gradient; an error on the way (a gradient function, a rank
+ * that is lost) forgets the gradients of all parameters that share an optimizer or td_ddp with one that was reached. */
 TD_API int td_backward(td_tensor *loss);
 TD_API int td_backward_weighted(td_tensor *loss, td_tensor *weight);   /* the divisor given: a scalar, float          */
 typedef struct {
@@ -51,7 +52,7 @@ TD_API void         td_no_grad_end(td_grad_mode *mode);
 /* Compare the gradients of fn with central finite differences, in f64. inputs: f64 leaves (made so here); fn returns any
  * shape (it is weighted by fixed random numbers). 0, or the number of elements that differ by more than
  * atol + rtol*|numeric|, the worst described through td_log. Negative: an error. Defaults (0): eps 1e-6, atol 1e-7, rtol 1e-5. */
-typedef struct { double eps, atol, rtol; uint64_t reserved[4]; } td_gradcheck_opts;
+typedef struct { double eps, atol, rtol; uint64_t reserved[4]; } td_gradcheck_opts;   /* defaults 1e-6, 1e-7, 1e-5 */
 TD_API int td_gradcheck(td_tensor *(*fn)(td_tensor *const *inputs, size_t n, void *user), void *user, td_tensor *const *inputs,
                         size_t n, const td_gradcheck_opts *opts);
 
