@@ -8,12 +8,14 @@
 #include <ddp_impl.h>
 #include <nn_impl.h>
 #include <optim_impl.h>
+#include <tandem/ops.h>
 #include "job_impl.h"
 
 static void release_objects(void)
 {
-    td__on_batch = NULL;
     td__data_free_all();
+    td__on_batch = NULL;
+    td_samples(NULL);
     td__ddp_free_all();
     td__optim_free_all();
     td__nn_free_all();
