@@ -15,5 +15,12 @@ for header in tandem.h $(cd "$SOURCE/include" && echo tandem/*.h); do
         fi
     done
 done
+# the short program of the README is a program
+program=$(sed -n '/^```c$/,/^```$/p' "$SOURCE/README.md" | sed '/^```/d')
+[ -n "$program" ] || { echo "FAILED: the README has no program"; failed=$((failed + 1)); }
+if ! echo "$program" | "$CC" -x c -std=c11 -Wall -Wextra -Werror -fsyntax-only -I "$SOURCE/include" -; then
+    echo "FAILED: the README's program does not compile"
+    failed=$((failed + 1))
+fi
 [ $failed -eq 0 ] || exit 1
 echo ok
