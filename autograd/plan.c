@@ -68,6 +68,7 @@ static int reach_leaf(td__plan *p, td__leaf *leaf)
     if (!leaf->requires)
         return 0;
     if (leaf->walk != p->walk) {
+        td__tensor_ref(leaf->value);
         leaf->walk = p->walk;
         leaf->expected = 0;
         leaf->next = NULL;
@@ -141,6 +142,11 @@ void td__plan_end(td__plan *p)
         td__plan_drop_first(p);
     for (size_t i = 0; i < p->heaped; i++)
         td__node_unref(p->heap[i]);
+    for (td__leaf *leaf = p->leaf, *next; leaf; leaf = next) {
+        next = leaf->next;
+        leaf->expected = 0;
+        td__tensor_unref(leaf->value);
+    }
     td__free(p->heap);
     td__free(p->group);
 }

@@ -6,7 +6,7 @@
 typedef struct {
     uint64_t    walk;              /* this backward's number: what it reached is marked with it                              */
     td_call    *first, *last;      /* nodes still to run, each referenced, consumers before producers                        */
-    td__leaf   *leaf, *last_leaf;  /* leaves reached; `expected` counts their contributions                                 */
+    td__leaf   *leaf, *last_leaf;  /* leaves reached, each referenced; `expected` counts their contributions, 0 outside       */
     td__group **group;             /* their groups                                                                         */
     size_t      groups, group_room;
     td_call   **heap;              /* while planning                                                                       */

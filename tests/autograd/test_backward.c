@@ -178,6 +178,17 @@ static void failure_on_the_way(void **state)
     expect_error(TD_ERR_UNSUPPORTED, "td_t_fails: refuses to differentiate");
     assert_null(td_grad(x));
     assert_null(td_grad(z));
+    assert_int_equal(td__leaf_of(x)->expected, 0);
+    {
+        TD_SCOPE();                                      /* also when the graph held the last reference to a leaf */
+        td_tensor *lost, *in = LEAF(1, 2);
+        {
+            TD_SCOPE();
+            lost = td_escape(t_sum(t_add(t_mul(LEAF(1, 2), VEC(1, 1)), td_apply(&op, &in, 1, NULL))));
+        }
+        assert_int_equal(backward(lost), TD_ERR_UNSUPPORTED);
+        td_error_clear();
+    }
     assert_int_equal(backward(t_sum(x)), 0);             /* and afterwards all is as if nothing had been */
     EXPECT(td_grad(x), 1, 1);
 }
