@@ -53,9 +53,11 @@ check "doctor: rows" "cores,BLAS,memory,shared memory,black boxes,mpirun,MPI plu
     "$(sed -nE 's/^(ok|missing:) +(MPI plug-in|shared memory|black boxes|[A-Za-z]+) .*/\2/p' "$work/page" | paste -sd,)"
 check "doctor: verdict" "Training on the CPU works here." "$(tail -n 1 "$work/page")"
 check "doctor: a missing thing has a hint" "" "$(grep '^missing:' "$work/page" | grep -vE '^missing: +[A-Za-z -]+ +[^ ].{10,}' || true)"
-(ulimit -v 1500000; "$TANDEM" doctor > "$work/page")
-check "doctor, little memory: exit code" 1 $?
-check_like "doctor, little memory" '^missing: memory .*ulimit -v' "$(cat "$work/page")"
+if (ulimit -v 1500000; "$TANDEM" --version) > /dev/null 2>&1; then      # sanitizers reserve more than that
+    (ulimit -v 1500000; "$TANDEM" doctor > "$work/page")
+    check "doctor, little memory: exit code" 1 $?
+    check_like "doctor, little memory" '^missing: memory .*ulimit -v' "$(cat "$work/page")"
+fi
 check_like "doctor, no folder" '^missing: black boxes .*TANDEM_RUNTIME_DIR' "$(TANDEM_RUNTIME_DIR=/proc/nothing "$TANDEM" doctor)"
 
 TANDEM_QUIET=1 TANDEM_SECRET=hidden "$TANDEM" env > "$work/page"
