@@ -30,7 +30,7 @@ static int bad_target(td_call *c, td_tensor *x, td_tensor *target, int64_t row)
 {
     const td_cross_entropy_opts *o = td_call_attr(c);
     char a[128], extra[64] = "";
-    td_tensor *one = td__tensor_view(target, TD_SCALAR, NULL, target->offset + row);
+    td_tensor *one = td__tensor_view(target, TD_SCALAR, target->stride, target->offset + row);
     int64_t value = 0;
     if (!one->poisoned)
         td_copy_out(one, &value, sizeof value);

@@ -50,8 +50,8 @@ typedef struct td_kernels {
     /* rows: tensor/cpu/softmax.c (float): x (rows,n) contiguous */
     void (*softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
     void (*softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
-    /* per row: loss, and log-sum-exp saved for the gradient; ignored rows get loss 0. *kept: how many rows count (in t, a scalar on the
-     * device). mean: sum / kept. Targets have been checked (host) or are checked by `bad`: index of the first bad row, else -1. */
+    /* loss: the mean over the rows that count, a scalar; NaN when none does. lse (rows): log-sum-exp, saved for the gradient. *kept: how many
+     * rows count (in t, a scalar on the device); 0: the gradient is exactly zero. Targets have been checked (host) or are checked by `bad`: index of the first bad row, else -1. */
     void (*cross_entropy)(td_dtype t, int64_t rows, int64_t n, const void *logits, const int64_t *target, double smoothing, bool has_ignore,
                           int64_t ignore, void *loss, void *lse, void *kept, int64_t *bad);
     void (*cross_entropy_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gloss, const void *logits, const int64_t *target,

@@ -1,6 +1,6 @@
-/* tensor/cpu/vecmath.h: exp, log, tanh and erf over arrays. The one file that names a vector mathematics library.
+/* tensor/cpu/vecmath.h: exp, tanh and erf over arrays. The one file that names a vector mathematics library.
  *
- * x86-64: glibc's libmvec (2.35 and later have all four); elsewhere scalar libm. libmvec's routines differ in the last bit between
+ * x86-64: glibc's libmvec (2.35 and later have all three); elsewhere scalar libm. libmvec's routines differ in the last bit between
  * widths and from scalar libm, so everything, tails included, goes through one routine of one width per instruction set: a tail is
  * padded to 8 lanes on the stack. A value therefore gives the same bits at every position and length. AVX-512 uses the AVX2
  * routines. Lanes do not influence each other: those that need special care are computed alone by libmvec.
@@ -77,15 +77,11 @@ TD_VEC_EIGHT_F32(tanh_f32, tanhf)
 TD_VEC_EIGHT_F64(tanh_f64, tanh)
 TD_VEC_EIGHT_F32(erf_f32, erff)
 TD_VEC_EIGHT_F64(erf_f64, erf)
-TD_VEC_EIGHT_F32(log_f32, logf)
-TD_VEC_EIGHT_F64(log_f64, log)
 TD_VEC_ARRAY(exp_f32, float)
 TD_VEC_ARRAY(exp_f64, double)
 TD_VEC_ARRAY(tanh_f32, float)
 TD_VEC_ARRAY(tanh_f64, double)
 TD_VEC_ARRAY(erf_f32, float)
 TD_VEC_ARRAY(erf_f64, double)
-TD_VEC_ARRAY(log_f32, float)
-TD_VEC_ARRAY(log_f64, double)
 
 #endif
