@@ -265,11 +265,13 @@ void td__comm_init(td_comm *comm)
 
 void td__comm_trim(td_comm *comm)
 {
-    while (comm->spare) {
-        td_work *next = comm->spare->next;
-        td__free(comm->spare);
-        comm->spare = next;
+    while (comm->all) {
+        td_work *next = comm->all->all;
+        td__work_let_go(comm->all);
+        td__free(comm->all);
+        comm->all = next;
     }
+    comm->spare = NULL;
 }
 
 void td__comm_destroy(td_comm *comm)

@@ -11,6 +11,7 @@ struct td_work {
     td_coll  coll;
     td_comm *comm;
     td_work *next;                         /* in the queue, or among the spare ones                                           */
+    td_work *all;                          /* every work of the communicator                                                  */
     _Atomic int state;
     int      code;
     char     sentence[TD_SENTENCE];        /* of an error of this work alone                                                  */
@@ -32,7 +33,7 @@ struct td_comm {
     pthread_t thread;
     bool      thread_up, thread_busy, thread_ended, stop;
     double    progress;                    /* when the thread last ended a work                                              */
-    td_work  *head, *tail, *spare;
+    td_work  *head, *tail, *spare, *all;
     _Atomic int pending;                   /* started and not yet run                                                         */
     _Atomic int code;                      /* the communicator has failed                                                     */
     char      sentence[TD_SENTENCE];
@@ -48,7 +49,7 @@ int  td__comm_report(td_comm *comm, int code);                    /* the communi
 td_work *td__work_failed(td_comm *comm, int code);                /* done already; takes the calling thread's error message    */
 td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a, td_tensor *b);
 void td__comm_init(td_comm *comm);                                /* lock and conditions                                       */
-void td__comm_trim(td_comm *comm);                                /* frees the spare works                                      */
+void td__comm_trim(td_comm *comm);                                /* frees the works, also those that nobody waited for          */
 void td__comm_destroy(td_comm *comm);
 
 /* ---- thread.c ---- */
@@ -58,6 +59,7 @@ int  td__comm_enqueue(td_comm *comm, td_work *work);
 int  td__comm_await(td_comm *comm, td_work *work);                /* until it is done: 0, or negative: given up               */
 td_work *td__work_new(td_comm *comm);
 void td__work_recycle(td_comm *comm, td_work *work);
+void td__work_let_go(td_work *work);                              /* of its tensors                                             */
 
 /* ---- shm: what open.c hands over ---- */
 typedef struct { td__control *control; td__arena *arena; int n; void **base; size_t *bytes; } td__shm_parts;

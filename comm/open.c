@@ -271,6 +271,8 @@ void td__comm_close_world(bool well)
     td__on_abort(NULL);
     world_comm = NULL;
     if (ended)
+        td__comm_trim(comm);
+    if (ended)
         close_parts(comm, well && !atomic_load(&comm->code));
     else                                       /* a thread hangs inside the transport: what it uses stays as it is */
         td__control_detach(comm->control, false);

@@ -16,10 +16,15 @@ td_work *td__work_new(td_comm *comm)
     if (work)
         comm->spare = work->next;
     pthread_mutex_unlock(&comm->lock);
-    if (!work)
+    if (!work) {
         work = td__alloc(sizeof *work);
-    if (!work)
-        return NULL;
+        if (!work)
+            return NULL;
+        pthread_mutex_lock(&comm->lock);
+        work->all = comm->all;
+        comm->all = work;
+        pthread_mutex_unlock(&comm->lock);
+    }
     work->comm = comm;
     work->next = NULL;
     work->code = 0;
@@ -31,7 +36,7 @@ td_work *td__work_new(td_comm *comm)
     return work;
 }
 
-static void let_go(td_work *work)
+void td__work_let_go(td_work *work)
 {
     for (int i = 0; i < 2; i++)
         if (work->hold[i])
@@ -41,7 +46,7 @@ static void let_go(td_work *work)
 
 void td__work_recycle(td_comm *comm, td_work *work)
 {
-    let_go(work);
+    td__work_let_go(work);
     atomic_store(&work->state, TD_WORK_FREE);
     pthread_mutex_lock(&comm->lock);
     work->next = comm->spare;
