@@ -11,17 +11,12 @@
  */
 #include "launcher.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <store.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -224,147 +219,24 @@ static int watch_signals(life *l)
     return error;
 }
 
-/* ---- the beginning ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- from beginning to end ------------------------------------------------------------------------------------------------------------ */
 
-static int complain(const char *what, const char *why)
-{
-    td__lines_say("%s: %s", what, why);
-    return 1;
-}
-
-static int free_port(void)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t size = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int port = fd >= 0 && bind(fd, (struct sockaddr *)&address, size) == 0 &&
-               getsockname(fd, (struct sockaddr *)&address, &size) == 0 ? ntohs(address.sin_port) : 0;
-    if (fd >= 0)
-        close(fd);
-    return port;
-}
-
-static void to_hex(const unsigned char *bytes, size_t n, char *into)
-{
-    for (size_t i = 0; i < n; i++)
-        snprintf(into + 2 * i, 3, "%02x", bytes[i]);
-}
-
-/* The terminal's columns that are left for a rank's line; 0: nobody watches. A variable that is already set was set by
- * somebody who shows our output on a terminal (a script with `tee`, an outer launcher). */
-static int columns_for_ranks(const td__run_options *options, bool prefix)
-{
-    struct winsize size;
-    int columns = 0, taken = 0;
-    const char *said = td__env(TD_ENV_TERMINAL);
-    if (said)
-        columns = atoi(said);
-    else if (isatty(STDOUT_FILENO))
-        columns = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-    if (prefix)
-        taken = snprintf(NULL, 0, "[%d] ", options->ranks - 1);
-    return columns > taken ? columns - taken : 0;
-}
-
-static void divide_cores(td__job *job)
-{
-    job->division = (td__division){ .threads = 1 };
-    hwloc_topology_t topology;
-    if (td__cores_load(&topology) != 0)
-        return;
-    hwloc_bitmap_t allowed = td__cores_allowed(topology);
-    if (allowed) {
-        td__cores_divide(topology, allowed, td__cores_quota(), job->options->ranks, &job->division);
-        if (!hwloc_topology_is_thissystem(topology))   /* a made-up machine: its processors are not ours to bind to */
-            td__division_free(&job->division);
-    }
-    hwloc_bitmap_free(allowed);
-    hwloc_topology_destroy(topology);
-}
-
-static int start_rank(life *l, int rank, bool piped)
-{
-    td__job *job = &l->job;
-    int out[2] = { -1, -1 }, err[2] = { -1, -1 }, none = -1, error = 0;
-    td__start start = { .path = job->options->path, .argv = job->options->argv, .in = STDIN_FILENO, .out = STDOUT_FILENO,
-                        .err = STDERR_FILENO, .cores = job->division.set ? job->division.set[rank] : NULL };
-    if (rank > 0) {
-        start.in = none = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        error = none < 0 ? -errno : 0;
-    }
-    if (piped && !error) {
-        if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0)
-            error = -errno;
-        start.out = out[1];
-        start.err = err[1];
-    }
-    start.variables = error ? NULL : td__environ_make(job, rank);
-    if (!error)
-        error = start.variables ? td__spawn(&start, &job->rank[rank].pid) : -ENOMEM;
-    td__environ_free(start.variables);
-    if (none >= 0)
-        close(none);
-    for (int i = 0; i < 2 && piped; i++) {
-        int *pipe = i ? err : out, to = i ? STDERR_FILENO : STDOUT_FILENO;
-        if (pipe[1] >= 0)
-            close(pipe[1]);
-        if (pipe[0] >= 0 && !error) {
-            fcntl(pipe[0], F_SETFL, O_NONBLOCK);
-            int refused = td__lines_add(rank, pipe[0], to);
-            if (refused)
-                td__lines_say("the output of rank %d cannot be read: %s", rank, uv_strerror(refused));
-        } else if (pipe[0] >= 0) {
-            close(pipe[0]);
-        }
-    }
-    if (!error)
-        l->living++;
-    return error;
-}
-
-/* Until here nothing was started; a rank that cannot be started ends the ones before it. */
+/* A rank that cannot be started ends the ones before it. */
 static int start_ranks(life *l)
 {
-    bool piped = l->job.options->ranks > 1;
+    bool piped = l->job.options->ranks > 1;    /* a lone rank keeps our own output, a terminal perhaps */
     for (int r = 0; r < l->job.options->ranks; r++) {
-        int error = start_rank(l, r, piped);
-        if (error == 0)
+        int error = td__job_start_rank(&l->job, r, piped);
+        if (error == 0) {
+            l->living++;
             continue;
+        }
         td__lines_say("rank %d cannot be started: \"%s\": %s", r, l->job.options->path, strerror(-error));
         for (int k = r; k < l->job.options->ranks; k++)
             l->job.rank[k].ended = l->job.rank[k].asked_to_end = true;
         enter(l, KILLING, GIVE_UP_MS);
         return error == -EACCES || error == -ENOEXEC || error == -ENOENT || error == -E2BIG ? TD_EXIT_NOT_EXECUTABLE : 1;
     }
-    return 0;
-}
-
-static int prepare(life *l, td__store_server **server)
-{
-    td__job *job = &l->job;
-    unsigned char random[8], secret[32];
-    if (getrandom(random, sizeof random, 0) != sizeof random || getrandom(secret, sizeof secret, 0) != sizeof secret)
-        return complain("no random numbers for the job's secret", strerror(errno));
-    char hex[17], where[128];
-    to_hex(random, sizeof random, hex);
-    to_hex(secret, sizeof secret, job->secret);
-    snprintf(job->name, sizeof job->name, "%d-%s", (int)getpid(), hex);
-    snprintf(where, sizeof where, "unix:@tandem-%s", job->name);
-    *server = td__store_serve(where, secret);
-    if (!*server)
-        return complain("the ranks' meeting point cannot be opened", td_error_message());
-    job->store = td__store_address(*server);
-    job->port = free_port();
-    if (!td__runtime_dir(job->folder, sizeof job->folder))
-        job->folder[0] = '\0';
-    job->rank = calloc((size_t)job->options->ranks, sizeof *job->rank);
-    if (!job->rank)
-        return complain("memory cannot be had", strerror(ENOMEM));
-    for (int r = 0; r < job->options->ranks; r++)
-        job->rank[r].rank = r;
-    divide_cores(job);
-    l->oom_before = td__verdict_oom_kills();
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
     return 0;
 }
 
@@ -383,13 +255,16 @@ int td__job_run(const td__run_options *options)
 {
     life l = { .job.options = options, .cause = -1 };
     td__store_server *server = NULL;
-    bool prefix = options->ranks > 1 && !options->no_prefix;
-    l.job.columns = columns_for_ranks(options, prefix);
-    td__lines_begin(&l.loop, prefix, l.job.columns > 0);
-    int status = prepare(&l, &server), error = 0;
-    if (status == 0 && ((error = uv_loop_init(&l.loop)) || (error = watch_signals(&l))))
-        status = complain("there is no event loop", uv_strerror(error));
+    l.job.prefix = options->ranks > 1 && !options->no_prefix;
+    int status = td__job_prepare(&l.job, &server), error = 0;
+    if (status == 0 && ((error = uv_loop_init(&l.loop)) || (error = watch_signals(&l)))) {
+        td__lines_say("there is no event loop: %s", uv_strerror(error));
+        status = 1;
+    }
     if (status == 0) {
+        td__lines_begin(&l.loop, l.job.prefix, l.job.columns > 0);
+        l.oom_before = td__verdict_oom_kills();
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
         status = start_ranks(&l);
         uv_run(&l.loop, UV_RUN_DEFAULT);
         uv_loop_close(&l.loop);

@@ -2,7 +2,8 @@
  *
  *   main.c      the table of subcommands, which also makes the help
  *   run.c       tandem run: options, then a job
- *   job.c       the life of a job: start, signals, ends of ranks, ending everything; one libuv loop
+ *   job.c       the life of a job: signals, ends of ranks, ending everything; one libuv loop
+ *   start.c     what a job needs before its first rank; starting one with its pipes
  *   spawn.c     one rank: fork, session, cores, exec          environ.c  what a rank finds in its environment
  *   cores.c     who gets which cores                           lines.c    the ranks' output, line by line
  *   tree.c      which processes descend from us                verdict.c  which rank is the cause, how and why
@@ -13,6 +14,7 @@
 #include <base.h>
 #include <hwloc.h>
 #include <sched.h>
+#include <store.h>
 #include <sys/types.h>
 #include <uv.h>
 
@@ -68,6 +70,7 @@ typedef struct {
     char secret[65];                           /* 64 hex digits                                                           */
     const char *store;                         /* its address                                                             */
     int port;                                  /* MASTER_PORT                                                             */
+    bool prefix;                               /* "[rank] " before each line                                              */
     int columns;                               /* TANDEM_TERMINAL                                                         */
     char folder[300];                          /* of the black boxes; "": none can be had                                  */
     td__division division;
@@ -75,6 +78,12 @@ typedef struct {
 } td__job;
 
 int td__job_run(const td__run_options *options);   /* returns the exit status of `tandem run`                            */
+
+/* ---- start.c ----------------------------------------------------------------------------------------------------------------- */
+/* Name, secret, meeting point, port, cores. 0, or the exit status after saying why. */
+int td__job_prepare(td__job *job, td__store_server **server);
+/* 0, or a negative errno. piped: through td__lines_add, else the rank has our own output. */
+int td__job_start_rank(td__job *job, int rank, bool piped);
 
 /* ---- environ.c, spawn.c, tree.c ---------------------------------------------------------------------------------------------------- */
 /* The environment of one rank; td__environ_free when it has been used. */
