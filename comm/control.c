@@ -17,7 +17,7 @@
 #include <unistd.h>
 #include "comm_room.h"
 
-enum { TICK_NS = 20 * 1000 * 1000, CHECKED_PER_TICK = 16 };
+enum { TICK_NS = 20 * 1000 * 1000, CHECKED_PER_TICK = 16, SPIN_NS = 3000 };
 #define STOPPED_FOR 0.4   /* a rank that is seen stopped for so long is not merely being continued together with us          */
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -153,23 +153,26 @@ static inline bool reached(td__control *c)
     return (int32_t)(atomic_load_explicit(&c->head->arrivals, memory_order_acquire) - c->target) >= 0;
 }
 
+/* A moment of plain spinning; then each look offers the core to others: when the rank that is waited for has none of its own, spinning
+ * would only keep it away. */
 static bool spin(td__control *c)
 {
     if (!c->spin_ns)
         return reached(c);
-    int64_t end = 0;
-    for (;;) {
+    int64_t begun = td__now_ns();
+    do {
         for (int i = 0; i < 64; i++) {
             if (reached(c))
                 return true;
             RELAX();
         }
-        int64_t now = td__now_ns();
-        if (!end)
-            end = now + c->spin_ns;
-        else if (now > end)
-            return false;
-    }
+    } while (td__now_ns() - begun < SPIN_NS);
+    do {
+        sched_yield();
+        if (reached(c))
+            return true;
+    } while (td__now_ns() - begun < c->spin_ns);
+    return false;
 }
 
 static int sleep_until_reached(td__control *c, const td_coll *coll)
