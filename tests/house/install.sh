@@ -1,7 +1,8 @@
 #!/bin/bash
 # `meson install`, then a program that knows only pkg-config: it compiles, links and runs against the installed copy.
 set -u
-: "${BUILD:?}" "${CC:=cc}"
+: "${BUILD:?}" "${SOURCE:?}" "${CC:=cc}"
+unset LD_LIBRARY_PATH TANDEM_PLUGIN_DIR        # meson points them at the build tree
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAILED: $*"; exit 1; }
