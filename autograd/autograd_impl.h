@@ -35,6 +35,7 @@ struct td__leaf {
     td__leaf  *next;               /* in the list of leaves that this backward reaches                                        */
     bool       listed;             /* while a group is made                                                                 */
 };
+extern const char *(*td__leaf_name)(const td_tensor *x);   /* for messages: nn sets it to the parameter's path; "" for none */
 td__leaf *td__leaf_of(const td_tensor *x);             /* NULL for tensors that are not leaves                             */
 int       td__leaf_need_grad(td__leaf *leaf);          /* makes leaf->grad if there is none                                */
 

@@ -5,7 +5,6 @@
  * gradients come in. Launching is handing a descriptor to the communicator's thread; backward goes on.
  */
 #include "ddp_impl.h"
-#include <tandem/optim.h>
 
 /* A gradient that this rank does not have contributes exactly zero. What lies in the bucket may be an old step's. */
 static void zero_missing(td__flat *flat)

@@ -44,6 +44,12 @@ const char *td_parameter_name(const td_tensor *parameter)
     return parameter && parameter->owner ? td__entry_path(parameter->owner) : "";
 }
 
+/* Rooms below know parameters by their leaves alone; their messages ask here for the path. */
+__attribute__((constructor)) static void name_leaves(void)
+{
+    td__leaf_name = td_parameter_name;
+}
+
 static td__entry *find(const td_module *m, const char *name, size_t length)
 {
     const td__tree *t = td__tree_of(m);

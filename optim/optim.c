@@ -56,7 +56,7 @@ static int check_twice(const char *who, const td_optim *opt, td_tensors list)
     if (!twice)
         return 0;
     char shape[128];
-    const char *name = td_parameter_name(twice);
+    const char *name = td__leaf_name(twice);
     return td__fail(TD_ERR_ARGUMENT, "%s: parameter %s%s%s%s is listed twice", who, *name ? "\"" : "", name, *name ? "\" " : "",
                     td__shape_text(twice->shape, shape));
 }

@@ -63,7 +63,7 @@ td_optim *td__optim_new(const char *who, const td__rule *rule, td_tensors parame
 int       td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td_tensors parameters, const td__options *o);
 td_optim *td__optims(void);                                    /* the live ones, by next                                    */
 void      td__optim_free_all(void);                            /* td_finish                                                 */
-/* An option that must be low <= x (< or <= high): TD_ZERO is 0, zero `standard`. 0, or td__fail. */
+/* What the user wrote into an option field: zero means `standard`, TD_ZERO means 0. */
 double    td__option(float given, double standard);
 
 /* place.c */

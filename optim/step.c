@@ -149,7 +149,7 @@ static int check_left(const td_optim *opt)
         const td__group *g = p->leaf->group;
         if (p->left_weight != 0 && g && td__param_steps(p) && g->unit == p->left_unit && g->weight > p->left_weight)
             return td__fail(TD_ERR_STATE, "td_optim_step: parameter \"%s\" shares a ddp with another optimizer that has not stepped since this one's "
-                            "last step; step both between backwards", td_parameter_name(p->value));
+                            "last step; step both between backwards", td__leaf_name(p->value));
     }
     return 0;
 }

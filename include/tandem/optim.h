@@ -5,7 +5,7 @@
  */
 #ifndef TANDEM_OPTIM_H
 #define TANDEM_OPTIM_H
-#include <tandem/nn.h>
+#include <tandem/autograd.h>
 #ifdef __cplusplus
 extern "C" {
 #endif

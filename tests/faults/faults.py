@@ -28,8 +28,21 @@ def ours(tag):
 
 
 def sockets():
+    """Inode and name of every abstract socket of ours."""
     with open("/proc/net/unix") as f:
-        return {line.split()[-1] for line in f if "@tandem" in line}
+        rows = [line.split() for line in f]
+    return {(row[6], row[7]) for row in rows if len(row) > 7 and row[7].startswith("@tandem")}
+
+
+def of_other_jobs(names):
+    """Those that a living process holds: ours are gone by then, so it is another job's."""
+    held = set()
+    for path in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            held.add(os.readlink(path))
+        except OSError:
+            pass
+    return {(inode, name) for inode, name in names if f"socket:[{inode}]" in held}
 
 
 def run(args, ranks, kind, rng, mpi):
@@ -90,8 +103,9 @@ def run(args, ranks, kind, rng, mpi):
         wrong.append(f"processes left: {left}")
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-    if sockets() - before_sockets:
-        wrong.append(f"sockets left: {sorted(sockets() - before_sockets)}")
+    new = sockets() - before_sockets
+    if new - of_other_jobs(new):
+        wrong.append(f"sockets left: {sorted(new - of_other_jobs(new))}")
     shm = {name for name in set(os.listdir("/dev/shm")) - before_shm if "tandem" in name}
     if shm:
         wrong.append(f"shared memory left: {sorted(shm)}")
