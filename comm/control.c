@@ -73,10 +73,11 @@ void td__process_identity(int pid, uint64_t *started)
     process_state(pid, started, &threads);
 }
 
-/* A rank on the same host whose process ends in a normal way leaves word, whether or not it called td_finish. */
+/* A rank on the same host whose process ends in a normal way leaves word, whether or not it called td_finish. Registered when the world
+ * opens, so that it runs before what other libraries do at the end, which may take its time. */
 static td__control *open_control;
 
-__attribute__((destructor)) static void leave_word(void)
+static void leave_word(void)
 {
     td__control *c = open_control;
     if (c && c->mine && c->mine->pid == getpid() && atomic_load(&c->mine->state) == TD_SLOT_RUNNING)
@@ -99,7 +100,8 @@ static int check_peer(td__control *c, int i, const td_coll *coll, uint64_t step)
 {
     td__slot *slot = &c->slot[i];
     int state = atomic_load(&slot->state);
-    bool here = atomic_load(&slot->step) >= step;
+    /* has it done its part where we wait? With MPI, entering a collective is not yet having taken part in it */
+    bool here = atomic_load(&slot->step) >= step && !(c->comm->backend->on_thread && atomic_load(&slot->inside));
     if (slot->pid == 0)
         return 0;
     if (state == TD_SLOT_FINISHED || state == TD_SLOT_FAILED)
@@ -112,7 +114,7 @@ static int check_peer(td__control *c, int i, const td_coll *coll, uint64_t step)
     bool gone = letter == '\0' || letter == 'X' || (letter == 'Z' && threads <= 1) || started != slot->started;
     state = atomic_load(&slot->state);           /* it may have said goodbye between the two looks */
     if (state == TD_SLOT_EXITED)
-        return here || !gone ? 0 : td__verdict_peer(c, i, TD_PEER_EXITED, coll);
+        return here ? 0 : td__verdict_peer(c, i, TD_PEER_EXITED, coll);
     if (gone && state == TD_SLOT_FINISHED)
         return here ? 0 : td__verdict_peer(c, i, TD_PEER_FINISHED, coll);
     if (gone)
@@ -293,6 +295,9 @@ int td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int 
     sched_getaffinity(0, sizeof slot->cpus, &slot->cpus);
     atomic_store(&slot->state, TD_SLOT_RUNNING);
     open_control = c;
+    static bool registered;
+    if (!registered)
+        registered = atexit(leave_word) == 0;
 
     td_coll first = { .kind = TD_COLL_BARRIER, .seq = 0, .label = "td_init", .site = td__site, .arrived = td__now() };
     td__control_enter(c, &first);

@@ -80,8 +80,12 @@ static void name_boxes(const td__control *c)
 static void tell_the_others(const char *sentence)
 {
     td_comm *comm = world_comm;
-    if (!comm || !comm->control)
+    const td__world *w = td__world_now();
+    if (!comm || !comm->control) {             /* in td_init, or alone: the sentence has said everything                      */
+        if (w->size == 1 || strcmp(w->launcher, "tandem"))
+            td__box_close(true);
         return;
+    }
     td__control *c = comm->control;
     int32_t before = atomic_load(&c->head->verdict);
     if (!before) {
@@ -222,6 +226,7 @@ int td__comm_open_world(const td_plugin *plugin, void *world)
 {
     const td__world *w = td__world_now();
     bool shm = false;
+    td__on_abort(tell_the_others);
     int code = choose(w, &shm);
     if (code || w->size == 1)
         return code;
@@ -239,7 +244,6 @@ int td__comm_open_world(const td_plugin *plugin, void *world)
         return code;
     }
     world_comm = comm;
-    td__on_abort(tell_the_others);
     return 0;
 }
 
@@ -265,10 +269,10 @@ void td__comm_close_world(bool well)
 {
     td_comm *comm = world_comm;
     td__comm_trim(&self);
+    td__on_abort(NULL);
     if (!comm)
         return;
     bool ended = td__comm_thread_stop(comm);
-    td__on_abort(NULL);
     world_comm = NULL;
     if (ended)
         td__comm_trim(comm);

@@ -3,7 +3,7 @@
  * The order matters: started work may still use memory; loaders have threads that use datasets; ddps hold modules' parameters and wait for
  * buckets; optimizers hold flats; scopes hold the rest. Only when nothing uses the arena any more does the communicator close.
  */
-#include <stdio.h>
+#include <string.h>
 #include <data_impl.h>
 #include <ddp_impl.h>
 #include <nn_impl.h>
@@ -34,6 +34,8 @@ int td_finish(void)
     release_objects();
     bool well = !td__pending() && !td__had_error();
     td__comm_close_world(well);
+    if (!well && *td__box_path() && strcmp(td__world_now()->launcher, "tandem"))   /* our launcher names it itself */
+        td__info("there was an error; what this rank did last is in %s", td__box_path());
     td__box_close(well);
     td__world_set(&(td__world){ .size = 1, .local_size = 1, .launcher = "none" });
     td__job_running = false;

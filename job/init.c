@@ -43,7 +43,7 @@ static int start(const td__world *w, const td_plugin *plugin, void *given)
     code = code ? code : td__device_set_default((td_device){ TD_DEFAULT, 0 });
     code = code ? code : td__comm_open_world(plugin, given);
     if (code) {
-        td__box_close(false);
+        td__box_close(true);                   /* the error has said it; there is nothing more in the box                    */
         td__world_set(&(td__world){ .size = 1, .local_size = 1, .launcher = "none" });
         return code;
     }

@@ -82,15 +82,21 @@ static void rewrite(const td_progress *p, double now)
 
 static void plain(const td_progress *p, double now, FILE *to)
 {
-    char text[256];
+    char text[256], of[32] = "";
     facts(p, now, text, sizeof text);
-    fprintf(to, "%s step %lld/%lld  %.1f s  %s\n", p->title, (long long)p->done, (long long)p->steps, now - p->began, text);
+    if (p->steps)
+        snprintf(of, sizeof of, "/%lld", (long long)p->steps);
+    fprintf(to, "%s step %lld%s  %.1f s  %s\n", p->title, (long long)p->done, of, now - p->began, text);
     fflush(to);
 }
 
 void td_progress_step(td_progress *p, int64_t rows, td_tensor *loss, const td_ddp *ddp)
 {
     TD_ENTER();
+    if (!p) {
+        td__fail(TD_ERR_ARGUMENT, "td_progress_step: the progress is NULL");
+        return;
+    }
     p->done++;
     p->rows += rows * td__world_now()->size;
     if (ddp) {
@@ -120,9 +126,12 @@ void td_progress_step(td_progress *p, int64_t rows, td_tensor *loss, const td_dd
 
 double td_progress_end(td_progress *p)
 {
-    double now = td__now(), seconds = now - p->began;
-    if (p == &none)
+    TD_ENTER();
+    if (!p)
+        td__fail(TD_ERR_ARGUMENT, "td_progress_end: the progress is NULL");
+    if (!p || p == &none)
         return 0;
+    double now = td__now(), seconds = now - p->began;
     if (td__world_now()->rank == 0) {
         if (p->columns)
             printf("\r\033[K");
