@@ -91,7 +91,7 @@ const td_op td__op_dropout = { .name = "dropout", .infer = dropout_infer, .run =
 td_tensor *td_dropout(td_tensor *x, double p, bool train)
 {
     TD_ENTER();
-    if (!train && p >= 0 && p < 1)   /* a wrong p is an error in both modes                                                    */
+    if (!train && x && p >= 0 && p < 1)   /* a wrong p is an error in both modes                                               */
         return x;
     td_tensor *in[] = { td__image_arg(x) };
     return td_apply(&td__op_dropout, in, 1, &p);

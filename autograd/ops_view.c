@@ -49,6 +49,29 @@ static bool strides_for(const td_tensor *x, td_shape to, int64_t *stride)
     return true;
 }
 
+/* The product of the sizes that are greater than 0. */
+static int64_t product(td_shape s)
+{
+    int64_t n = 1;
+    for (int i = 0; i < s.ndim; i++)
+        if (s.dim[i] > 0 && __builtin_mul_overflow(n, s.dim[i], &n))
+            return INT64_MAX;
+    return n;
+}
+
+/* The size that -1 in `to` stands for; -1: there is none. Without elements the sizes other than 0 decide, so that a batch of 0 rows keeps the
+ * width of its rows. */
+static int64_t inferred(td_shape from, int64_t n, td_shape to, int64_t known)
+{
+    if (known == 0) {
+        if (n != 0)
+            return -1;
+        n = product(from);
+        known = product(to);
+    }
+    return n % known != 0 ? -1 : n / known;
+}
+
 static int infer_reshape(td_call *c)
 {
     td_tensor *x = td_call_input(c, 0);
@@ -70,14 +93,17 @@ static int infer_reshape(td_call *c)
     }
     int64_t n = td__shape_numel(x->shape);
     if (unknown >= 0) {
-        if (known == 0 ? n != 0 : n % known != 0)
+        to.dim[unknown] = inferred(x->shape, n, to, known);
+        if (to.dim[unknown] < 0)
             return td_call_error(c, TD_ERR_SHAPE, "the %lld elements of shape %s do not divide into shape %s", (long long)n,
                                  td__shape_text(x->shape, a), td__shape_text(to, b));
-        to.dim[unknown] = known == 0 ? 0 : n / known;
     } else if (known != n) {
         return td_call_error(c, TD_ERR_SHAPE, "shape %s has %lld elements, shape %s has %lld", td__shape_text(x->shape, a), (long long)n,
                              td__shape_text(to, b), (long long)known);
     }
+    int code = td__shape_check("td_reshape", to);
+    if (code)
+        return code;
     int64_t stride[TD_MAX_DIMS];
     return strides_for(x, to, stride) ? td_call_view(c, to, stride, 0) : td_call_infer(c, 0, to, x->dtype);
 }
@@ -253,7 +279,9 @@ td_tensor *td_flatten(td_tensor *x, int from)
 {
     TD_ENTER();
     td_shape to = { 1, { -1 } };
-    if (x && !x->poisoned && x->shape.ndim > 0) {
+    if (!x && td__tensor_check("td_flatten", x))
+        return td__poison();
+    if (!x->poisoned && x->shape.ndim > 0) {
         if ((from = td__axis("td_flatten", from, x->shape.ndim)) < 0)
             return td__poison();
         to.ndim = from + 1;
@@ -284,7 +312,9 @@ td_tensor *td_transpose(td_tensor *x, int dim0, int dim1)
 {
     TD_ENTER();
     order_attr a = { 0 };
-    if (x && !x->poisoned) {
+    if (!x && td__tensor_check("td_transpose", x))
+        return td__poison();
+    if (!x->poisoned) {
         a.n = x->shape.ndim;
         if ((dim0 = td__axis("td_transpose", dim0, a.n)) < 0 || (dim1 = td__axis("td_transpose", dim1, a.n)) < 0)
             return td__poison();

@@ -58,6 +58,23 @@ static void reductions(void **state)
     expect(td_sum(f(TD_SHAPE(2)), twice, -1, false), TD_ERR_ARGUMENT, "td_sum: n_axes is not between 0 and 8");
 }
 
+/* A batch of 0 rows is as wide as any other: what -1 stands for does not depend on the number of rows. */
+static void rows_of_none(void **state)
+{
+    (void)state;
+    TD_SCOPE();
+    for (int64_t rows = 0; rows < 3; rows++) {
+        td_tensor *x = td_ones(TD_SHAPE(rows, 4, 7), TD_F32);
+        td_tensor *y[] = { td_reshape(x, TD_SHAPE(rows, -1)), td_reshape(x, TD_SHAPE(-1, 28)), td_flatten(x, 1) };
+        for (size_t i = 0; i < sizeof y / sizeof *y; i++) {
+            assert_int_equal(td_shape_of(y[i]).ndim, 2);
+            assert_int_equal(td_dim(y[i], 0), rows);
+            assert_int_equal(td_dim(y[i], 1), 28);
+        }
+    }
+    assert_int_equal(td_error_pending(), 0);
+}
+
 static void views(void **state)
 {
     (void)state;
@@ -67,6 +84,15 @@ static void views(void **state)
     expect(td_reshape(x, TD_SHAPE(4, -1)), TD_ERR_SHAPE, "td_reshape: the 6 elements of shape (2,3) do not divide into shape (4,-1)");
     expect(td_reshape(x, TD_SHAPE(-1, -1)), TD_ERR_SHAPE, "td_reshape: shape (-1,-1): only one dimension may be -1");
     expect(td_reshape(x, TD_SHAPE(-3, 2)), TD_ERR_SHAPE, "td_reshape: shape (-3,2): a dimension is negative");
+    const int64_t huge = (int64_t)1 << 62;
+    expect(td_reshape(f(TD_SHAPE(0)), TD_SHAPE(0, huge, huge)), TD_ERR_SHAPE,
+           "td_reshape: shape (0,4611686018427387904,4611686018427387904) has more elements than can be addressed");
+    expect(td_reshape(f(TD_SHAPE(0)), TD_SHAPE(-1, huge, huge)), TD_ERR_SHAPE, "td_reshape: shape (0,");
+    expect(td_reshape(f(TD_SHAPE(0, 3)), TD_SHAPE(0, 2, -1)), TD_ERR_SHAPE, "td_reshape: the 0 elements of shape (0,3) do not divide into");
+    expect(td_reshape(x, TD_SHAPE(0, -1)), TD_ERR_SHAPE, "td_reshape: the 6 elements of shape (2,3) do not divide into shape (0,-1)");
+    expect(td_flatten(NULL, 0), TD_ERR_ARGUMENT, "td_flatten: the tensor is NULL");
+    expect(td_transpose(NULL, 0, 1), TD_ERR_ARGUMENT, "td_transpose: the tensor is NULL");
+    expect(td_dropout(NULL, 0.5, false), TD_ERR_ARGUMENT, "td_dropout: input 0 is NULL");
     expect(td_flatten(x, 2), TD_ERR_SHAPE, "td_flatten: dimension 2 is outside -2 to 1");
     expect(td_permute(x, (int[]){ 0, 0 }, 2), TD_ERR_ARGUMENT, "td_permute: dimension 0 is named twice");
     expect(td_permute(x, (int[]){ 0 }, 1), TD_ERR_ARGUMENT, "td_permute: 1 dimensions are named, shape (2,3) has 2");
@@ -263,7 +289,7 @@ int main(void)
 {
     td_errors(TD_ERRORS_RETURN);
 #define T(name) cmocka_unit_test_teardown(name, nothing_left)
-    const struct CMUnitTest tests[] = { T(arithmetic), T(reductions), T(views), T(products), T(losses), T(integers), T(not_a_number), T(ties_share),
-                                        T(no_row_kept), T(stamps), T(sharing) };
+    const struct CMUnitTest tests[] = { T(arithmetic), T(reductions), T(views), T(rows_of_none), T(products), T(losses), T(integers), T(not_a_number),
+                                        T(ties_share), T(no_row_kept), T(stamps), T(sharing) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
