@@ -24,6 +24,7 @@ void td__library_thread(void);
 /* From a thread of the library: keeps the first such error; the next td__pending of any user's thread adopts it. */
 int  td__fail_background(int code, const char *format, ...) TD_PRINTF(2, 3);
 int  td__pending(void);                        /* as td_error_pending, and adopts a background error                     */
+int  td__pending_here(void);                   /* this thread's own error, 0 or its code; adopts nothing                 */
 /* The same sentence on every rank: records `sentence` as it is, adding nothing. */
 int  td__fail_verbatim(int code, const char *sentence);
 /* comm registers how to stop the other ranks before this process aborts. NULL removes it. */
@@ -120,7 +121,7 @@ typedef struct {
     bool has_secret;
     unsigned char secret[32];
 } td__world;
-/* From a table of variables, so that tests can feed made-up environments; get = getenv in life. Order and rules: DESIGN "Ranks".
+/* From a table of variables, so that tests can feed made-up environments; get = getenv in life. Order and rules: docs/design/ranks.md.
  * 0, or a negative code with the sentence in `error` (no td__fail here). */
 int  td__world_find(const char *(*get)(const char *name), td__world *out, char *error, size_t error_size);
 const td__world *td__world_now(void);          /* a world of one until td__world_set                                      */

@@ -1,7 +1,7 @@
 /* base/blackbox.c: what this rank is doing, in a small mapped file that survives kill -9.
  *
  * RUNTIME_DIR/JOB.RANK.box is written through a shared mapping, so the kernel keeps the last state whatever ends the
- * process; the launcher and `tandem why` read it afterwards. The folder is ours alone (0700, our user id, not a link):
+ * process, and the launcher reads it afterwards. The folder is ours alone (0700, our user id, not a link):
  * anything else is refused, and then the box is a private page and the run goes on without a file. A box whose process
  * is gone and that nobody has touched for a day is swept.
  */

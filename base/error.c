@@ -199,6 +199,11 @@ int td__pending(void)
     return first.code;
 }
 
+int td__pending_here(void)
+{
+    return first.code;
+}
+
 void td__on_abort(void (*fn)(const char *sentence))
 {
     atomic_store(&abort_hook, fn);

@@ -4,7 +4,8 @@
  *   bytes.c     one file as a stream of bytes, plain or gzip, that knows its offsets
  *   idx.c       the IDX format on top of it
  *   sampler.c   pure functions: the order of an epoch, and which part of it is whose
- *   loader.c    slots, threads, the queue between them and the user
+ *   prefetch.c  the threads that read ahead, and the bounded queue
+ *   loader.c    the user's end of it, and a loader's life
  */
 #ifndef TD_DATA_IMPL_H
 #define TD_DATA_IMPL_H

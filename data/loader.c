@@ -1,165 +1,17 @@
-/* data/loader.c: prefetching threads with a bounded queue, and the user's end of it.
+/* data/loader.c: the user's end of the prefetching loader, and its life. The threads are in prefetch.c.
  *
- * Batches have places in one endless sequence (epoch 0's, epoch 1's, …); batch number s is read into slot s mod n, where n is the
- * queue's length plus the one slot whose batch the user holds. A thread claims the next number as soon as its slot is free, so
- * order is kept by construction whatever the number of threads, and the queue is bounded by the slots. Slots own their
- * tensors and are used again and again: after the first round nothing is allocated.
- *
- * One mutex guards all positions and states; reading happens outside it. A slot's contents belong to the thread that claimed it
- * until it is READY, then to the user's thread until it is FREE. Tensor handles and versions are touched by the user's thread only.
+ * Slots own their tensors and are used again and again: after the first round nothing is allocated. Tensor handles and versions
+ * are touched by the user's thread only.
  */
-#include "data_impl.h"
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
+#include "loader_impl.h"
 #include <string.h>
 
 void (*td__on_batch)(td_tensor *sample);
-
-typedef enum { FREE, CLAIMED, READY, FAILED, HELD } slot_state;
-
-typedef struct {
-    slot_state  state;
-    int64_t     rows;
-    td_tensor  *tensor[TD__MAX_FIELDS + 1];    /* the fields', then the sample numbers; capacity is the storage's */
-    void       *host[TD__MAX_FIELDS + 1];      /* where threads write: the storage itself when the CPU can reach it */
-    int         code;                          /* FAILED: why */
-    char        why[1024];
-} slot;
-
-typedef struct { int64_t epoch, k; } position;
-
-struct td_loader {
-    td_dataset *data;
-    int64_t   batch, batches;
-    int       part, parts;
-    bool      shuffle;
-    uint64_t  seed;
-    td_device device;
-    const td_device_ops *ops;
-
-    pthread_mutex_t lock;
-    pthread_cond_t  work, ready, idle;         /* a slot became free; a batch became ready; a thread finished reading */
-    pthread_t *thread;
-    int       threads, started;
-    bool      stop, paused;
-    int       busy;                            /* threads that are reading now */
-    slot     *slots;
-    int       n_slots, claim_slot, take_slot;
-    position  claim, take;                     /* the next batch to be read, to be handed out */
-    slot     *held;
-    int64_t  *order, order_epoch;              /* of the epoch that is being claimed; NULL without shuffle */
-    double    waited;
-
-    td_loader *next, *prev;
-};
 
 static td_loader poison;
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static td_loader *live;
 static __thread const td_loader *announced;    /* whose sample numbers this thread uses now */
-
-/* ---- the threads --------------------------------------------------------------------------------------------------------- */
-
-static size_t field_bytes(const td_loader *l, size_t i)
-{
-    return i < l->data->n_fields ? l->data->bytes[i] : sizeof(int64_t);
-}
-
-/* Under the lock: the rows of the next batch, written as its sample numbers. */
-static slot *claim(td_loader *l)
-{
-    slot *s = &l->slots[l->claim_slot];
-    if (l->order && l->order_epoch != l->claim.epoch) {
-        td__epoch_order(l->seed, l->claim.epoch, l->data->rows, l->order);
-        l->order_epoch = l->claim.epoch;
-    }
-    td__share share = td__shard(l->claim.k, l->part, l->parts, l->batch, l->data->rows);
-    int64_t *ids = s->host[l->data->n_fields];
-    for (int64_t i = 0; i < share.rows; i++)
-        ids[i] = l->order ? l->order[share.first + i] : share.first + i;
-    s->rows = share.rows;
-    s->state = CLAIMED;
-    l->claim_slot = (l->claim_slot + 1) % l->n_slots;
-    if (++l->claim.k == l->batches)
-        l->claim = (position){ .epoch = l->claim.epoch + 1 };
-    return s;
-}
-
-static void explain(slot *s, int64_t row, int rc)
-{
-    const char *name = td_error_name(rc);
-    bool listed = rc < 0 && strcmp(name, "TD_ERR_?") != 0;
-    if (td_error_pending()) {                  /* read itself has said more, in this thread */
-        s->code = td_error_pending();
-        snprintf(s->why, sizeof s->why, "row %lld of the data set could not be read: %s", (long long)row, td_error_message());
-        td_error_clear();
-        return;
-    }
-    s->code = listed ? rc : TD_ERR_IO;
-    snprintf(s->why, sizeof s->why, "row %lld of the data set could not be read: its read function returned %d%s%s%s", (long long)row, rc,
-             listed ? " (" : "", listed ? name : "", listed ? ")" : "");
-}
-
-/* Without the lock. */
-static slot_state fill(td_loader *l, slot *s)
-{
-    const td_dataset *data = l->data;
-    const int64_t *ids = s->host[data->n_fields];
-    for (int64_t i = 0; i < s->rows; i++) {
-        void *into[TD__MAX_FIELDS];
-        for (size_t f = 0; f < data->n_fields; f++)
-            into[f] = (char *)s->host[f] + (size_t)i * data->bytes[f];
-        int rc = data->read(data->user, ids[i], into);
-        if (rc != 0 || td_error_pending()) {
-            explain(s, ids[i], rc);
-            return FAILED;
-        }
-    }
-    return READY;
-}
-
-static void *read_ahead(void *pointer)
-{
-    td_loader *l = pointer;
-    pthread_mutex_lock(&l->lock);
-    for (;;) {
-        while (!l->stop && (l->paused || l->slots[l->claim_slot].state != FREE))
-            pthread_cond_wait(&l->work, &l->lock);
-        if (l->stop)
-            break;
-        slot *s = claim(l);
-        l->busy++;
-        pthread_mutex_unlock(&l->lock);
-        slot_state now = fill(l, s);
-        pthread_mutex_lock(&l->lock);
-        s->state = now;
-        l->busy--;
-        pthread_cond_signal(&l->ready);
-        if (l->paused)
-            pthread_cond_signal(&l->idle);
-    }
-    pthread_mutex_unlock(&l->lock);
-    return NULL;
-}
-
-/* At the first batch, not at construction: until then a program may fork, seek or think. The user's signals stay the user's threads'. */
-static int start_threads(td_loader *l)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = 0;
-    while (l->started < l->threads && rc == 0) {
-        rc = pthread_create(&l->thread[l->started], NULL, read_ahead, l);
-        l->started += rc == 0;
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0 && l->started == 0)            /* with some of the threads it only runs slower */
-        return td__fail(TD_ERR_MEMORY, "td_loader_next: a prefetching thread could not be started: %s", strerror(rc));
-    l->threads = l->started;
-    return 0;
-}
 
 /* ---- the user's end ---------------------------------------------------------------------------------------------------------- */
 
@@ -170,13 +22,13 @@ static void give_back(td_loader *l)
         return;
     for (size_t i = 0; i <= l->data->n_fields; i++)
         l->held->tensor[i]->storage->version++;
-    l->held->state = FREE;
+    l->held->state = TD__SLOT_FREE;
     l->held = NULL;
     pthread_cond_broadcast(&l->work);
 }
 
 /* Forgets what was read ahead; the next td_loader_next begins at `to` (so that a cleared error's batch is read again, not before). */
-static void restart(td_loader *l, position to)
+static void restart(td_loader *l, td__position to)
 {
     pthread_mutex_lock(&l->lock);
     l->paused = true;
@@ -184,7 +36,7 @@ static void restart(td_loader *l, position to)
         pthread_cond_wait(&l->idle, &l->lock);
     give_back(l);
     for (int i = 0; i < l->n_slots; i++)
-        l->slots[i].state = FREE;
+        l->slots[i].state = TD__SLOT_FREE;
     l->claim = l->take = to;
     l->claim_slot = l->take_slot = 0;
     pthread_mutex_unlock(&l->lock);
@@ -198,7 +50,7 @@ static void announce(const td_loader *l, td_tensor *sample)
     announced = sample ? l : NULL;
 }
 
-static slot *next_slot(td_loader *l)
+static td__slot *next_slot(td_loader *l)
 {
     pthread_mutex_lock(&l->lock);
     give_back(l);
@@ -206,19 +58,19 @@ static slot *next_slot(td_loader *l)
         l->paused = false;
         pthread_cond_broadcast(&l->work);
     }
-    slot *s = NULL;
+    td__slot *s = NULL;
     if (l->take.k == l->batches) {
-        l->take = (position){ .epoch = l->take.epoch + 1 };
+        l->take = (td__position){ .epoch = l->take.epoch + 1 };
     } else {
         s = &l->slots[l->take_slot];
-        if (s->state != READY && s->state != FAILED) {
+        if (s->state != TD__SLOT_READY && s->state != TD__SLOT_FAILED) {
             double since = td__now();
-            while (s->state != READY && s->state != FAILED)
+            while (s->state != TD__SLOT_READY && s->state != TD__SLOT_FAILED)
                 pthread_cond_wait(&l->ready, &l->lock);
             l->waited += td__now() - since;
         }
-        if (s->state == READY) {
-            s->state = HELD;
+        if (s->state == TD__SLOT_READY) {
+            s->state = TD__SLOT_HELD;
             l->held = s;
             l->take_slot = (l->take_slot + 1) % l->n_slots;
             l->take.k++;
@@ -229,7 +81,7 @@ static slot *next_slot(td_loader *l)
 }
 
 /* The slot's handles with the batch's number of rows; a new handle only where that differs from the slot's last. */
-static int shape_slot(td_loader *l, slot *s)
+static int shape_slot(td_loader *l, td__slot *s)
 {
     for (size_t i = 0; i <= l->data->n_fields; i++) {
         td_tensor *old = s->tensor[i];
@@ -242,7 +94,7 @@ static int shape_slot(td_loader *l, slot *s)
             s->tensor[i] = t;
             td__tensor_unref(old);
         }
-        size_t bytes = (size_t)s->rows * field_bytes(l, i);
+        size_t bytes = (size_t)s->rows * td__loader_field_bytes(l, i);
         if (!l->ops->host_memory && bytes > 0) {
             int rc = l->ops->copy(l->device.index, s->tensor[i]->storage->data, false, s->host[i], true, bytes);
             if (rc != 0)
@@ -263,14 +115,14 @@ bool td_loader_next(td_loader *l, td_batch *batch)
     }
     if (td__pending() || l == &poison)
         return false;
-    if (l->started == 0 && l->batches > 0 && start_threads(l) != 0)
+    if (l->started == 0 && l->batches > 0 && td__loader_start(l) != 0)
         return false;
-    slot *s = next_slot(l);
+    td__slot *s = next_slot(l);
     if (!s) {
         announce(l, NULL);
         return false;
     }
-    if (s->state == FAILED) {
+    if (s->state == TD__SLOT_FAILED) {
         int code = s->code;
         char why[sizeof s->why];
         strcpy(why, s->why);
@@ -312,7 +164,7 @@ void td_loader_set_epoch(td_loader *l, int64_t epoch)
         return;
     }
     if (l != &poison)
-        restart(l, (position){ .epoch = epoch });
+        restart(l, (td__position){ .epoch = epoch });
 }
 
 double td_loader_waited_ms(const td_loader *l)
@@ -383,7 +235,7 @@ void td__data_free_all(void)
     td__datasets_free_all();
 }
 
-static int make_slot(td_loader *l, slot *s, int64_t capacity)
+static int make_slot(td_loader *l, td__slot *s, int64_t capacity)
 {
     for (size_t i = 0; i <= l->data->n_fields; i++) {
         td_shape shape = { .ndim = 1, .dim = { capacity } };
@@ -400,7 +252,7 @@ static int make_slot(td_loader *l, slot *s, int64_t capacity)
         if (t->poisoned)
             return TD_ERR_MEMORY;
         s->tensor[i] = t;
-        s->host[i] = l->ops->host_memory ? t->storage->data : td__alloc((size_t)capacity * field_bytes(l, i));
+        s->host[i] = l->ops->host_memory ? t->storage->data : td__alloc((size_t)capacity * td__loader_field_bytes(l, i));
         if (!l->ops->host_memory && !s->host[i])
             return TD_ERR_MEMORY;
     }

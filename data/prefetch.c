@@ -1,0 +1,106 @@
+/* data/prefetch.c: the threads that read ahead, and the order in which they claim batches.
+ *
+ * Batches have places in one endless sequence (epoch 0's, epoch 1's, …); batch number s is read into slot s mod n, where n is the
+ * queue's length plus the one slot whose batch the user holds. A thread claims the next number as soon as its slot is free, so
+ * order is kept by construction whatever the number of threads, and the queue is bounded by the slots. Reading happens outside the
+ * lock: a slot's contents belong to the thread that claimed it until it is READY or FAILED.
+ */
+#include "loader_impl.h"
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Under the lock: the rows of the next batch, written as its sample numbers. */
+static td__slot *claim(td_loader *l)
+{
+    td__slot *s = &l->slots[l->claim_slot];
+    if (l->order && l->order_epoch != l->claim.epoch) {
+        td__epoch_order(l->seed, l->claim.epoch, l->data->rows, l->order);
+        l->order_epoch = l->claim.epoch;
+    }
+    td__share share = td__shard(l->claim.k, l->part, l->parts, l->batch, l->data->rows);
+    int64_t *ids = s->host[l->data->n_fields];
+    for (int64_t i = 0; i < share.rows; i++)
+        ids[i] = l->order ? l->order[share.first + i] : share.first + i;
+    s->rows = share.rows;
+    s->state = TD__SLOT_CLAIMED;
+    l->claim_slot = (l->claim_slot + 1) % l->n_slots;
+    if (++l->claim.k == l->batches)
+        l->claim = (td__position){ .epoch = l->claim.epoch + 1 };
+    return s;
+}
+
+static void explain(td__slot *s, int64_t row, int rc)
+{
+    const char *name = td_error_name(rc);
+    bool listed = rc < 0 && strcmp(name, "TD_ERR_?") != 0;
+    if (td__pending_here()) {                  /* read itself has said more */
+        s->code = td__pending_here();
+        snprintf(s->why, sizeof s->why, "row %lld of the data set could not be read: %s", (long long)row, td_error_message());
+        td_error_clear();
+        return;
+    }
+    s->code = listed ? rc : TD_ERR_IO;
+    snprintf(s->why, sizeof s->why, "row %lld of the data set could not be read: its read function returned %d%s%s%s", (long long)row, rc,
+             listed ? " (" : "", listed ? name : "", listed ? ")" : "");
+}
+
+/* Without the lock. */
+static td__slot_state fill(td_loader *l, td__slot *s)
+{
+    const td_dataset *data = l->data;
+    const int64_t *ids = s->host[data->n_fields];
+    for (int64_t i = 0; i < s->rows; i++) {
+        void *into[TD__MAX_FIELDS];
+        for (size_t f = 0; f < data->n_fields; f++)
+            into[f] = (char *)s->host[f] + (size_t)i * data->bytes[f];
+        int rc = data->read(data->user, ids[i], into);
+        if (rc != 0 || td__pending_here()) {
+            explain(s, ids[i], rc);
+            return TD__SLOT_FAILED;
+        }
+    }
+    return TD__SLOT_READY;
+}
+
+static void *read_ahead(void *pointer)
+{
+    td_loader *l = pointer;
+    pthread_mutex_lock(&l->lock);
+    for (;;) {
+        while (!l->stop && (l->paused || l->slots[l->claim_slot].state != TD__SLOT_FREE))
+            pthread_cond_wait(&l->work, &l->lock);
+        if (l->stop)
+            break;
+        td__slot *s = claim(l);
+        l->busy++;
+        pthread_mutex_unlock(&l->lock);
+        td__slot_state now = fill(l, s);
+        pthread_mutex_lock(&l->lock);
+        s->state = now;
+        l->busy--;
+        pthread_cond_signal(&l->ready);
+        if (l->paused)
+            pthread_cond_signal(&l->idle);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+/* At the first batch, not at construction: until then a program may fork, seek or think. The user's signals stay the user's threads'. */
+int td__loader_start(td_loader *l)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = 0;
+    while (l->started < l->threads && rc == 0) {
+        rc = pthread_create(&l->thread[l->started], NULL, read_ahead, l);
+        l->started += rc == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0 && l->started == 0)            /* with some of the threads it only runs slower */
+        return td__fail(TD_ERR_MEMORY, "td_loader_next: a prefetching thread could not be started: %s", strerror(rc));
+    l->threads = l->started;
+    return 0;
+}
