@@ -113,7 +113,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         ddp->arrival = td__alloc((size_t)ddp->leaves * sizeof *ddp->arrival);
         ddp->header_bytes = (sizeof(td__ddp_header) + (size_t)(ddp->leaves + 7) / 8 + 63) / 64 * 64;
         ddp->header_storage = td__comm_storage(ddp->comm, ddp->header_bytes * (size_t)(ddp->size + 1));
-        code = ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending();
+        code = td__ddp_agree(ddp, ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending());
     }
     code = code ? code : broadcast_state(ddp);
     if (code) {
@@ -131,6 +131,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
 
 void td_ddp_free(td_ddp *ddp)
 {
+    TD_ENTER();
     if (!ddp || ddp == &poisoned)
         return;
     if (ddp->header)
@@ -160,11 +161,17 @@ void td__ddp_free_all(void)
 
 void td_ddp_no_sync(td_ddp *ddp, bool on)
 {
-    if (ddp != &poisoned)
+    TD_ENTER();
+    if (!ddp)
+        td__fail(TD_ERR_ARGUMENT, "td_ddp_no_sync: the td_ddp is NULL");
+    else if (ddp != &poisoned)
         ddp->no_sync = on;
 }
 
 td_ddp_stats td_ddp_last_step(const td_ddp *ddp)
 {
-    return ddp->last;
+    TD_ENTER();
+    if (!ddp)
+        td__fail(TD_ERR_ARGUMENT, "td_ddp_last_step: the td_ddp is NULL");
+    return ddp ? ddp->last : poisoned.last;
 }

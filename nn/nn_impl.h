@@ -2,8 +2,8 @@
  *
  *   module.c    the tree: making, names, adopting, freeing     lists.c   what is read off it: lists, paths, train, conversion
  *   forward.c   the inner scope of a forward                  summary.c the table
- *   init.c      initialisers                                  linear.c conv2d.c batch_norm.c pool2d.c activation.c dropout.c flatten.c
- *                                                             sequential.c: one layer each
+ *   init.c      initialisers                                  linear.c conv2d.c batch_norm.c pool2d.c dropout.c sequential.c: a layer each
+ *                                                             activation.c: the layers without a state, flatten among them
  */
 #ifndef TD_NN_IMPL_H
 #define TD_NN_IMPL_H

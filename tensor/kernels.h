@@ -29,7 +29,7 @@ typedef struct td_kernels {
 
     /* element-wise: tensor/cpu/elementwise.c (arith) */
     td_k_binary *add, *sub, *mul, *div;
-    td_k_binary *div_grad_b;                                     /* float: a = grad_out*numerator… see the file            */
+    td_k_binary *div_grad_b;                                     /* float: the gradient of x/b by b: a = grad_out*(x/b), out = -a/b */
     void (*eq)(const td_loop *l, td_dtype t, void *out_bool, const void *a, const void *b);
     void (*scale)(const td_loop *l, td_dtype t, void *out, const void *x, double factor, double term, bool add);  /* x*factor + term */
 

@@ -6,9 +6,7 @@
  * The data is generated: a known W and b, and a little noise. After training, W must be close to the known one.
  */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <tandem.h>
 
 enum { IN = 8, OUT = 3, ROWS = 64 };   /* rows per step, over all ranks */

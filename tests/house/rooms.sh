@@ -1,6 +1,6 @@
 #!/bin/bash
 # Every room links alone against only the rooms it may know, and no source file of a room includes another room's header.
-# This table is the house (DESIGN: "knows" is transitive, and written out here). launcher: base only.
+# This table is the house ("knows" is transitive, and written out here; docs/ARCHITECTURE.md). launcher: base only.
 set -u
 : "${SOURCE:?}" "${BUILD:?}" "${CC:=cc}"
 declare -A knows=(
