@@ -223,6 +223,30 @@ static void errors_of_read(void **state)
     td_loader_free(l);
 }
 
+/* An error that a thread of the library left behind belongs to the user's next call, not to the row that is being read then. */
+static int read_beside_an_error(void *user, int64_t row, void *const *into)
+{
+    *(float *)into[0] = (float)row;
+    return row == 2 ? td__fail_background(TD_ERR_PEER, "rank 1 has left"), 0 : 0;
+}
+
+static void errors_of_other_threads_are_not_read(void **state)
+{
+    td_field f = { TD_SCALAR, TD_F32 };
+    td_dataset *d = td_dataset_new(&(td_dataset_source){ .rows = 6, .read = read_beside_an_error, .field = &f, .n_fields = 1 }, NULL);
+    td_loader *l = td_loader_new(d, &(td_loader_opts){ .batch = 6 });
+    td_batch b;
+    assert_true(td_loader_next(l, &b));        /* the rows were read whole, whatever arrived meanwhile */
+    assert_int_equal(b.rows, 6);
+    assert_false(td_loader_next(l, &b));
+    assert_int_equal(td_error_pending(), TD_ERR_PEER);
+    assert_non_null(strstr(td_error_message(), "rank 1 has left"));
+    assert_null(strstr(td_error_message(), "row"));
+    td_error_clear();
+    td_loader_free(l);
+    td_error_clear();                          /* of an epoch that was read ahead */
+}
+
 static void ends_at_any_moment(void **state)
 {
     for (int i = 0; i < 40; i++) {
@@ -354,7 +378,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(any_threads_same_order), TEST(parts_see_the_whole), TEST(defaults_come_from_the_world), TEST(short_and_empty),
-        TEST(set_epoch_starts_anew), TEST(reads_ahead_but_not_more), TEST(errors_of_read), TEST(ends_at_any_moment),
+        TEST(set_epoch_starts_anew), TEST(reads_ahead_but_not_more), TEST(errors_of_read), TEST(errors_of_other_threads_are_not_read),
+        TEST(ends_at_any_moment),
         TEST(steady_state_asks_for_nothing), TEST(versions_move), TEST(sample_numbers_are_told), TEST(bad_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
