@@ -29,6 +29,8 @@ struct td__leaf {
     bool       used;               /* reached by a backward since the last step, on any rank (ddp ORs it)                     */
     int        expected;           /* contributions still to come in the backward that runs                                 */
     int        index;              /* ddp's: position among its parameters                                                  */
+    int        optims;             /* optim's: how many optimizers list it                                                  */
+    double     left_unit, left_weight;   /* optim's: the group's when a step took this gradient and left others' there; weight 0: no */
     /* autograd's own */
     struct td__hook *hooks;
     uint64_t   walk;               /* the backward that reached it last                                                     */
@@ -38,6 +40,7 @@ struct td__leaf {
 extern const char *(*td__leaf_name)(const td_tensor *x);   /* for messages: nn sets it to the parameter's path; "" for none */
 td__leaf *td__leaf_of(const td_tensor *x);             /* NULL for tensors that are not leaves                             */
 int       td__leaf_need_grad(td__leaf *leaf);          /* makes leaf->grad if there is none                                */
+int       td__leaf_check_place(const td__leaf *leaf);  /* 0, or td__fail: its value is a view, and nothing that runs over flats may touch it */
 
 struct td__flat {
     td__group  *group;
@@ -96,6 +99,7 @@ void td__group_consume(td__group *g);                  /* after a step: no gradi
 
 /* ---- tape.c, backward.c ---- */
 bool td__grad_enabled(void);
+int  td__not_in_backward(const char *who);             /* 0, or td__fail: a hook or gradient function called it                */
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 /* the thread's sample numbers: ids (i64, rows) or NULL with `first`; advances the index of random calls of this forward */
 int64_t td__random_call_index(void);

@@ -103,7 +103,7 @@ static void leaf_done(td__leaf *leaf)
     if (--leaf->expected != 0)
         return;
     leaf->used = true;
-    td__hooks_run(leaf->hooks, 0, leaf->grad);
+    td__hooks_run(leaf->hooks, 0, leaf->grad);       /* a hook's error is found pending by who called                          */
     td__group *g = leaf->group;
     if (g && g->ops && g->ops->leaf_ready)
         g->ops->leaf_ready(leaf);
@@ -192,7 +192,7 @@ static int place_seed(td__graph root, td_tensor *seed)
             leaf_done(leaf);
     }
     td__tensor_unref(seed);
-    return code;
+    return code ? code : td__pending();
 }
 
 static int run(td__plan *p, td__graph root, td_tensor *seed, bool retain)
@@ -214,6 +214,7 @@ static int run_empty(td__plan *p, bool retain)
         if (!code && leaf->expected > 0) {
             leaf->expected = 1;
             leaf_done(leaf);
+            code = td__pending();
         }
         leaf->used |= !code;
     }

@@ -14,21 +14,26 @@ static pthread_mutex_t attached_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- checks -------------------------------------------------------------------------------------------------------------------- */
 
-static int check_leaf(const td__leaf *leaf, const td__leaf *first)
+int td__leaf_check_place(const td__leaf *leaf)
 {
     const td_tensor *x = leaf->value;
     char shape[128];
-    td__shape_text(x->shape, shape);
+    if (x->offset == 0 && td__strides_contiguous(x->shape, x->stride) &&
+        (size_t)td__shape_numel(x->shape) * td_dtype_size(x->dtype) == x->storage->bytes)
+        return 0;
+    return td__fail(TD_ERR_STATE, "the parameter of shape %s is a view of a larger or differently ordered tensor and cannot be moved "
+                    "into a flat; make it a tensor of its own (td_from, td_zeros, then td_assign)", td__shape_text(x->shape, shape));
+}
+
+static int check_leaf(const td__leaf *leaf, const td__leaf *first)
+{
+    const td_tensor *x = leaf->value;
     if (x->dtype != first->value->dtype)
         return td__fail(TD_ERR_DTYPE, "parameters of %s and %s cannot share one flat", td_dtype_name(first->value->dtype),
                         td_dtype_name(x->dtype));
     if (!td__device_equal(x->storage->device, first->value->storage->device))
         return td__fail(TD_ERR_DEVICE, "the parameters of one optimizer group or bucket lie on different devices");
-    if (x->offset != 0 || !td__strides_contiguous(x->shape, x->stride) ||
-        (size_t)td__shape_numel(x->shape) * td_dtype_size(x->dtype) != x->storage->bytes)
-        return td__fail(TD_ERR_STATE, "the parameter of shape %s is a view of a larger or differently ordered tensor and cannot be moved "
-                        "into a flat; make it a tensor of its own (td_from, td_zeros, then td_assign)", shape);
-    return 0;
+    return td__leaf_check_place(leaf);
 }
 
 /* Tied parameters are one tensor and listed once. Two tensors over one storage would need their values in two places. Looked for only where

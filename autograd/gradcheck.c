@@ -170,6 +170,8 @@ int td_gradcheck(td_tensor *(*fn)(td_tensor *const *inputs, size_t n, void *user
 {
     TD_ENTER();
     int code = td__pending();
+    if (!code && (!fn || (n && !inputs)))
+        code = td__fail(TD_ERR_ARGUMENT, "td_gradcheck: the %s NULL", fn ? "list of inputs is" : "function is");
     for (size_t i = 0; i < n && !code; i++)
         code = check_input(i, inputs[i]);
     if (code)

@@ -60,6 +60,11 @@ int td__leaf_zero(td__leaf *leaf)
 
 /* ---- public ------------------------------------------------------------------------------------------------------------------- */
 
+static int check_list(const char *who, td_tensors list)
+{
+    return list.n && !list.list ? td__fail(TD_ERR_ARGUMENT, "%s: the list of %zu tensors is NULL", who, list.n) : 0;
+}
+
 static int check_leaf(const char *who, td_tensors list, size_t i)
 {
     td_tensor *x = list.list[i];
@@ -75,6 +80,8 @@ void td_requires_grad(td_tensors leaves, bool on)
 {
     TD_ENTER();
     char shape[128];
+    if (td__not_in_backward("td_requires_grad") || check_list("td_requires_grad", leaves))
+        return;
     for (size_t i = 0; i < leaves.n; i++) {
         if (leaves.list[i] && leaves.list[i]->poisoned)
             continue;
@@ -130,10 +137,8 @@ static void forget(td__leaf *leaf)
 void td_zero_grad(td_tensors leaves)
 {
     TD_ENTER();
-    if (td__tape_now.walking) {
-        td__fail(TD_ERR_STATE, "td_zero_grad: called while td_backward runs");
+    if (td__not_in_backward("td_zero_grad") || check_list("td_zero_grad", leaves))
         return;
-    }
     for (size_t i = 0; i < leaves.n; i++) {
         if (leaves.list[i] && leaves.list[i]->poisoned)
             continue;

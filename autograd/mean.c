@@ -85,6 +85,7 @@ static void forget_leaf(td__leaf *leaf, bool stepped)
     if (stepped && leaf->has_grad)
         leaf->value->storage->version++;       /* a graph that saved the old value must notice */
     leaf->has_grad = leaf->used = false;
+    leaf->left_weight = 0;
 }
 
 static void forget(td__group *g, bool stepped)

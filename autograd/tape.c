@@ -34,6 +34,13 @@ void td_no_grad_end(td_grad_mode *mode)
         td__tape_now.grad_off = mode->was;
 }
 
+int td__not_in_backward(const char *who)
+{
+    if (!td__tape_now.walking)
+        return 0;
+    return td__fail(TD_ERR_STATE, "%s: called while td_backward runs (from a hook or a gradient function); call it after td_backward", who);
+}
+
 bool td_needs_grad(const td_tensor *x)
 {
     if (!x || !x->graph)

@@ -24,7 +24,7 @@ static int read_options(const char *who, const td_adamw_opts *given, td__options
     const td_adamw_opts *g = given ? given : &standard;
     *o = (td__options){ .lr = td__option(g->lr, 1e-3), .beta1 = td__option(g->beta1, 0.9), .beta2 = td__option(g->beta2, 0.999),
                         .eps = g->eps != 0 ? g->eps : 1e-8, .weight_decay = td__option(g->weight_decay, 0.01) };
-    if (!(o->lr >= 0) || !(o->weight_decay >= 0))
+    if (!(o->lr >= 0) || !isfinite(o->lr) || !(o->weight_decay >= 0))
         return td__fail(TD_ERR_ARGUMENT, "%s: lr is %g and weight_decay %g, expected 0 or more (TD_ZERO for 0)", who, o->lr, o->weight_decay);
     if (!(o->beta1 >= 0 && o->beta1 < 1) || !(o->beta2 >= 0 && o->beta2 < 1))
         return td__fail(TD_ERR_ARGUMENT, "%s: beta1 is %g and beta2 %g, expected 0 or more (TD_ZERO for 0) and less than 1", who, o->beta1, o->beta2);

@@ -60,7 +60,7 @@ static int scale(const td_optim *opt, double factor)
 double td_clip_grad_norm(td_optim *opt, double max_norm)
 {
     TD_ENTER();
-    if (td__optim_check("td_clip_grad_norm", opt) != 0 || td__pending())
+    if (td__optim_check("td_clip_grad_norm", opt) != 0 || td__pending() || td__not_in_backward("td_clip_grad_norm") != 0)
         return NAN;
     if (!(max_norm > 0)) {
         td__fail(TD_ERR_ARGUMENT, "td_clip_grad_norm: max_norm is %g, expected more than 0", max_norm);

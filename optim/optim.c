@@ -1,7 +1,8 @@
 /* optim/optim.c: the life of an optimizer: its parameters, groups of options, learning rates.
  *
  * An optimizer holds a reference to each parameter, so that moments never outlive what they belong to. All that live are in one list:
- * td_finish frees what was left, and a step looks there whether another optimizer still waits for gradients of the same group.
+ * td_finish frees what was left. Each leaf counts the optimizers that list it, so that a step knows whether another one still waits for
+ * gradients of the same group without looking at optimizers of other threads.
  */
 #include "optim_impl.h"
 #include <math.h>
@@ -74,13 +75,28 @@ static int check_list(const char *who, const td_optim *opt, td_tensors list)
         if (!td__leaf_of(x))
             return td__fail(TD_ERR_ARGUMENT, "%s: parameter %zu of %zu, %s %s, is not a leaf that collects gradients; see td_requires_grad", who, i,
                             list.n, td__shape_text(x->shape, shape), td_dtype_name(x->dtype));
+        rc = td__leaf_check_place(td__leaf_of(x));
+        if (rc != 0)
+            return rc;
     }
     return check_twice(who, opt, list);
+}
+
+/* Lets go of all but the first `keep`. */
+static void drop_parameters(td_optim *opt, size_t keep)
+{
+    while (opt->n > keep) {
+        const td__param *p = &opt->param[--opt->n];
+        p->leaf->optims--;
+        td__tensor_unref(p->value);
+    }
 }
 
 int td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td_tensors list, const td__options *o)
 {
     int rc = td__optim_check(who, opt);
+    if (rc == 0)
+        rc = td__not_in_backward(who);
     if (rc != 0)
         return rc;
     if (opt->rule != rule)
@@ -108,10 +124,16 @@ int td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td_tenso
     for (size_t i = 0; i < list.n; i++) {
         td__tensor_ref(list.list[i]);
         opt->param[opt->n + i] = (td__param){ .value = list.list[i], .leaf = td__leaf_of(list.list[i]), .options = opt->n_options, .span = -1 };
+        opt->param[opt->n + i].leaf->optims++;
     }
     opt->n += list.n;
     opt->options[opt->n_options++] = *o;
-    return td__optim_regroup(opt);
+    rc = td__optim_regroup(opt);
+    if (rc != 0) {                             /* nothing was added */
+        opt->n_options--;
+        drop_parameters(opt, opt->n - list.n);
+    }
+    return rc;
 }
 
 td_optim *td__optim_new(const char *who, const td__rule *rule, td_tensors list, const td__options *o)
@@ -135,7 +157,7 @@ td_optim *td__optim_new(const char *who, const td__rule *rule, td_tensors list, 
 void td_optim_free(td_optim *opt)
 {
     TD_ENTER();
-    if (!opt || opt == &td__optim_poison)
+    if (!opt || opt == &td__optim_poison || td__not_in_backward("td_optim_free") != 0)
         return;
     pthread_mutex_lock(&lock);
     *(opt->prev ? &opt->prev->next : &live) = opt->next;
@@ -144,8 +166,7 @@ void td_optim_free(td_optim *opt)
     pthread_mutex_unlock(&lock);
     td__optim_ungroup(opt);
     td__optim_free_spans(opt);
-    for (size_t i = 0; i < opt->n; i++)
-        td__tensor_unref(opt->param[i].value);
+    drop_parameters(opt, 0);
     td__free(opt->options);
     td__free(opt->param);
     td__free(opt->walk);

@@ -42,7 +42,6 @@ typedef struct {
     td__group *group; td__flat *flat; int64_t offset;          /* where it was when the walk was laid out                    */
     int        rank;                                           /* of its group in the walk                                  */
     int        span;
-    double     left_unit, left_weight;                         /* of its group, when another optimizer's gradients were left in it  */
 } td__param;
 
 struct td_optim {
@@ -61,7 +60,7 @@ extern td_optim td__optim_poison;
 int       td__optim_check(const char *who, const td_optim *opt);    /* 0, or negative: NULL (td__fail) or poisoned             */
 td_optim *td__optim_new(const char *who, const td__rule *rule, td_tensors parameters, const td__options *o);
 int       td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td_tensors parameters, const td__options *o);
-td_optim *td__optims(void);                                    /* the live ones, by next                                    */
+td_optim *td__optims(void);                                    /* the live ones, by next; tests look whether some are left   */
 void      td__optim_free_all(void);                            /* td_finish                                                 */
 /* What the user wrote into an option field: zero means `standard`, TD_ZERO means 0. */
 double    td__option(float given, double standard);
@@ -72,9 +71,13 @@ void      td__optim_ungroup(td_optim *opt);                    /* frees what reg
 int       td__optim_lay_out(td_optim *opt);                    /* walk and spans follow the leaves, moments move along         */
 int       td__optim_need_moments(td_optim *opt, const td__param *p, int n);
 void      td__optim_free_spans(td_optim *opt);
-static inline bool td__param_steps(const td__param *p)         /* has it a gradient for this step?                          */
+static inline bool td__leaf_steps(const td__leaf *leaf)        /* has it a gradient for this step?                          */
 {
-    return p->leaf->requires && p->leaf->used && p->leaf->has_grad && p->leaf->grad;
+    return leaf->requires && leaf->used && leaf->has_grad && leaf->grad;
+}
+static inline bool td__param_steps(const td__param *p)
+{
+    return td__leaf_steps(p->leaf);
 }
 bool      td__beside(const td__param *a, const td__param *b);  /* does b follow a, with nothing but padding between?          */
 

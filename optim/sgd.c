@@ -1,5 +1,6 @@
 /* optim/sgd.c: stochastic gradient descent with momentum, as PyTorch's. */
 #include "optim_impl.h"
+#include <math.h>
 
 static int moments(const td__options *o)
 {
@@ -23,7 +24,7 @@ static int read_options(const char *who, const td_sgd_opts *given, td__options *
     const td_sgd_opts *g = given ? given : &standard;
     *o = (td__options){ .lr = td__option(g->lr, 1e-3), .momentum = g->momentum, .dampening = g->dampening, .weight_decay = g->weight_decay,
                         .nesterov = g->nesterov };
-    if (!(o->lr >= 0))
+    if (!(o->lr >= 0) || !isfinite(o->lr))
         return td__fail(TD_ERR_ARGUMENT, "%s: lr is %g, expected 0 or more (0 means 1e-3, TD_ZERO 0)", who, o->lr);
     if (!(o->momentum >= 0) || !(o->weight_decay >= 0))
         return td__fail(TD_ERR_ARGUMENT, "%s: momentum is %g and weight_decay %g, expected 0 or more", who, o->momentum, o->weight_decay);

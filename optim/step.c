@@ -88,56 +88,47 @@ static int step_all(td_optim *opt)
 
 /* ---- consuming ---------------------------------------------------------------------------------------------------------------------- */
 
-static bool wanted_by_others(const td_optim *opt, const td__group *g)
+/* The i-th leaf of g, or NULL: `flat` and `i` walk from 0, 0. Implicit groups have one leaf and no flat. */
+static td__leaf *next_leaf(const td__group *g, int *flat, int *i)
 {
-    for (const td_optim *o = td__optims(); o; o = o->next)
-        for (size_t i = 0; o != opt && i < o->n; i++)
-            if (o->param[i].leaf->group == g && td__param_steps(&o->param[i]))
-                return true;
+    if (g->implicit)
+        return (*i)++ == 0 ? g->only : NULL;
+    for (; *flat < g->flats; ++*flat, *i = 0)
+        if (*i < g->flat[*flat]->leaves)
+            return g->flat[*flat]->leaf[(*i)++];
+    return NULL;
+}
+
+/* Own gradients have been taken already: what still waits for a step is another optimizer's. */
+static bool wanted_by_others(const td__group *g)
+{
+    int flat = 0, i = 0;
+    for (const td__leaf *leaf; (leaf = next_leaf(g, &flat, &i));)
+        if (leaf->optims > 0 && td__leaf_steps(leaf))
+            return true;
     return false;
-}
-
-static void forget_left(const td__group *g)
-{
-    for (td_optim *o = td__optims(); o; o = o->next)
-        for (size_t i = 0; i < o->n; i++)
-            if (o->param[i].leaf->group == g)
-                o->param[i].left_weight = 0;
-}
-
-static bool alone(const td_optim *opt)
-{
-    const td_optim *first = td__optims();
-    return first == opt && !first->next;
 }
 
 static void consume(td_optim *opt)
 {
-    bool shared = !alone(opt);
-    for (size_t i = 0; i < opt->n;) {
+    for (size_t i = 0, end; i < opt->n; i = end) {
         td__group *g = opt->walk[i]->group;
-        size_t end = i;
-        while (end < opt->n && opt->walk[end]->group == g)
-            end++;
-        double unit = g ? g->unit : 0, weight = g ? g->weight : 0;
-        for (size_t k = i; g && shared && k < end; k++) {
-            td__leaf *leaf = opt->walk[k]->leaf;
-            if (td__param_steps(opt->walk[k])) {
+        for (end = i; end < opt->n && opt->walk[end]->group == g; end++) {
+            td__leaf *leaf = opt->walk[end]->leaf;
+            if (g && td__param_steps(opt->walk[end])) {
                 leaf->value->storage->version++;
                 leaf->used = leaf->has_grad = false;
             }
         }
-        bool left = g && shared && wanted_by_others(opt, g);
+        if (!g)
+            continue;
+        bool left = wanted_by_others(g);
         for (size_t k = i; left && k < end; k++) {
-            opt->walk[k]->left_unit = unit;
-            opt->walk[k]->left_weight = weight;
+            opt->walk[k]->leaf->left_unit = g->unit;
+            opt->walk[k]->leaf->left_weight = g->weight;
         }
-        if (g && !left) {
-            if (shared)
-                forget_left(g);
+        if (!left)
             td__group_consume(g);
-        }
-        i = end;
     }
 }
 
@@ -147,7 +138,7 @@ static int check_left(const td_optim *opt)
     for (size_t i = 0; i < opt->n; i++) {
         const td__param *p = &opt->param[i];
         const td__group *g = p->leaf->group;
-        if (p->left_weight != 0 && g && td__param_steps(p) && g->unit == p->left_unit && g->weight > p->left_weight)
+        if (p->leaf->left_weight != 0 && g && td__param_steps(p) && g->unit == p->leaf->left_unit && g->weight > p->leaf->left_weight)
             return td__fail(TD_ERR_STATE, "td_optim_step: parameter \"%s\" shares a ddp with another optimizer that has not stepped since this one's "
                             "last step; step both between backwards", td__leaf_name(p->value));
     }
@@ -160,6 +151,8 @@ int td_optim_step(td_optim *opt)
     int rc = td__optim_check("td_optim_step", opt);
     if (rc == 0)
         rc = td__pending();                    /* never update weights from garbage */
+    if (rc == 0)
+        rc = td__not_in_backward("td_optim_step");
     if (rc == 0)
         rc = check_left(opt);
     if (rc == 0)

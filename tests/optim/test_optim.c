@@ -1,5 +1,6 @@
 /* tests/optim/test_optim.c: clipping, schedules, two optimizers on one group, refusals and their sentences. */
 #include "optim_test.h"
+#include <pthread.h>
 
 static const unsigned EVERY = (1u << PARAMS) - 1;
 
@@ -204,6 +205,10 @@ static void wrong_use(void **state)
     expect_error(TD_ERR_ARGUMENT, "td_sgd_new: dampening is 2, expected 0 to 1");
     td_adamw_new(all_of(&j), &(td_adamw_opts){ .beta2 = 1 });
     expect_error(TD_ERR_ARGUMENT, "td_adamw_new: beta1 is 0.9 and beta2 1, expected 0 or more (TD_ZERO for 0) and less than 1");
+    td_adamw_new(all_of(&j), &(td_adamw_opts){ .lr = INFINITY });
+    expect_error(TD_ERR_ARGUMENT, "td_adamw_new: lr is inf and weight_decay 0.01, expected 0 or more (TD_ZERO for 0)");
+    td_sgd_new(all_of(&j), &(td_sgd_opts){ .lr = INFINITY });
+    expect_error(TD_ERR_ARGUMENT, "td_sgd_new: lr is inf, expected 0 or more (0 means 1e-3, TD_ZERO 0)");
     td_adamw_new(all_of(&j), &(td_adamw_opts){ .eps = -1 });
     expect_error(TD_ERR_ARGUMENT, "td_adamw_new: eps is -1, expected more than 0");
     td_optim *opt = td_sgd_new((td_tensors){ j.p, 3 }, &(td_sgd_opts){ .lr = TD_ZERO });
@@ -236,11 +241,126 @@ static void wrong_use(void **state)
     end_job(&j);
 }
 
+/* A step runs over memory: a parameter that is a view must never get there, also when it has a gradient already. */
+static void views_are_no_parameters(void **state)
+{
+    (void)state;
+    static const char sentence[] = "the parameter of shape (3,2) is a view of a larger or differently ordered tensor and cannot be "
+                                   "moved into a flat; make it a tensor of its own (td_from, td_zeros, then td_assign)";
+    TD_SCOPE();
+    td_tensor *p = td_ones(TD_SHAPE(2), TD_F32), *view = td_transpose(td_ones(TD_SHAPE(2, 3), TD_F32), 0, 1);
+    td_tensor *repeated = td_expand(td_ones(TD_SHAPE(1, 2), TD_F32), TD_SHAPE(3, 2)), *list[] = { p, view, repeated };
+    td_requires_grad((td_tensors){ list, 3 }, true);
+    for (int graded = 0; graded < 2; graded++) {
+        for (int i = 1; i < 3; i++) {
+            td_optim *opt = td_sgd_new((td_tensors){ list + i, 1 }, NULL);
+            expect_error(TD_ERR_STATE, sentence);
+            td_optim_free(opt);
+        }
+        td_tensor *loss = td_add(td_sum(td_mul(view, td_reshape(td_arange(6, TD_F32), TD_SHAPE(3, 2))), NULL, 0, false),
+                                 td_sum(repeated, NULL, 0, false));
+        assert_int_equal(td_backward(loss), 0);
+    }
+    /* a group that could not be added is not there */
+    td_optim *opt = td_sgd_new((td_tensors){ list, 1 }, &(td_sgd_opts){ .lr = 1 });
+    assert_true(td_sgd_add_group(opt, (td_tensors){ list + 1, 1 }, NULL) < 0);
+    expect_error(TD_ERR_STATE, sentence);
+    td_tensor *a = td_ones(TD_SHAPE(4), TD_F32), *same[] = { a, td_reshape(a, TD_SHAPE(2, 2)) };
+    td_requires_grad((td_tensors){ same, 2 }, true);
+    assert_true(td_sgd_add_group(opt, (td_tensors){ same, 2 }, NULL) < 0);
+    expect_error(TD_ERR_ARGUMENT, "the parameter of shape (4) is listed twice, or shares its memory with another one");
+    assert_true(isnan(td_optim_get_lr(opt, 1)));
+    expect_error(TD_ERR_ARGUMENT, "td_optim_get_lr: group is 1, expected 0 to 0");
+    for (int s = 0; s < 2; s++) {
+        assert_int_equal(td_backward(td_add(td_sum(p, NULL, 0, false), td_sum(a, NULL, 0, false))), 0);
+        assert_int_equal(td_optim_step(opt), 0);
+    }
+    assert_true(td_at(p, TD_SHAPE(0)) == -1 && td_at(a, TD_SHAPE(0)) == 1);
+    td_optim_free(opt);
+}
+
+static void step_now(td_tensor *grad, void *opt)
+{
+    (void)grad;
+    assert_true(td_optim_step(opt) < 0);
+}
+
+static void no_step_while_backward_runs(void **state)
+{
+    (void)state;
+    TD_SCOPE();
+    td_tensor *p = td_ones(TD_SHAPE(2), TD_F32), *y;
+    td_requires_grad((td_tensors){ &p, 1 }, true);
+    td_optim *opt = td_sgd_new((td_tensors){ &p, 1 }, &(td_sgd_opts){ .lr = 1 });
+    y = td_scale(p, 2);
+    td_hook(y, step_now, opt);
+    assert_int_equal(td_backward(td_sum(td_add(y, p), NULL, 0, false)), TD_ERR_STATE);
+    expect_error(TD_ERR_STATE, "td_optim_step: called while td_backward runs (from a hook or a gradient function); call it after td_backward");
+    assert_true(td_at(p, TD_SHAPE(1)) == 1 && td_optim_steps(opt) == 0);
+    td_optim_free(opt);
+}
+
+/* Gradients that are forgotten instead of stepped leave nothing behind: the next ones may come in micro-batches. */
+static void forgotten_gradients_of_a_shared_group(void **state)
+{
+    (void)state;
+    TD_SCOPE();
+    td_tensor *p[] = { td_ones(TD_SHAPE(2), TD_F32), td_ones(TD_SHAPE(2), TD_F32) };
+    td_requires_grad((td_tensors){ p, 2 }, true);
+    td_optim *both = td_sgd_new((td_tensors){ p, 2 }, &(td_sgd_opts){ .lr = 1 });
+    td_optim *second = td_sgd_new((td_tensors){ p + 1, 1 }, &(td_sgd_opts){ .lr = 1 });
+    for (int round = 0; round < 2; round++) {
+        for (int micro = 0; micro <= round; micro++)
+            assert_int_equal(td_backward(td_add(td_sum(p[0], NULL, 0, false), td_sum(p[1], NULL, 0, false))), 0);
+        assert_int_equal(td_optim_step(second), 0);
+        td_zero_grad((td_tensors){ p, 2 });
+    }
+    assert_true(td_at(p[0], TD_SHAPE(0)) == 1 && td_at(p[1], TD_SHAPE(0)) == -1);
+    td_optim_free(second);
+    td_optim_free(both);
+}
+
+/* Each thread has an optimizer of its own. The thread sanitizer is this test's judge. */
+static void *train_alone(void *failures)
+{
+    for (int k = 0; k < 20; k++) {
+        TD_SCOPE();
+        td_tensor *p[4];
+        for (int i = 0; i < 4; i++)
+            p[i] = td_full(TD_SHAPE(5), TD_F32, 2);
+        td_requires_grad((td_tensors){ p, 4 }, true);
+        td_optim *opt = td_sgd_new((td_tensors){ p, 2 }, &(td_sgd_opts){ .lr = 1 });
+        bool bad = td_sgd_add_group(opt, (td_tensors){ p + 2, 2 }, &(td_sgd_opts){ .lr = 1 }) != 0;
+        for (int s = 0; s < 3; s++) {
+            td_tensor *l = td_add(td_add(td_sum(p[0], NULL, 0, false), td_sum(p[1], NULL, 0, false)),
+                                  td_add(td_sum(p[2], NULL, 0, false), td_sum(p[3], NULL, 0, false)));
+            bad |= td_backward(l) != 0 || td_optim_step(opt) != 0;
+        }
+        *(int *)failures += bad || td_at(p[3], TD_SHAPE(4)) != -1;
+        td_optim_free(opt);
+    }
+    return NULL;
+}
+
+static void two_threads(void **state)
+{
+    (void)state;
+    int failures[2] = { 0 };
+    pthread_t other;
+    int64_t steps = td_step_get();
+    assert_int_equal(pthread_create(&other, NULL, train_alone, &failures[1]), 0);
+    train_alone(&failures[0]);
+    pthread_join(other, NULL);
+    assert_true(failures[0] == 0 && failures[1] == 0);
+    td_step_set(steps);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(clipping), TEST(norms_that_are_not_finite), TEST(schedules), TEST(shared_group), TEST(one_parameter_in_two),
-        TEST(steps_refuse_while_an_error_is_pending), TEST(wrong_use),
+        TEST(steps_refuse_while_an_error_is_pending), TEST(wrong_use), TEST(views_are_no_parameters), TEST(no_step_while_backward_runs),
+        TEST(forgotten_gradients_of_a_shared_group), TEST(two_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
