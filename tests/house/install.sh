@@ -36,6 +36,13 @@ got=$(cd / && "$work/tiny") || fail "the program ends with $?"
 for header in "$SOURCE"/include/tandem.h "$SOURCE"/include/tandem/*.h; do
     [ -e "$work/root$prefix/include/${header#"$SOURCE"/include/}" ] || fail "${header##*/} is not installed"
 done
+# the program of docs/design/ops.md: an operation of one's own, which checks itself
+sed -n '/^```c$/,/^```$/p' "$SOURCE/docs/design/ops.md" | sed '/^```/d' > "$work/op.c"
+[ -s "$work/op.c" ] || fail "docs/design/ops.md has no program"
+# shellcheck disable=SC2046
+"$CC" -std=c11 -Wall -Wextra -Werror -o "$work/op" "$work/op.c" $(config --cflags --libs) -lm -Wl,-rpath,"$(config --variable=libdir)" ||
+    fail "the program of docs/design/ops.md does not build"
+"$work/op" || fail "the program of docs/design/ops.md ends with $?"
 tandem=$work/root$prefix/bin/tandem
 if [ -e "$tandem" ]; then
     [ "$("$tandem" --version)" = "tandem $version" ] || fail "the installed tandem says $("$tandem" --version)"
