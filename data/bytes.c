@@ -164,10 +164,12 @@ static int64_t from_gzip(td__bytes *b, void *into, size_t n)
             if (rc != 0)
                 return rc;
         } else if (status != Z_OK && status != Z_BUF_ERROR) {
-            return td__fail(status == Z_MEM_ERROR ? TD_ERR_MEMORY : TD_ERR_FORMAT, "%s: %s: at byte %lld: the gzip stream is damaged: %s", b->who,
-                            b->path, (long long)place(b), b->z.msg ? b->z.msg : "zlib says no more");
+            return td__fail(status == Z_MEM_ERROR ? TD_ERR_MEMORY : TD_ERR_FORMAT,
+                            "%s: %s: at byte %lld: the gzip stream is damaged: %s", b->who, b->path, (long long)place(b),
+                            b->z.msg ? b->z.msg : "zlib says no more");
         } else if (b->file_end && b->z.avail_out > 0) {
-            return td__fail(TD_ERR_FORMAT, "%s: %s: at byte %lld: the file ends inside the gzip stream", b->who, b->path, (long long)b->taken);
+            return td__fail(TD_ERR_FORMAT, "%s: %s: at byte %lld: the file ends inside the gzip stream", b->who, b->path,
+                            (long long)b->taken);
         }
     }
     return (int64_t)got;

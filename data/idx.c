@@ -31,7 +31,8 @@ static int read_header(td__bytes *b, int ndim, idx_file *file, size_t *total)
     const char *path = td__bytes_path(b), *unit = td__bytes_unit(b);
     uint32_t magic = 0x0800u | (uint32_t)ndim;
     if (got >= 4 && big_endian(head) != magic)
-        return td__fail(TD_ERR_FORMAT, "%s: %s: at %s 0: expected the magic number 0x%08x (unsigned bytes, %d dimension%s), got 0x%08x", who, path,
+        return td__fail(TD_ERR_FORMAT,
+                        "%s: %s: at %s 0: expected the magic number 0x%08x (unsigned bytes, %d dimension%s), got 0x%08x", who, path,
                         unit, magic, ndim, ndim > 1 ? "s" : "", big_endian(head));
     if (got < want)
         return td__fail(TD_ERR_FORMAT, "%s: %s: at %s %lld: the file ends inside the header, expected %lld bytes of it", who, path, unit,
@@ -45,12 +46,13 @@ static int read_header(td__bytes *b, int ndim, idx_file *file, size_t *total)
     }
     file->count = file->dim[0];
     if (__builtin_mul_overflow(file->pixels, (size_t)file->count, total) || *total > (size_t)INT64_MAX / 8)
-        return td__fail(TD_ERR_FORMAT, "%s: %s: at %s 4: the header's dimensions %u x %u x %u are more than any file holds", who, path, unit,
-                        file->dim[0], file->dim[1], file->dim[2]);
+        return td__fail(TD_ERR_FORMAT, "%s: %s: at %s 4: the header's dimensions %u x %u x %u are more than any file holds", who,
+                        path, unit, file->dim[0], file->dim[1], file->dim[2]);
     int64_t have = td__bytes_total(b);
     if (have >= 0 && have != want + (int64_t)*total)
-        return td__fail(TD_ERR_FORMAT, "%s: %s: at byte %lld: the header promises %zu bytes after it, so %lld in all, but the file has %lld", who, path,
-                        (long long)(have < want + (int64_t)*total ? have : want + (int64_t)*total), *total,
+        return td__fail(TD_ERR_FORMAT,
+                        "%s: %s: at byte %lld: the header promises %zu bytes after it, so %lld in all, but the file has %lld", who,
+                        path, (long long)(have < want + (int64_t)*total ? have : want + (int64_t)*total), *total,
                         (long long)(want + (int64_t)*total), (long long)have);
     return 0;
 }
@@ -70,7 +72,8 @@ static int read_contents(td__bytes *b, int ndim, idx_file *file, size_t total)
             return (int)got;
         have += (size_t)got;
         if (have < room)
-            return td__fail(TD_ERR_FORMAT, "%s: %s: at %s %lld: the contents end, but the header promises %zu bytes after it, so %lld in all", who,
+            return td__fail(TD_ERR_FORMAT,
+                            "%s: %s: at %s %lld: the contents end, but the header promises %zu bytes after it, so %lld in all", who,
                             path, unit, start + (long long)have, total, start + (long long)total);
         if (have == total)
             break;
@@ -84,8 +87,9 @@ static int read_contents(td__bytes *b, int ndim, idx_file *file, size_t total)
     unsigned char beyond;
     int64_t got = td__bytes_read(b, &beyond, 1);
     if (got > 0)
-        return td__fail(TD_ERR_FORMAT, "%s: %s: at %s %lld: expected the end, as the header promises %zu bytes after it, but more follows", who, path,
-                        unit, start + (long long)total, total);
+        return td__fail(TD_ERR_FORMAT,
+                        "%s: %s: at %s %lld: expected the end, as the header promises %zu bytes after it, but more follows", who,
+                        path, unit, start + (long long)total, total);
     return got < 0 ? (int)got : 0;
 }
 
@@ -93,7 +97,8 @@ static int read_contents(td__bytes *b, int ndim, idx_file *file, size_t total)
 static int load(const char *prefix, const char *name, int ndim, idx_file *file, char *path, size_t path_size)
 {
     if ((size_t)snprintf(path, path_size, "%s%s.gz", prefix, name) >= path_size)
-        return td__fail(TD_ERR_ARGUMENT, "%s: the path prefix has %zu characters, at most %zu are possible", who, strlen(prefix), path_size - 32);
+        return td__fail(TD_ERR_ARGUMENT, "%s: the path prefix has %zu characters, at most %zu are possible", who, strlen(prefix),
+                        path_size - 32);
     char *suffix = path + strlen(path) - 3;
     *suffix = '\0';
     if (access(path, F_OK) != 0) {

@@ -13,7 +13,7 @@ static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static td_loader *live;
 static __thread const td_loader *announced;    /* whose sample numbers this thread uses now */
 
-/* ---- the user's end ---------------------------------------------------------------------------------------------------------- */
+/* ---- the user's end ---------------------------------------------------------------------------------------------- */
 
 /* Under the lock. A graph that saved the batch must notice that it changes from now on. */
 static void give_back(td_loader *l)
@@ -159,7 +159,8 @@ void td_loader_set_epoch(td_loader *l, int64_t epoch)
 {
     TD_ENTER();
     if (!l || epoch < 0) {
-        td__fail(TD_ERR_ARGUMENT, l ? "td_loader_set_epoch: the epoch is %lld, expected 0 or more" : "td_loader_set_epoch: the loader is NULL",
+        td__fail(TD_ERR_ARGUMENT,
+                 l ? "td_loader_set_epoch: the epoch is %lld, expected 0 or more" : "td_loader_set_epoch: the loader is NULL",
                  (long long)epoch);
         return;
     }
@@ -180,7 +181,7 @@ double td_loader_waited_ms(const td_loader *l)
     return 1000 * waited;
 }
 
-/* ---- its life ------------------------------------------------------------------------------------------------------------------- */
+/* ---- its life ---------------------------------------------------------------------------------------------------- */
 
 static void destroy(td_loader *l)
 {
@@ -272,7 +273,8 @@ static int check(td_dataset *data, const td_loader_opts *o)
     if (o->queue < 0 || o->queue > 65536)
         return td__fail(TD_ERR_ARGUMENT, "td_loader_new: queue is %d, expected 1 to 65536 (0 means 4)", o->queue);
     if (o->parts < 0 || o->part < 0 || (o->parts == 0 ? o->part != 0 : o->part >= o->parts))
-        return td__fail(TD_ERR_ARGUMENT, "td_loader_new: part is %d of parts %d, expected 0 to parts - 1 (both 0: the world's)", o->part, o->parts);
+        return td__fail(TD_ERR_ARGUMENT, "td_loader_new: part is %d of parts %d, expected 0 to parts - 1 (both 0: the world's)",
+                        o->part, o->parts);
     return 0;
 }
 

@@ -1,8 +1,8 @@
 /* ddp/buckets.c: which gradient lies in which bucket.
  *
- * At attach: the parameters from last to first, since backward produces gradients roughly in that order; the first bucket small, so
- * that communication starts early. Before the first step, once: the order in which gradients really came on rank 0, broadcast, so that a bucket
- * is full as early as it can be and every rank cuts alike. A bucket holds one dtype.
+ * At attach: the parameters from last to first, since backward produces gradients roughly in that order; the first bucket small,
+ * so that communication starts early. Before the first step, once: the order in which gradients really came on rank 0, broadcast,
+ * so that a bucket is full as early as it can be and every rank cuts alike. A bucket holds one dtype.
  */
 #include "ddp_impl.h"
 

@@ -1,8 +1,9 @@
 /* ddp/header.c: the small collective that opens each synchronised backward.
  *
- * Every rank says: its sum of weights, whether this backward reaches the model, which parameters have (or will have) a gradient, and its
- * pending error. It is started before the kernels run and finished when the first bucket is full, so it costs backward nothing but
- * the hand-over. A rank with an error still sends it: then all ranks learn the same sentence by one more collective, which only happens then.
+ * Every rank says: its sum of weights, whether this backward reaches the model, which parameters have (or will have) a gradient,
+ * and its pending error. It is started before the kernels run and finished when the first bucket is full, so it costs backward
+ * nothing but the hand-over. A rank with an error still sends it: then all ranks learn the same sentence by one more collective,
+ * which only happens then.
  */
 #include "ddp_impl.h"
 

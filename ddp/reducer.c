@@ -214,8 +214,8 @@ static int reducer_step_begin(td__group *group)
     td_ddp *ddp = group->user;
     if (ddp->local)
         return td__fail(TD_ERR_STATE,
-                        "td_optim_step: gradients were accumulated under td_ddp_no_sync and never reduced, so the replicas would part; call "
-                        "td_ddp_no_sync(ddp, false) before the last backward of a batch");
+                        "td_optim_step: gradients were accumulated under td_ddp_no_sync and never reduced, so the replicas would "
+                        "part; call td_ddp_no_sync(ddp, false) before the last backward of a batch");
     if (!ddp->rebuilt && ddp->reduced)
         return td__ddp_rebuild(ddp);
     return 0;

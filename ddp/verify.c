@@ -1,7 +1,8 @@
 /* ddp/verify.c: are the models of all ranks the same?
  *
- * Each rank describes its parameters and buffers, a line each: name, dtype, shape, frozen or not. Rank 0's text goes to all; each finds its first
- * differing line; the lowest such line over all ranks becomes one sentence, the same on every rank, with both sides of it.
+ * Each rank describes its parameters and buffers, a line each: name, dtype, shape, frozen or not. Rank 0's text goes to all; each
+ * finds its first differing line; the lowest such line over all ranks becomes one sentence, the same on every rank, with both
+ * sides of it.
  */
 #include "ddp_impl.h"
 

@@ -71,8 +71,8 @@ static void rewrite(const td_progress *p, double now)
     bar[width] = 0;
     double left = p->done ? (now - p->began) / (double)p->done * (double)(p->steps - p->done) : 0;
     char line[512];
-    int n = p->steps ? snprintf(line, sizeof line, "%s [%s] %lld/%lld  %s  %.0fs left", p->title, bar, (long long)p->done, (long long)p->steps,
-                                text, left > 0 ? left : 0)
+    int n = p->steps ? snprintf(line, sizeof line, "%s [%s] %lld/%lld  %s  %.0fs left", p->title, bar, (long long)p->done,
+                                (long long)p->steps, text, left > 0 ? left : 0)
                      : snprintf(line, sizeof line, "%s %lld  %s", p->title, (long long)p->done, text);
     if (n >= p->columns)
         n = p->columns - 1;

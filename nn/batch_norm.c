@@ -34,7 +34,8 @@ td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts)
         return td__module_poison();
     }
     if (!(momentum == TD_ZERO || (momentum >= 0 && momentum <= 1)) || !(eps >= 0)) {
-        td__fail(TD_ERR_ARGUMENT, "td_nn_batch_norm: momentum is %g and eps %g, expected 0 to 1 (TD_ZERO for 0) and more than 0", momentum, eps);
+        td__fail(TD_ERR_ARGUMENT, "td_nn_batch_norm: momentum is %g and eps %g, expected 0 to 1 (TD_ZERO for 0) and more than 0",
+                 momentum, eps);
         return td__module_poison();
     }
     batch_norm *b = (batch_norm *)td_module_new(&type);

@@ -13,8 +13,8 @@ static td_tensor *forward(td_module *m, td_tensor *x)
 static void describe(const td_module *m, char *into, size_t size)
 {
     const conv2d *c = (const conv2d *)m;
-    snprintf(into, size, "in=%lld, out=%lld, kernel=%d, stride=%d, padding=%d%s", (long long)c->in, (long long)c->out, c->kernel, c->opts.stride,
-             c->opts.padding, c->bias ? "" : ", no bias");
+    snprintf(into, size, "in=%lld, out=%lld, kernel=%d, stride=%d, padding=%d%s", (long long)c->in, (long long)c->out, c->kernel,
+             c->opts.stride, c->opts.padding, c->bias ? "" : ", no bias");
 }
 
 static const td_module_type type = { .kind = "conv2d", .size = sizeof(conv2d), .forward = forward, .describe = describe };
@@ -24,7 +24,8 @@ td_module *td_nn_conv2d(int64_t in, int64_t out, int kernel, const td_nn_conv2d_
     TD_ENTER();
     int stride = opts && opts->stride ? opts->stride : 1, padding = opts ? opts->padding : 0;
     if (in < 1 || out < 1 || kernel < 1) {
-        td__fail(TD_ERR_ARGUMENT, "td_nn_conv2d: in is %lld, out %lld and kernel %d, expected 1 or more", (long long)in, (long long)out, kernel);
+        td__fail(TD_ERR_ARGUMENT, "td_nn_conv2d: in is %lld, out %lld and kernel %d, expected 1 or more", (long long)in,
+                 (long long)out, kernel);
         return td__module_poison();
     }
     if (stride < 1 || padding < 0) {

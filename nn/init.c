@@ -29,7 +29,7 @@ void td__init_restart(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- drawing -------------------------------------------------------------------------------------------------------------------- */
+/* ---- drawing ----------------------------------------------------------------------------------------------------- */
 
 static int check(const char *who, const td_tensor *x)
 {
@@ -75,7 +75,7 @@ int td_nn_init_normal(td_tensor *x, double mean, double std)
     return draw(x, true, std, mean);
 }
 
-/* ---- by fan ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- by fan ------------------------------------------------------------------------------------------------------ */
 
 /* As torch.nn.init: dimension 1 are the inputs, 0 the outputs, each times the receptive field. */
 static int fans(const char *who, const td_tensor *x, double *in, double *out)
@@ -150,7 +150,7 @@ int td_nn_init_xavier_normal(td_tensor *x, const td_nn_init_opts *opts)
     return xavier("td_nn_init_xavier_normal", x, opts, true);
 }
 
-/* ---- for layers ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- for layers -------------------------------------------------------------------------------------------------- */
 
 /* kaiming_uniform with a = sqrt 5 is a bound of sqrt(6 / (6 fan_in)): PyTorch's default for weights, and for biases by decree. */
 td_tensor *td__layer_parameter(td_module *m, const char *name, td_shape shape, int64_t fan_in)

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- paths ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- paths ------------------------------------------------------------------------------------------------------- */
 
 const char *td__entry_path(td__entry *e)
 {
@@ -98,7 +98,7 @@ td_module *td_module_get(td_module *m, const char *path)
     return e ? e->child : NULL;
 }
 
-/* ---- lists ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
 
 void td__tree_changed(td_module *m)
 {
@@ -171,7 +171,7 @@ td_tensors td_buffers(td_module *m)
     return list_of("td_buffers", m, 1);
 }
 
-/* ---- states of the whole tree ---------------------------------------------------------------------------------------------------------- */
+/* ---- states of the whole tree ------------------------------------------------------------------------------------ */
 
 void td_train(td_module *m, bool on)
 {
@@ -203,6 +203,7 @@ static int convert(td_tensor *x, td_dtype dtype)
     if (rc == 0) {
         td_storage *old = x->storage;
         x->storage = to->storage;
+        x->storage->version = old->version + 1;    /* a graph that saved the old value must notice                           */
         to->storage = old;
         to->dtype = x->dtype;
         to->offset = x->offset;
@@ -226,7 +227,8 @@ int td_module_to(td_module *m, td_dtype dtype)
     for (size_t i = 0; i < parameters.n; i++) {
         td__leaf *leaf = td__leaf_of(parameters.list[i]);
         if (leaf && (leaf->group || leaf->grad) && parameters.list[i]->dtype != dtype)
-            return td__fail(TD_ERR_STATE, "td_module_to: parameter \"%s\" has a gradient, an optimizer or a ddp already; convert before them",
+            return td__fail(TD_ERR_STATE,
+                            "td_module_to: parameter \"%s\" has a gradient, an optimizer or a ddp already; convert before them",
                             td_parameter_name(parameters.list[i]));
     }
     for (size_t i = 0; i < parameters.n && rc == 0; i++)

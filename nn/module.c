@@ -63,7 +63,7 @@ static void delist(td_module *m)
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- making ------------------------------------------------------------------------------------------------------------------- */
+/* ---- making ------------------------------------------------------------------------------------------------------ */
 
 td_module *td_module_new(const td_module_type *type)
 {
@@ -73,7 +73,8 @@ td_module *td_module_new(const td_module_type *type)
         return td__module_poison();
     }
     if (type->size < sizeof(td_module) || type->size > TD__MODULE_ROOM) {
-        td__fail(TD_ERR_ARGUMENT, "td_module_new: type \"%s\" has size %zu, expected that of a struct whose first member is a td_module, %zu to %d",
+        td__fail(TD_ERR_ARGUMENT,
+                 "td_module_new: type \"%s\" has size %zu, expected that of a struct whose first member is a td_module, %zu to %d",
                  type->kind, type->size, sizeof(td_module), TD__MODULE_ROOM);
         return td__module_poison();
     }
@@ -93,10 +94,12 @@ static int check_name(const char *who, const td_module *m, const char *name)
 {
     const char *kind = m->type->kind;
     if (!name || !*name)
-        return td__fail(TD_ERR_ARGUMENT, "%s: the name in module \"%s\" is %s, expected letters, digits and '_'", who, kind, name ? "empty" : "NULL");
+        return td__fail(TD_ERR_ARGUMENT, "%s: the name in module \"%s\" is %s, expected letters, digits and '_'", who, kind,
+                        name ? "empty" : "NULL");
     for (const char *c = name; *c; c++)
         if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || *c == '_'))
-            return td__fail(TD_ERR_ARGUMENT, "%s: the name \"%s\" in module \"%s\" has the character '%c', expected letters, digits and '_'", who,
+            return td__fail(TD_ERR_ARGUMENT,
+                            "%s: the name \"%s\" in module \"%s\" has the character '%c', expected letters, digits and '_'", who,
                             name, kind, *c);
     const td__tree *t = td__tree_of(m);
     for (int i = 0; i < t->n; i++)
@@ -129,7 +132,7 @@ static td__entry *add_entry(td_module *m, const char *name, td__entry_kind kind)
     return e;
 }
 
-/* ---- tensors -------------------------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 /* A parameter's storage will be moved into a flat, so it must be its own: views and shared storages are copied. */
 static td_tensor *own_storage(td_tensor *value)
@@ -178,8 +181,9 @@ static td_tensor *add_tensor(const char *who, td_module *m, const char *name, td
         return td__poison();
     }
     if (!owner && value->graph && !td__leaf_of(value)) {
-        td__fail(TD_ERR_ARGUMENT, "%s: \"%s\" in module \"%s\": the tensor %s is the result of an operation with gradients; td_detach it first", who, name,
-                 m->type->kind, td__shape_text(value->shape, shape));
+        td__fail(TD_ERR_ARGUMENT,
+                 "%s: \"%s\" in module \"%s\": the tensor %s is the result of an operation with gradients; td_detach it first", who,
+                 name, m->type->kind, td__shape_text(value->shape, shape));
         return td__poison();
     }
     if (!owner && kind == TD__PARAMETER && !td__is_float(value->dtype)) {
@@ -188,8 +192,9 @@ static td_tensor *add_tensor(const char *who, td_module *m, const char *name, td
         return td__poison();
     }
     if (!owner && kind == TD__BUFFER && td_needs_grad(value)) {
-        td__fail(TD_ERR_ARGUMENT, "%s: \"%s\" in module \"%s\": the tensor %s needs gradients, a buffer has none; use td_module_parameter", who, name,
-                 m->type->kind, td__shape_text(value->shape, shape));
+        td__fail(TD_ERR_ARGUMENT,
+                 "%s: \"%s\" in module \"%s\": the tensor %s needs gradients, a buffer has none; use td_module_parameter", who,
+                 name, m->type->kind, td__shape_text(value->shape, shape));
         return td__poison();
     }
     if (!owner && !td__leaf_of(value))
@@ -217,7 +222,7 @@ td_tensor *td_module_buffer(td_module *m, const char *name, td_tensor *value)
     return add_tensor("td_module_buffer", m, name, value, TD__BUFFER);
 }
 
-/* ---- children --------------------------------------------------------------------------------------------------------------------- */
+/* ---- children ---------------------------------------------------------------------------------------------------- */
 
 static void forget_paths(td_module *m)
 {
@@ -246,8 +251,8 @@ td_module *td_module_child(td_module *m, const char *name, td_module *child)
         return td__module_poison();
     td__tree *t = td__tree_of(child);
     if (t->parent) {
-        td__fail(TD_ERR_ARGUMENT, "%s: \"%s\" for module \"%s\" has a parent already: it is \"%s\" of module \"%s\"", who, name, m->type->kind,
-                 t->place->name, t->parent->type->kind);
+        td__fail(TD_ERR_ARGUMENT, "%s: \"%s\" for module \"%s\" has a parent already: it is \"%s\" of module \"%s\"", who, name,
+                 m->type->kind, t->place->name, t->parent->type->kind);
         return td__module_poison();
     }
     for (const td_module *above = m; above; above = td__tree_of(above)->parent)
@@ -266,7 +271,7 @@ td_module *td_module_child(td_module *m, const char *name, td_module *child)
     return child;
 }
 
-/* ---- freeing ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- freeing ----------------------------------------------------------------------------------------------------- */
 
 static void drop_tensor(td__entry *e)
 {
@@ -312,8 +317,8 @@ void td_module_free(td_module *m)
         return;
     td__tree *t = td__tree_of(m);
     if (t->parent) {
-        td__fail(TD_ERR_STATE, "td_module_free: module \"%s\" is \"%s\" of module \"%s\", which frees it with itself", m->type->kind, t->place->name,
-                 t->parent->type->kind);
+        td__fail(TD_ERR_STATE, "td_module_free: module \"%s\" is \"%s\" of module \"%s\", which frees it with itself",
+                 m->type->kind, t->place->name, t->parent->type->kind);
         return;
     }
     delist(m);

@@ -29,7 +29,8 @@ static td_module *make(const td_module_type *type, int window, const td_pool2d_o
 {
     int stride = opts && opts->stride ? opts->stride : window, padding = opts ? opts->padding : 0;
     if (window < 1 || stride < 1 || padding < 0 || padding > window / 2) {
-        td__fail(TD_ERR_ARGUMENT, "td_nn_%s: window is %d, stride %d and padding %d, expected 1 or more, 1 or more, and at most half the window",
+        td__fail(TD_ERR_ARGUMENT,
+                 "td_nn_%s: window is %d, stride %d and padding %d, expected 1 or more, 1 or more, and at most half the window",
                  type->kind, window, stride, padding);
         return td__module_poison();
     }
