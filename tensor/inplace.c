@@ -1,7 +1,7 @@
 /* tensor/inplace.c: td_assign and td_fill: writing into existing elements, without gradients.
  *
- * Every write bumps the storage's version, by which backward notices that a saved value is no longer what it was. A value that shares memory
- * with its destination goes through a temporary.
+ * Every write bumps the storage's version, by which backward notices that a saved value is no longer what it was. A value that
+ * shares memory with its destination goes through a temporary.
  */
 #include "tensor_impl.h"
 

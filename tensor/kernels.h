@@ -50,8 +50,9 @@ typedef struct td_kernels {
     /* rows: tensor/cpu/softmax.c (float): x (rows,n) contiguous */
     void (*softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
     void (*softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
-    /* loss: the mean over the rows that count, a scalar; NaN when none does. lse (rows): log-sum-exp, saved for the gradient. *kept: how many
-     * rows count (in t, a scalar on the device); 0: the gradient is exactly zero. Targets have been checked (host) or are checked by `bad`: index of the first bad row, else -1. */
+    /* loss: the mean over the rows that count, a scalar; NaN when none does. lse (rows): log-sum-exp, saved for the gradient.
+     * *kept: how many rows count (in t, a scalar on the device); 0: the gradient is exactly zero. Targets have been checked (host)
+     * or are checked by `bad`: index of the first bad row, else -1. */
     void (*cross_entropy)(td_dtype t, int64_t rows, int64_t n, const void *logits, const int64_t *target, double smoothing, bool has_ignore,
                           int64_t ignore, void *loss, void *lse, void *kept, int64_t *bad);
     void (*cross_entropy_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gloss, const void *logits, const int64_t *target,
@@ -62,7 +63,8 @@ typedef struct td_kernels {
     /* images: tensor/cpu/conv2d.c, pool2d.c, batch_norm.c (float, contiguous NCHW) */
     void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias);
     void (*conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, bool add);
-    void (*conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w, bool add_b);
+    void (*conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w,
+                          bool add_b);
     void (*max_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, int32_t *where, const void *x);   /* where: h*W+w         */
     void (*max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where, bool add);
     void (*avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x);
@@ -76,7 +78,8 @@ typedef struct td_kernels {
     /* random: tensor/cpu/random.c */
     void (*rand)(int64_t n, float *out, uint64_t seed, uint64_t stream, bool normal);
     void (*randint)(int64_t n, int64_t *out, int64_t low, int64_t high, uint64_t seed, uint64_t stream);
-    /* dropout.c: rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: first + i/k). out = mask ? x/(1-p) : 0 (gradient: the same call) */
+    /* dropout.c: rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: first + i/k). out = mask ? x/(1-p) : 0
+     * (gradient: the same call) */
     void (*dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, int64_t first, double p,
                     uint64_t seed, int64_t step, int64_t call, bool add);
 
@@ -90,7 +93,8 @@ typedef struct td_kernels {
     /* collectives: tensor/cpu/combine.c (arith): out[j][i] = post * sum over r of pre[r] * in[r][i], for all j of k buffers, r in
      * order; the same pointers may be in and out. pre NULL: ones; an input whose factor is 0 is not read (never 0*NaN). MIN and MAX ignore
      * pre and post, and pass NaN on. */
-    void (*combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs);
+    void (*combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post,
+                    void *const *out, int outs);
 } td_kernels;
 
 const td_kernels *td__cpu_kernels(void);                        /* the chosen instruction set (TANDEM_ISA)                   */

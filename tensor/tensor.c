@@ -34,7 +34,8 @@ int td__tensor_check(const char *who, const td_tensor *x)
 int td__kernel_missing(const char *who, const td_tensor *x, const char *row)
 {
     char device[24];
-    return td__fail(TD_ERR_UNSUPPORTED, "%s: the kernel \"%s\" does not exist on %s", who, row, td__device_text(x->storage->device, device));
+    return td__fail(TD_ERR_UNSUPPORTED, "%s: the kernel \"%s\" does not exist on %s", who, row,
+                    td__device_text(x->storage->device, device));
 }
 
 /* Takes over the caller's reference to s, also on failure. */

@@ -29,7 +29,8 @@ typedef struct {
     uint64_t    reserved[4];
 } td_progress_opts;
 TD_API td_progress *td_progress_new(const td_progress_opts *opts);
-TD_API void td_progress_step(td_progress *progress, int64_t rows, td_tensor *loss, const td_ddp *ddp);  /* rows of this rank; ddp may be NULL */
+/* rows of this rank; ddp may be NULL */
+TD_API void td_progress_step(td_progress *progress, int64_t rows, td_tensor *loss, const td_ddp *ddp);
 TD_API double td_progress_end(td_progress *progress);   /* the last plain line; frees; returns the seconds since _new      */
 
 #ifdef __cplusplus

@@ -27,8 +27,9 @@ struct td_module { const td_module_type *type; void *tree; };   /* first member 
 
 TD_API td_module *td_module_new(const td_module_type *type);
 TD_API void       td_module_free(td_module *m);           /* a root; NULL is fine                                      */
-/* value is taken (from its scope, or from your td_keep). One that has an owner already is tied: one tensor, one gradient, listed once. A
- * parameter becomes a leaf that needs gradients. Where adopting fails nothing is taken. Names: letters, digits, '_', unique in the module. Returns the tensor to use from now on. */
+/* value is taken (from its scope, or from your td_keep). One that has an owner already is tied: one tensor, one gradient, listed
+ * once. A parameter becomes a leaf that needs gradients. Where adopting fails nothing is taken. Names: letters, digits, '_',
+ * unique in the module. Returns the tensor to use from now on. */
 TD_API td_tensor *td_module_parameter(td_module *m, const char *name, td_tensor *value);
 TD_API td_tensor *td_module_buffer(td_module *m, const char *name, td_tensor *value);   /* state without gradients: running means */
 TD_API td_module *td_module_child(td_module *m, const char *name, td_module *takes);
@@ -46,7 +47,8 @@ TD_API td_tensor  *td_parameter_get(td_module *m, const char *path);  /* a param
 TD_API td_module  *td_module_get(td_module *m, const char *path);     /* a descendant; NULL when there is none          */
 TD_API void        td_train(td_module *m, bool on);       /* the whole tree; true at first                             */
 TD_API bool        td_is_training(const td_module *m);
-TD_API int         td_module_to(td_module *m, td_dtype dtype);        /* convert floating parameters and buffers (before any optimizer or ddp) */
+TD_API int         td_module_to(td_module *m, td_dtype dtype);        /* converts floating parameters and buffers; before any
+                                                                         optimizer or ddp                              */
 TD_API void        td_summary(const td_module *m);        /* a table to stdout: name, kind, shapes, parameters, bytes   */
 TD_API size_t      td_summary_format(const td_module *m, char *into, size_t size);   /* like snprintf                  */
 
@@ -84,7 +86,8 @@ TD_API int td_nn_init_uniform(td_tensor *x, double low, double high);
 TD_API int td_nn_init_normal(td_tensor *x, double mean, double std);
 TD_API int td_nn_init_kaiming_uniform(td_tensor *x, const td_nn_init_opts *opts);   /* bound sqrt(6/((1+a^2) fan)), He et al. 2015 */
 TD_API int td_nn_init_kaiming_normal(td_tensor *x, const td_nn_init_opts *opts);
-TD_API int td_nn_init_xavier_uniform(td_tensor *x, const td_nn_init_opts *opts);    /* bound gain*sqrt(6/(fan_in+fan_out)), Glorot and Bengio 2010 */
+/* bound gain*sqrt(6/(fan_in+fan_out)), Glorot and Bengio 2010 */
+TD_API int td_nn_init_xavier_uniform(td_tensor *x, const td_nn_init_opts *opts);
 TD_API int td_nn_init_xavier_normal(td_tensor *x, const td_nn_init_opts *opts);
 
 #ifdef __cplusplus

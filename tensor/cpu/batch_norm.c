@@ -148,8 +148,8 @@ enum { SIDE = 16 };                  /* channels taken together when inner is 1 
 NORM(float, F32)
 NORM(double, F64)
 
-void K(batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b,
-                   void *running_mean, void *running_var, bool train, double momentum, double eps)
+void K(batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *w,
+                   const void *b, void *running_mean, void *running_var, bool train, double momentum, double eps)
 {
     if (n * inner <= 0) {            /* no rows: nothing to write, nothing learnt; saved numbers that give zero gradients         */
         memset(mean, 0, (t == TD_F32 ? sizeof(float) : sizeof(double)) * (size_t)c);
@@ -161,8 +161,9 @@ void K(batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, voi
     }
 }
 
-void K(batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy, const void *x, const void *w,
-                        const void *mean, const void *rstd, bool train, bool add_x, bool add_w, bool add_b)
+void K(batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy,
+                        const void *x, const void *w, const void *mean, const void *rstd, bool train, bool add_x, bool add_w,
+                        bool add_b)
 {
     if (n * inner <= 0)              /* no division by the count: only zeroes are written                                        */
         train = false;

@@ -131,7 +131,8 @@ static bool block_scaled(td_dtype t, int64_t n, int k, const void *const *in, co
     return any;
 }
 
-void K(combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs)
+void K(combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post,
+                void *const *out, int outs)
 {
     size_t size = td_dtype_size(t);
     if (op != TD_COMBINE_SUM)

@@ -1,10 +1,10 @@
 /* tensor/cpu/conv2d.c: 2-d convolution (cross-correlation) and its two gradients, as direct products without a column buffer.
  *
- * The frame. An image's channels are copied into zero-padded planes, so that no inner loop meets a border. For stride s a plane is cut into
- * its s*s phases (rows and columns with the same remainder), in which neighbouring outputs read neighbouring inputs again. Output (r, c) is the
- * virtual position r*row + c of the frame; term k = (channel, kernel row, kernel column) of its sum lies at that position plus off[k].
- * All virtual positions of an image are computed as one line; the few between the rows (row - cols of them) are thrown away. With stride 1 the zeroes
- * right of a row are the ones left of the next, which keeps them few.
+ * The frame. An image's channels are copied into zero-padded planes, so that no inner loop meets a border. For stride s a plane is
+ * cut into its s*s phases (rows and columns with the same remainder), in which neighbouring outputs read neighbouring inputs
+ * again. Output (r, c) is the virtual position r*row + c of the frame; term k = (channel, kernel row, kernel column) of its sum
+ * lies at that position plus off[k]. All virtual positions of an image are computed as one line; the few between the rows (row -
+ * cols of them) are thrown away. With stride 1 the zeroes right of a row are the ones left of the next, which keeps them few.
  *
  * The gradient of x is the same product for each phase of x: gout in the frame, and the kernel's elements of that phase as terms.
  *
@@ -131,8 +131,8 @@ void K(conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, c
     if (!table)
         return;
     conv_frame f = conv_frame_x(s, table);
-    conv_pass pass = { .channels = s->o, .terms = terms, .off = table, .w_at = table + terms, .w_channel = terms, .row = f.row, .rows = s->oh,
-                       .cols = s->ow, .out_h = s->oh, .out_w = s->ow, .out_step = 1 };
+    conv_pass pass = { .channels = s->o, .terms = terms, .off = table, .w_at = table + terms, .w_channel = terms, .row = f.row,
+                       .rows = s->oh, .cols = s->ow, .out_h = s->oh, .out_w = s->ow, .out_step = 1 };
     for (int64_t k = 0; k < terms; k++)
         pass.w_at[k] = k;
     conv_chunks(&pass);
@@ -143,7 +143,8 @@ void K(conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, c
     td__free(table);
 }
 
-/* Pixel h of x, in padded row h + padding = a*stride + phase, gets gout[a - i] * w[phase + stride*i] for all i: a product with stride 1 per phase. */
+/* Pixel h of x, in padded row h + padding = a*stride + phase, gets gout[a - i] * w[phase + stride*i] for all i: a product with
+ * stride 1 per phase. */
 void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, bool add)
 {
     const int64_t st = s->stride, p = s->padding;
@@ -175,9 +176,9 @@ void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void
             if (a1 < a0 || b1 < b0)
                 continue;
             conv_pass *q = &pass[passes++];
-            *q = (conv_pass){ .channels = s->c, .off = table + at, .w_at = table + terms + at, .w_channel = s->kh * s->kw, .row = f.row,
-                              .base = a0 * f.row + b0, .rows = a1 - a0 + 1, .cols = b1 - b0 + 1, .out_h = s->h, .out_w = s->w, .out_step = st,
-                              .out_top = a0 * st + i - p, .out_left = b0 * st + j - p };
+            *q = (conv_pass){ .channels = s->c, .off = table + at, .w_at = table + terms + at, .w_channel = s->kh * s->kw,
+                              .row = f.row, .base = a0 * f.row + b0, .rows = a1 - a0 + 1, .cols = b1 - b0 + 1, .out_h = s->h,
+                              .out_w = s->w, .out_step = st, .out_top = a0 * st + i - p, .out_left = b0 * st + j - p };
             for (int64_t o = 0; o < s->o; o++)
                 for (int64_t kh = i; kh < s->kh; kh += st)
                     for (int64_t kw = j; kw < s->kw; kw += st, q->terms++) {

@@ -15,8 +15,8 @@ typedef T F(vec) __attribute__((vector_size(CONV_BYTES)));
 typedef T F(vecu) __attribute__((vector_size(CONV_BYTES), aligned(sizeof(T)), may_alias));
 
 /* out[m][0 … nq*lanes) = start[m] + sum over k of w[k][m] * x[off[k] …]; nq is a constant after inlining */
-static inline __attribute__((always_inline)) void F(tile_out)(const int nq, T *out, int64_t ld, const T *w, const T *start, const int64_t *off,
-                                                              int64_t terms, const T *x)
+static inline __attribute__((always_inline)) void F(tile_out)(const int nq, T *out, int64_t ld, const T *w, const T *start,
+                                                              const int64_t *off, int64_t terms, const T *x)
 {
     F(vec) acc[CONV_M][CONV_Q];
 #pragma GCC unroll 16
@@ -44,8 +44,8 @@ static inline __attribute__((always_inline)) void F(tile_out)(const int nq, T *o
 }
 
 /* gw[a][0 … B*lanes) += sum over pixels of x[off[a] + pixel] * g[pixel][…]; na and run are constants after inlining */
-static inline __attribute__((always_inline)) void F(tile_weight)(const int na, const int run, T *gw, const T *g, const T *x, const int64_t *off,
-                                                                 int64_t rows, int64_t cols, int64_t row_step)
+static inline __attribute__((always_inline)) void F(tile_weight)(const int na, const int run, T *gw, const T *g, const T *x,
+                                                                 const int64_t *off, int64_t rows, int64_t cols, int64_t row_step)
 {
     F(vec) acc[CONV_A][CONV_B];
 #pragma GCC unroll 16
@@ -78,7 +78,8 @@ static inline __attribute__((always_inline)) void F(tile_weight)(const int na, c
 }
 
 /* Terms [0, terms) in tiles as large as fit. Tile sizes are multiples of `run`, and so are the terms. */
-static void F(weight_terms)(int run, int64_t terms, T *gw, const T *g, const T *x, const int64_t *off, int64_t rows, int64_t cols, int64_t row_step)
+static void F(weight_terms)(int run, int64_t terms, T *gw, const T *g, const T *x, const int64_t *off, int64_t rows, int64_t cols,
+                            int64_t row_step)
 {
     const int64_t step = CONV_B * F(lanes);
     while (terms > 0) {
@@ -176,7 +177,8 @@ static void F(image)(const conv_pass *p, T *out, const T *x, const T *w, const T
 
 /* All images through all passes (one for the forward; stride² phases for the gradient of x). bias may be NULL. Weight of channel m and
  * term k of a pass: w[m * pass->w_channel + pass->w_at[k]]. */
-static void F(run)(int64_t n, const conv_frame *f, const conv_pass *pass, int passes, T *out, const T *x, const T *w, const T *bias, bool add)
+static void F(run)(int64_t n, const conv_frame *f, const conv_pass *pass, int passes, T *out, const T *x, const T *w, const T *bias,
+                   bool add)
 {
     int threads = conv_threads(n, f, pass, passes);
     int64_t m_up = round_up(pass->channels, CONV_M), packed = 0, tile_ld = 0;
@@ -266,7 +268,8 @@ static void F(run_weight)(int64_t n, const conv_frame *f, int64_t o, int64_t row
         for (int64_t item = 0; item < strips * groups; item++) {
             int64_t s = item / groups, k = item % groups * group, nk = terms - k < group ? terms - k : group;
             for (int64_t i = 0; i < images; i++)
-                F(weight_terms)(run, nk, sum + (s * terms + k) * width, gs + i * gs_size + s * strip, frames + i * frame, off + k, rows, cols, f->row);
+                F(weight_terms)(run, nk, sum + (s * terms + k) * width, gs + i * gs_size + s * strip, frames + i * frame, off + k,
+                                rows, cols, f->row);
         }
     }
     for (int64_t j = 0; j < o; j++)

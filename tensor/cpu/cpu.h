@@ -5,8 +5,8 @@
  * Flags: -O3 -ffp-contract=off for all; never -ffast-math. Files are written so that the compiler vectorises
  * them (`#pragma omp simd`, restrict, blocks of 8); no intrinsics but in files that say so.
  *
- * A kernel is a plain function over pointers and sizes. How to add one: a row in td_kernels (kernels.h), a line in TD_CPU_ROWS, the function
- * K(row) in the family's file, the operation in autograd/, a row in the tests' tables.
+ * A kernel is a plain function over pointers and sizes. How to add one: a row in td_kernels (kernels.h), a line in TD_CPU_ROWS,
+ * the function K(row) in the family's file, the operation in autograd/, a row in the tests' tables.
  */
 #ifndef TD_CPU_H
 #define TD_CPU_H

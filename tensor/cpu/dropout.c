@@ -4,9 +4,9 @@
  *     key     = words 0 and 1 of Philox(key = seed, counter = (lo = call + 0x64726f70 * 2^32, hi = step)); word 0 is the low half
  *     counter = (lo = block, hi = sample)                              both 64 bits
  *     element at position p of its sample: block = p / 64 * 16 + p % 16, word (p / 16) % 4
- * so that 16 blocks make 64 neighbouring elements, lane by lane, without shuffling. The key is derived because (step, sample, call, position)
- * do not fit into 128 bits at the sizes they may take. An element is dropped when its word is below p * 2^32 (rounded to nearest). The gradient is the
- * same call on the gradient. One intrinsic: see EVEN_PRODUCT.
+ * so that 16 blocks make 64 neighbouring elements, lane by lane, without shuffling. The key is derived because (step, sample,
+ * call, position) do not fit into 128 bits at the sizes they may take. An element is dropped when its word is below p * 2^32
+ * (rounded to nearest). The gradient is the same call on the gradient. One intrinsic: see EVEN_PRODUCT.
  */
 #include "cpu.h"
 #include <tensor_impl.h>
@@ -43,10 +43,12 @@ static inline __attribute__((always_inline)) void multiply(words c, uint32_t m, 
 }
 
 /* PART blocks from `first` on, in lanes: word w of lane l goes to bits[w * LANES + l] */
-static inline __attribute__((always_inline)) void philox_part(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first, uint64_t sample)
+static inline __attribute__((always_inline)) void philox_part(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first,
+                                                              uint64_t sample)
 {
     static const uint32_t lane[LANES] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
-    words c0 = *(const words_at *)lane + (uint32_t)first, c1 = (words){ 0 } + (uint32_t)(first >> 32);   /* no carry: first is a multiple of PART */
+    /* no carry: first is a multiple of PART */
+    words c0 = *(const words_at *)lane + (uint32_t)first, c1 = (words){ 0 } + (uint32_t)(first >> 32);
     words c2 = (words){ 0 } + (uint32_t)sample, c3 = (words){ 0 } + (uint32_t)(sample >> 32), high0, low0, high1, low1;
     for (int round = 0; round < 10; round++) {
         multiply(c0, 0xD2511F53u, &high0, &low0);
@@ -62,7 +64,8 @@ static inline __attribute__((always_inline)) void philox_part(uint32_t *restrict
     *(words_at *)(bits + 3 * LANES) = c3;
 }
 
-static inline __attribute__((always_inline)) void philox_group(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first, uint64_t sample)
+static inline __attribute__((always_inline)) void philox_group(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first,
+                                                               uint64_t sample)
 {
     for (int l = 0; l < LANES; l += PART)
         philox_part(bits + l, k0, k1, first + (uint64_t)l, sample);

@@ -1,7 +1,7 @@
 /* tensor/cpu/optimizer.c: one fused pass per step over a flat run of parameters, and the sum of squares for clipping.
  *
- * Arithmetic is in the parameters' dtype, without fused multiply-add: every build gives the same result. An element depends on nothing but its
- * own numbers, and sumsq works in parts whose size depends on n alone, so the number of threads changes nothing.
+ * Arithmetic is in the parameters' dtype, without fused multiply-add: every build gives the same result. An element depends on
+ * nothing but its own numbers, and sumsq works in parts whose size depends on n alone, so the number of threads changes nothing.
  */
 #include "cpu.h"
 
@@ -101,8 +101,8 @@ void K(sgd)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscal
         sgd_f64(n, p, g, v, gscale, lr, momentum, 1 - dampening, weight_decay, nesterov, first);
 }
 
-void K(adamw)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2, double eps,
-              double weight_decay, double bias1, double bias2)
+void K(adamw)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
+              double eps, double weight_decay, double bias1, double bias2)
 {
     const double keep = 1 - lr * weight_decay, step = lr / bias1, root2 = sqrt(bias2);
     if (t == TD_F32)

@@ -1,8 +1,8 @@
 /* tensor/cpu/pool2d.c: maximum and average pooling over square windows, and their gradients.
  *
- * The maximum is the first one in reading order; a NaN in the window is the result (as in PyTorch). Its place is saved as h*W + w. Padding never wins a
- * maximum, and counts as zeroes in an average. The common case (window and stride 2, no padding, f32) has loops of
- * its own, which write the gradient in one pass. Threads take whole planes, so their number changes nothing.
+ * The maximum is the first one in reading order; a NaN in the window is the result (as in PyTorch). Its place is saved as h*W + w.
+ * Padding never wins a maximum, and counts as zeroes in an average. The common case (window and stride 2, no padding, f32) has
+ * loops of its own, which write the gradient in one pass. Threads take whole planes, so their number changes nothing.
  */
 #include "cpu.h"
 
@@ -18,8 +18,8 @@ static inline int64_t high(int64_t o, int64_t window, int64_t size, const td_con
     return at > size ? size : at;
 }
 
-/* Windows of 2 with stride 2 in f32: four at a time, on 16-byte vectors in every build (wider ones turn into gathers, and rows are short). The last four of
- * a row overlap the ones before; writing them twice does no harm. Rows have at least four windows. */
+/* Windows of 2 with stride 2 in f32: four at a time, on 16-byte vectors in every build (wider ones turn into gathers, and rows are
+ * short). The last four of a row overlap the ones before; writing them twice does no harm. Rows have at least four windows. */
 typedef float four __attribute__((vector_size(16)));
 typedef float four_at __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t four_i __attribute__((vector_size(16)));
@@ -63,7 +63,8 @@ static void halve_grad_f32(const td_conv2d_shape *s, float *gx, const float *gy,
     for (int64_t oh = 0; oh < s->oh; oh++, gy += s->ow, where += s->ow) {
         float *a = gx + 2 * oh * s->w, *b = a + s->w;
         for (int64_t i = 0; i < s->ow; i = next_four(i, s->ow)) {
-            four_i at = *(const four_i_at *)(where + i) - (steps + (int32_t)(2 * oh * s->w + 2 * i)), g = (four_i) * (const four_at *)(gy + i);
+            four_i at = *(const four_i_at *)(where + i) - (steps + (int32_t)(2 * oh * s->w + 2 * i)),
+                   g = (four_i)*(const four_at *)(gy + i);
             four a0 = (four)(g & (at == 0)), a1 = (four)(g & (at == 1));
             four b0 = (four)(g & (at == (int32_t)s->w)), b1 = (four)(g & (at == (int32_t)s->w + 1));
             *(four_at *)(a + 2 * i) = __builtin_shuffle(a0, a1, (four_i){ 0, 4, 1, 5 });

@@ -4,7 +4,7 @@
  * (leading axes reduced: column sums), otherwise a unit is one result, whose input is a set of runs. Where there are few units and
  * much to sum, the outermost reduced dimension is cut into at most 64 slices, summed by themselves and then in order. Which way is
  * taken, and every cut, depends on the shape alone: the bits do not depend on the number of threads. Sums of floats are kept in
- * f64, in 8 lanes along a run; integers wrap around.
+ * f64, in 16 lanes along a run; integers wrap around.
  */
 #include "span.h"
 

@@ -66,7 +66,8 @@ __attribute__((unused)) static void td__spans(const td_loop *l, td__span *fn, vo
     }
 #pragma omp parallel for schedule(static)
     for (int64_t begin = 0; begin < total; begin += TD_SPAN_CHUNK)
-        td__spans_chunk(l, begin, total - begin < TD_SPAN_CHUNK ? total : begin + TD_SPAN_CHUNK, fn, out, out_size, a, b, in_size, add, arg);
+        td__spans_chunk(l, begin, total - begin < TD_SPAN_CHUNK ? total : begin + TD_SPAN_CHUNK, fn, out, out_size, a, b, in_size,
+                        add, arg);
 }
 
 #endif

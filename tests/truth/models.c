@@ -19,11 +19,13 @@ td_module *truth_net_new(truth_model model)
     n->model = model;
     int64_t features = WIDTH;
     if (model == CNN) {
-        n->body = td_nn_sequential(td_nn_conv2d(1, 4, 3, &(td_nn_conv2d_opts){ .padding = 1 }), td_nn_relu(), td_nn_max_pool2d(2, NULL),
-                                   td_nn_conv2d(4, 6, 3, NULL), td_nn_gelu(), td_nn_dropout(0.2), td_nn_avg_pool2d(2, NULL), td_nn_flatten());
+        n->body = td_nn_sequential(td_nn_conv2d(1, 4, 3, &(td_nn_conv2d_opts){ .padding = 1 }), td_nn_relu(),
+                                   td_nn_max_pool2d(2, NULL), td_nn_conv2d(4, 6, 3, NULL), td_nn_gelu(), td_nn_dropout(0.2),
+                                   td_nn_avg_pool2d(2, NULL), td_nn_flatten());
         features = 6;
     } else if (model == MLP) {
-        n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL), td_nn_tanh());
+        n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL),
+                                   td_nn_tanh());
     } else {
         n->body = td_nn_linear(WIDTH, 11, NULL);
     }

@@ -20,9 +20,9 @@ static td_loader *loader(const truth_row *row, int ranks, int part, bool alone)
     int64_t full = (int64_t)BATCH * ranks, rows = 6 * full;
     if (row->kase == UNEVEN)   /* the last batch: one rank empty (mlp), or shares that differ by a row */
         rows = 3 * full + (row->model == MLP ? ranks - 1 : ranks + 1);
-    return td_loader_new(truth_data(row->model, rows, row->dtype),
-                         &(td_loader_opts){
-                                           .batch = BATCH * (alone ? ranks : 1) * micro, .shuffle = true, .seed = 3, .part = part, .parts = alone ? 1 : ranks });
+    td_loader_opts opts = { .batch = BATCH * (alone ? ranks : 1) * micro, .shuffle = true, .seed = 3, .part = part,
+                            .parts = alone ? 1 : ranks };
+    return td_loader_new(truth_data(row->model, rows, row->dtype), &opts);
 }
 
 static void next(td_loader *data, td_batch *b)

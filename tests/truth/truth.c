@@ -6,7 +6,8 @@
  */
 #include "truth.h"
 
-static const char *const model_name[] = { "mlp", "cnn", "tied" }, *const case_name[] = { "plain", "uneven", "accumulate", "branch", "pair" },
+static const char *const model_name[] = { "mlp", "cnn", "tied" },
+                         *const case_name[] = { "plain", "uneven", "accumulate", "branch", "pair" },
                          *const optim_name[] = { "sgd", "adamw" };
 
 static int tests, failures;
