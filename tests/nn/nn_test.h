@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <nn_impl.h>
+#include <sentence.h>
 
 static inline int begin_test(void **state)
 {
@@ -30,17 +31,6 @@ static inline int nothing_left(void **state)
     assert_int_equal(m.live_tensors, 0);
     assert_int_equal(m.live_bytes, 0);
     return 0;
-}
-
-/* The pending error is this code and sentence (module and caller's place may follow); it is cleared. */
-static inline void expect_error(int code, const char *sentence)
-{
-    const char *got = td_error_message();
-    size_t n = strlen(sentence);
-    if (strncmp(got, sentence, n) != 0 || (got[n] != '\0' && strncmp(got + n, " at ", 4) != 0 && strncmp(got + n, " (in ", 5) != 0))
-        fail_msg("expected the sentence\n    %s\ngot\n    %s", sentence, got);
-    assert_int_equal(td_error_pending(), code);
-    td_error_clear();
 }
 
 static inline void expect_near(double got, double want, double tolerance)

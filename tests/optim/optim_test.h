@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <nn_impl.h>
+#include <sentence.h>
 #include <optim_impl.h>
 
 enum { PARAMS = 7, MOST = 1100 };
@@ -168,16 +169,6 @@ static inline int nothing_left(void **state)
     assert_int_equal(m.live_tensors, 0);
     assert_int_equal(m.live_bytes, 0);
     return 0;
-}
-
-static inline void expect_error(int code, const char *sentence)
-{
-    const char *got = td_error_message();
-    size_t n = strlen(sentence);
-    if (strncmp(got, sentence, n) != 0 || (got[n] != '\0' && strncmp(got + n, " at ", 4) != 0))
-        fail_msg("expected the sentence\n    %s\ngot\n    %s", sentence, got);
-    assert_int_equal(td_error_pending(), code);
-    td_error_clear();
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin_test, nothing_left)
