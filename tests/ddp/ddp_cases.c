@@ -318,6 +318,15 @@ static void buckets_and_figures(void)
     td_module_free(m);
 }
 
+static void no_handle_is_a_sentence(void)
+{
+    td_ddp_free(NULL);
+    td_ddp_no_sync(NULL, true);
+    EXPECT(has_error(TD_ERR_ARGUMENT, "td_ddp_no_sync: the td_ddp is NULL"));
+    td_ddp_stats none = td_ddp_last_step(NULL);
+    EXPECT(has_error(TD_ERR_ARGUMENT, "td_ddp_last_step: the td_ddp is NULL") && none.buckets == 0);
+}
+
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
@@ -328,7 +337,7 @@ int main(int argc, char **argv)
         models_that_differ_are_named, state_of_rank0_wins, error_on_one_rank_reaches_all, unreduced_gradients_are_refused,
         second_synchronised_backward, accumulation_with_weights_by_hand, weight_zero_is_exactly_nothing, unused_everywhere_is_left_alone,
         reached_on_some_ranks_only, clipping_sees_all_ranks, optimizer_made_before_ddp_and_two_optimizers, unfreezing_late_is_an_error,
-        buckets_and_figures,
+        buckets_and_figures, no_handle_is_a_sentence,
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         TD_SCOPE();
@@ -338,5 +347,7 @@ int main(int argc, char **argv)
     if (rank == 0)
         printf("1..%d\n", tests);
     td_finish();   /* errors were provoked: its status is 1 */
+    if (td_memory().live_bytes != 0)
+        return fprintf(stderr, "ddp_cases: %lld bytes of the pool are left\n", (long long)td_memory().live_bytes), 1;
     return failures != 0;
 }

@@ -82,5 +82,7 @@ int main(int argc, char **argv)
     if (td_rank(td_world()) == 0)
         printf("1..%d\n", tests);
     int status = td_finish();
+    if (td_memory().live_bytes != 0)           /* after td_finish: the job's own blocks are gone too */
+        return fprintf(stderr, "truth: %lld bytes of the pool are left\n", (long long)td_memory().live_bytes), 1;
     return status ? status : failures != 0;
 }
