@@ -47,6 +47,11 @@ static int find_dest(td_call *node, td__dest *dest, int i)
         td__leaf *leaf = td__graph_leaf(g);
         if (!leaf->requires)
             return 0;
+        char shape[128];
+        if (leaf->value->dtype != node->edge[i].dtype)
+            return td__fail(TD_ERR_STATE, "td_backward: input %d of td_%s, shape %s, was %s in the forward and is %s now; run the forward again", i,
+                            node->op->name, td__shape_text(leaf->value->shape, shape), td_dtype_name(node->edge[i].dtype),
+                            td_dtype_name(leaf->value->dtype));
         int code = td__leaf_need_grad(leaf);
         if (code)
             return code;

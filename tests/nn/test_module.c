@@ -268,6 +268,33 @@ static void conversion(void **state)
     td_module_free(net);
 }
 
+/* Between a forward and its backward: the graph holds values and shapes of the old dtype. */
+static void conversion_of_a_live_graph(void **state)
+{
+    (void)state;
+    TD_SCOPE();
+    td_module *net = td_nn_sequential(td_nn_linear(3, 2, NULL), td_nn_linear(2, 1, NULL));
+    td_tensors p = td_parameters(net);
+    td_tensor *x = td_ones(TD_SHAPE(4, 3), TD_F32), *loss = td_sum(td_forward(net, x), NULL, 0, false);
+    assert_int_equal(td_module_to(net, TD_F64), 0);
+    assert_int_equal(td_backward(loss), TD_ERR_STATE);
+    assert_non_null(strstr(td_error_message(), "td_linear"));
+    td_error_clear();
+    assert_null(td_grad(p.list[0]));
+    /* what is saved but frozen is found by its version */
+    td_module_free(net);
+    net = td_nn_sequential(td_nn_linear(3, 2, NULL), td_nn_linear(2, 1, NULL));
+    p = td_parameters(net);
+    td_requires_grad((td_tensors){ p.list + 2, 2 }, false);
+    loss = td_sum(td_forward(td_module_get(net, "1"), td_forward(td_module_get(net, "0"), x)), NULL, 0, false);
+    assert_int_equal(td_module_to(td_module_get(net, "1"), TD_F64), 0);
+    assert_int_equal(td_backward(loss), TD_ERR_STATE);
+    assert_non_null(strstr(td_error_message(), "td_linear saved its input 1, shape (1,2), for the gradient, and it was changed in place"));
+    td_error_clear();
+    assert_null(td_grad(p.list[0]));
+    td_module_free(net);
+}
+
 static void summary(void **state)
 {
     td_module *net = td_nn_sequential(td_nn_conv2d(1, 8, 3, &(td_nn_conv2d_opts){ .padding = 1 }), td_nn_batch_norm(8, NULL), td_nn_relu(),
@@ -301,7 +328,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(names_and_lists), TEST(parameters_outlive_their_scope), TEST(tied_parameters), TEST(forward_keeps_only_its_result),
-        TEST(messages_name_the_module), TEST(wrong_names_and_adoptions), TEST(poison_passes_on), TEST(conversion), TEST(summary),
+        TEST(messages_name_the_module), TEST(wrong_names_and_adoptions), TEST(poison_passes_on), TEST(conversion), TEST(conversion_of_a_live_graph), TEST(summary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
