@@ -332,6 +332,9 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
     error = error ? error : check_loss(who, loss);
     error = error ? error : find_weight(who, loss, given, &weight);
     error = error ? error : td__plan_make(&plan, td__graph_of(loss));
+    /* Found now it is refused beforehand, on all ranks; what hooks change later is found on the way. Weight 0 reads nothing. */
+    for (td_call *node = plan.first; node && !error && weight != 0; node = node->next)
+        error = check_versions(node);
     bool was_off = tape->grad_off;
     tape->grad_off = true;
     tape->walking = true;

@@ -51,6 +51,7 @@ struct td_ddp {
     bool        no_sync;        /* the user's wish for the following backwards                                         */
     bool        local;          /* gradients hold contributions that were not reduced (no_sync)                        */
     bool        reduced;        /* gradients hold (or will, once waited for) the mean over all ranks                    */
+    double      carried;        /* in a backward: the weight of the mean that it began with; 0: there was none               */
     bool        syncing;        /* a synchronised backward is running here                                            */
     bool        active;         /* … and reaches the model on some rank                                               */
     bool        gone;           /* a parameter was freed under us                                                     */

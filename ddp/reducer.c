@@ -88,6 +88,7 @@ static int carry(td_ddp *ddp)
         return 0;
     int code = td__ddp_wait_all(ddp);
     ddp->reduced = false;
+    ddp->carried = ddp->group->weight;
     if (ddp->rank == 0)
         return code;
     ddp->group->unit = ddp->group->weight = 0;
@@ -124,6 +125,7 @@ static int reducer_begin(td__group *group, bool reached, int error, double weigh
         }
         return error;
     }
+    ddp->carried = 0;
     double now = td__now();
     if (!ddp->step_began)
         ddp->step_began = now;
@@ -181,6 +183,11 @@ static void finish(td_ddp *ddp, int code)
         for (int i = 0; i < ddp->leaves; i++)
             ddp->leaf[i]->has_grad = ddp->leaf[i]->used;
         ddp->stats.backward_ms += (td__now() - ddp->backward_began) * 1e3;
+    } else if (ddp->carried != 0) {                            /* reached on no rank: the mean is again what it was          */
+        ddp->reduced = true;
+        ddp->group->unit = ddp->group->weight = ddp->carried;
+        for (int i = 0; i < ddp->leaves; i++)
+            ddp->leaf[i]->has_grad = ddp->leaf[i]->used;
     }
 }
 
@@ -194,11 +201,16 @@ static int reducer_end(td__group *group)
             for (int i = 0; d->comm == comm && i < d->buckets; i++)
                 d->bucket[i].pending = 0;
         int code = td__ddp_headers_finish(comm);
-        /* A gradient function failed after the headers had promised gradients: the others wait for what must not be used. */
-        if (!code && td__pending() && ddp->size > 1)
+        bool active = false;
+        for (td_ddp *d = td__ddps(); d; d = d->next)
+            active |= d->comm == comm && d->syncing && d->active;
+        /* A gradient function failed after the headers had promised gradients: the others wait for what must not be used. (Where no
+         * model is reached on any rank nobody waits, and the models' gradients stay.) */
+        if (!code && td__pending() && active && ddp->size > 1)
             td_abort(comm, td_error_message());
-        code = code ? code : td__pending();
-        if (!code) {
+        if (!code && active)
+            code = td__pending();
+        if (!code && active) {
             launch_full(comm);
             code = td__pending();
         }

@@ -327,6 +327,57 @@ static void no_handle_is_a_sentence(void)
     EXPECT(has_error(TD_ERR_ARGUMENT, "td_ddp_last_step: the td_ddp is NULL") && none.buckets == 0);
 }
 
+static void spoil(td_tensor *grad, void *user)
+{
+    (void)user;
+    td_copy_in(grad, NULL, 0);
+}
+
+/* Another graph's backward between the model's and its step, well or with an error in the middle: the reduced gradients stay. */
+static void a_backward_that_reaches_no_model(void)
+{
+    for (int fails = 0; fails < 2; fails++) {
+        td_module *m = line_new(1);
+        td_ddp *d = td_ddp_new(m, NULL);
+        td_optim *opt = td_sgd_new(td_parameters(m), &(td_sgd_opts){ .lr = 0.125 });
+        td_tensor *other = td_ones(TD_SHAPE(2), TD_F64), *y;
+        td_requires_grad((td_tensors){ &other, 1 }, true);
+        td_backward(square_loss(m, 1, rank + 1));
+        y = td_scale(other, 2);
+        if (fails)
+            td_hook(y, spoil, NULL);
+        EXPECT(td_backward(td_sum(y, NULL, 0, false)) == (fails ? TD_ERR_ARGUMENT : 0));
+        EXPECT(fails ? has_error(TD_ERR_ARGUMENT, "td_copy_in") : td_item(td_narrow(td_grad(other), 0, 1, 1)) == 2);
+        double sum = 0;
+        for (int r = 0; r < size; r++)
+            sum += 2.0 * (r + 1) * (r + 1);
+        EXPECT(near(grad_of(m), sum / size));
+        EXPECT(td_optim_step(opt) == 0);
+        EXPECT(near(weight_of(m), 1 - 0.125 * sum / size));
+        td_optim_free(opt);
+        td_ddp_free(d);
+        td_module_free(m);
+    }
+}
+
+/* Seen before the ranks talk: all refuse with rank 0's sentence, and go on afterwards. */
+static void changed_in_place_is_refused_together(void)
+{
+    td_module *m = line_new(1);
+    td_ddp *d = td_ddp_new(m, NULL);
+    td_tensor *x = td_ones(TD_SHAPE(1, 1), TD_F64), *loss = td_sum(td_forward(m, x), NULL, 0, false);
+    if (rank == 0)
+        td_fill(x, 3);
+    EXPECT(td_backward(loss) == TD_ERR_STATE);
+    EXPECT(has_error(TD_ERR_STATE, "was changed in place since"));
+    EXPECT(td_barrier(td_world()) == 0);
+    EXPECT(isnan(grad_of(m)));
+    td_backward(square_loss(m, 1, 1));
+    EXPECT(near(grad_of(m), 2));
+    td_ddp_free(d);
+    td_module_free(m);
+}
+
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
@@ -337,7 +388,7 @@ int main(int argc, char **argv)
         models_that_differ_are_named, state_of_rank0_wins, error_on_one_rank_reaches_all, unreduced_gradients_are_refused,
         second_synchronised_backward, accumulation_with_weights_by_hand, weight_zero_is_exactly_nothing, unused_everywhere_is_left_alone,
         reached_on_some_ranks_only, clipping_sees_all_ranks, optimizer_made_before_ddp_and_two_optimizers, unfreezing_late_is_an_error,
-        buckets_and_figures, no_handle_is_a_sentence,
+        buckets_and_figures, no_handle_is_a_sentence, a_backward_that_reaches_no_model, changed_in_place_is_refused_together,
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         TD_SCOPE();
