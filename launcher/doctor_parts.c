@@ -153,7 +153,7 @@ void td__doctor_blas(td__finding *f)
     void *library = NULL;
     const char *place = "";
     for (size_t i = 0; i < TD_COUNT(places) && !library; i++)
-        library = dlopen(place = places[i], RTLD_NOW | RTLD_LOCAL);
+        library = dlopen(place = places[i], RTLD_NOW | RTLD_LOCAL);   /* and never closed: libgomp would leave memory behind */
     if (!library) {
         hint(f, "install libopenblas0-openmp");
         return;
@@ -172,7 +172,6 @@ void td__doctor_blas(td__finding *f)
     found(f, "%s, %s, %s", version, kind == 2 ? "OpenMP build" : kind == 1 ? "pthread build" : "single-threaded build", place);
     if (kind == 1)
         hint(f, "its threads fight with OpenMP's, so one thread is used: install libopenblas0-openmp");
-    dlclose(library);
 }
 
 static void first_line_of(const char *command, char *into, size_t size)
