@@ -1,5 +1,6 @@
 /* tests/base/test_store.c: two processes meet; strangers, liars, garbage and idlers are turned away and delay nobody.
  */
+#include <netdb.h>
 #include "child.h"
 #include <arpa/inet.h>
 #include <base.h>
@@ -53,10 +54,20 @@ static void set_get_add(td__store *s)
     assert_int_equal(n, -2);
 }
 
+/* A bare container may have no /etc/hosts. */
+static bool knows_localhost(void)
+{
+    struct addrinfo *found = NULL;
+    bool yes = getaddrinfo("localhost", NULL, NULL, &found) == 0;
+    if (yes)
+        freeaddrinfo(found);
+    return yes;
+}
+
 static void unix_and_tcp(void **state)
 {
     const char *places[] = { name, "tcp:127.0.0.1:0", "tcp:localhost:0" };
-    for (size_t i = 0; i < TD_COUNT(places); i++) {
+    for (size_t i = 0; i < TD_COUNT(places) - !knows_localhost(); i++) {
         td__store_server *server = td__store_serve(places[i], secret);
         assert_non_null(server);
         td__store *s = td__store_connect(td__store_address(server), secret, 5);
