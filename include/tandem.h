@@ -11,6 +11,7 @@
  *         td_backward(loss);                                 autograd.h
  *         td_optim_step(opt);
  *     }
+ *     td_save(net, "net.safetensors");                       io.h      td_load; PyTorch reads it too
  *     return td_finish();                                    job.h     the exit status
  *
  *   Who owns what     a td_tensor* returned by an operation    the innermost scope
@@ -37,5 +38,6 @@
 #include <tandem/data.h>
 #include <tandem/comm.h>
 #include <tandem/ddp.h>
+#include <tandem/io.h>
 #include <tandem/job.h>
 #endif

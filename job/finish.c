@@ -6,6 +6,7 @@
 #include <string.h>
 #include <data_impl.h>
 #include <ddp_impl.h>
+#include <io_impl.h>
 #include <nn_impl.h>
 #include <optim_impl.h>
 #include <tandem/ops.h>
@@ -19,6 +20,7 @@ static void release_objects(void)
     td__ddp_free_all();
     td__optim_free_all();
     td__nn_free_all();
+    td__io_free_all();
     td__scope_close_root();
 }
 

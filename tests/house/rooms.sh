@@ -12,7 +12,8 @@ declare -A knows=(
     [data]="tensor base"
     [comm]="autograd tensor base"
     [ddp]="nn comm optim autograd tensor base"
-    [job]="ddp data nn comm optim autograd tensor base"
+    [io]="nn optim data comm autograd tensor base"
+    [job]="io ddp data nn comm optim autograd tensor base"
     [launcher]="base"
 )
 failed=0
@@ -21,7 +22,7 @@ fail() { echo "FAILED: $*"; failed=$((failed + 1)); }
 # public headers by the room that implements them
 declare -A public=(
     [error]=base [scope]=base [plugin]=base [tensor]=tensor [op]=autograd [ops]=autograd [autograd]=autograd [nn]=nn
-    [optim]=optim [data]=data [comm]=comm [ddp]=ddp [job]=job [mpi]=job
+    [optim]=optim [data]=data [comm]=comm [ddp]=ddp [io]=io [job]=job [mpi]=job
 )
 for header in "$SOURCE"/include/tandem/*.h; do
     name=$(basename "$header" .h)
@@ -54,12 +55,12 @@ for room in "${!knows[@]}"; do
 done
 
 # linking alone
-external="-fopenmp -lm -ldl -lpthread -ldw -lsodium -lz"
+external="-fopenmp -lm -ldl -lpthread -ldw -lsodium -lz -ljansson"
 blas=$(find /usr/lib/*/openblas-openmp -name libopenblas.so 2> /dev/null | head -n 1)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$BUILD" || exit 1
-for room in base tensor autograd nn optim data comm ddp job; do
+for room in base tensor autograd nn optim data comm ddp io job; do
     archives=""
     for r in ${knows[$room]}; do archives="$archives $r/libtd_$r.a"; done
     # shellcheck disable=SC2086

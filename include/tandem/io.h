@@ -1,0 +1,69 @@
+/* tandem/io.h: files that other programs read and write: safetensors (Hugging Face) and npy (NumPy); a module's state by PyTorch's
+ * state_dict names.
+ *
+ * Nothing in a file is believed: every length, offset, shape and name is checked when it is opened, and a file that breaks its format is
+ * one sentence with the file, the byte and what was expected there (TD_ERR_FORMAT); a file that cannot be opened, read or written is
+ * TD_ERR_IO. Memory never exceeds the file's size plus 64 MiB (twice its size for an npy in Fortran order whose
+ * data is not aligned).
+ * Writing is atomic: a temporary file in the same folder (NAME.tmp-PID-N), fsync, rename, fsync of the folder. A process that is killed
+ * meanwhile leaves the old file whole, and perhaps a temporary one. All writers refuse to act while an error is pending. Every rank
+ * that calls one writes: let rank 0 alone do it, or give each rank its own path.
+ */
+#ifndef TANDEM_IO_H
+#define TANDEM_IO_H
+#include <tandem/nn.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- a module's parameters and buffers, as safetensors --------------------------------------------------------------
+ * Names are those of PyTorch's state_dict: paths below m, "0.weight", "1.running_mean". A tied tensor is written under each of its
+ * names, as state_dict lists it. 0, or a negative code after one sentence. */
+TD_API int td_save(td_module *m, const char *path);
+typedef struct {
+    bool partial;        /* names that only the file or only the module has are passed over; default false: an error   */
+    uint64_t reserved[4];
+} td_load_opts;
+/* Values are copied into the module's own tensors, converted between floating dtypes where the file has another. Names that are missing in
+ * the file or unknown to the module, and shapes or kinds of dtype that differ, are named in one sentence, and then nothing
+ * has changed. A tied tensor needs one of its names; where the file has several they must hold equal bytes. PyTorch's "num_batches_tracked"
+ * is passed over. On several ranks: load on every one, or before td_ddp_new, which sends rank 0's values. */
+TD_API int td_load(td_module *m, const char *path, const td_load_opts *opts);
+
+/* ---- safetensors: open ---------------------------------------------------------------------------------------------------
+ * The file is mapped, not read: a tensor's elements are the file's own pages, read when first touched. Pages are private (copy on
+ * write): changing a tensor in place changes this process's memory and never the file. The mapping lives until the file is freed and the
+ * last of its tensors is gone. A file that another program shortens meanwhile ends this process (SIGBUS): replace files by
+ * rename, as the writers here do. Limits: header 100,000,000 bytes, name 4,096, one tensor's description 4,096, a metadata text 16 MiB, 65,536 of them. */
+typedef struct td_safetensors td_safetensors;
+TD_API td_safetensors *td_safetensors_open(const char *path);    /* yours to free (td_finish frees what you left)      */
+TD_API void        td_safetensors_free(td_safetensors *file);    /* its tensors live on; NULL is fine                   */
+TD_API size_t      td_safetensors_count(const td_safetensors *file);
+TD_API const char *td_safetensors_name(const td_safetensors *file, size_t i);   /* in the header's order; the file's; NULL and an error
+                                                                                   when i is not below the count        */
+TD_API bool        td_safetensors_has(const td_safetensors *file, const char *name);
+/* Host memory (td_to moves it), owned by the innermost scope. One that lies unaligned in the file is copied. Poisoned and an error where there
+ * is no such name, the dtype is none of Tandem's (I8 I16 U16 U32 U64 F8_E4M3 F8_E5M2), or a BOOL holds other bytes than 0 and 1. */
+TD_API td_tensor  *td_safetensors_get(td_safetensors *file, const char *name);
+TD_API size_t      td_safetensors_metadata_count(const td_safetensors *file);
+TD_API const char *td_safetensors_metadata_key(const td_safetensors *file, size_t i);       /* by key; NULL and an error beyond the last */
+TD_API const char *td_safetensors_metadata(const td_safetensors *file, const char *key);    /* the file's; NULL when there is none    */
+
+/* ---- safetensors: write -------------------------------------------------------------------------------------------------- */
+typedef struct { const char *name; td_tensor *tensor; } td_named;        /* any dtype, device and strides                   */
+typedef struct { const char *key, *value; } td_text_pair;
+/* Names and keys: UTF-8, unique, at most 4,096 bytes as JSON writes them, no name "__metadata__". Data lies in the file by element size,
+ * the largest first, then in the order given, so that every tensor is aligned. 0, or a negative code after one sentence. */
+TD_API int td_safetensors_save(const char *path, const td_named *tensors, size_t n, const td_text_pair *metadata, size_t n_metadata);
+
+/* ---- npy: one array (NumPy's format 1.0, 2.0 and 3.0) -----------------------------------------------------------------------
+ * Read: C or Fortran order, either byte order; f4 f8 f2 i8 i4 u1 b1; up to 8 dimensions. The result is contiguous, on the default device, owned
+ * by the innermost scope; poisoned after an error. Pickled objects and structured dtypes are refused. */
+TD_API td_tensor *td_npy_load(const char *path);
+/* Format 1.0, little-endian; fortran_order True where x is a transposed view that lies so in memory, else C order. NumPy has no bf16. */
+TD_API int        td_npy_save(const char *path, td_tensor *x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,66 @@
+/* io/io_impl.h: files from inside. Internal.
+ *
+ *   map.c      one file in memory, read-only on disk, counted          atomic.c   one file written whole or not at all
+ *   header.c   a safetensors header: found, checked, indexed          safetensors.c   the user's end of it, and its life
+ *   write.c    td_safetensors_save                                    state.c    td_save and td_load
+ *   npy.c      td_npy_load                                            npy_write.c     td_npy_save
+ */
+#ifndef TD_IO_IMPL_H
+#define TD_IO_IMPL_H
+#include <nn_impl.h>
+#include <tandem/io.h>
+
+void td__io_free_all(void);                    /* every open safetensors file: td_finish                                   */
+
+/* ---- map.c: errors are td__fail's and begin with `who: FILE:` ------------------------------------------------------------- */
+typedef struct {
+    _Atomic int32_t refs;
+    unsigned char *data;                       /* private pages: a write changes memory, not the file; NULL when size is 0   */
+    size_t size;
+    char  *path;
+} td__map;
+td__map *td__map_open(const char *who, const char *path);       /* a regular file; NULL after td__fail                       */
+void     td__map_unref(td__map *map);                           /* NULL is fine                                             */
+/* A tensor (one reference, in no scope) whose elements are the file's bytes at `at`; it keeps the map. Aligned only: td__map_aligned. */
+td_tensor *td__map_tensor(td__map *map, size_t at, td_shape shape, td_dtype dtype);
+bool     td__map_aligned(const td__map *map, size_t at, td_dtype dtype);
+/* 0, or td__fail: a BOOL's bytes are 0 or 1. `what` names the array in the sentence. */
+int      td__map_check_bool(const char *who, const td__map *map, const char *what, size_t at, size_t n);
+
+/* ---- atomic.c --------------------------------------------------------------------------------------------------------------- */
+typedef struct { const char *who; char *path, *temporary; int fd, rc; int64_t written; } td__atomic_file;
+int td__atomic_open(td__atomic_file *f, const char *who, const char *path);
+int td__atomic_write(td__atomic_file *f, const void *bytes, size_t n);
+int td__atomic_tensor(td__atomic_file *f, td_tensor *x);         /* its elements in C order                                  */
+int td__atomic_close(td__atomic_file *f);                        /* publishes it; after an error removes it and returns that  */
+
+/* ---- header.c ----------------------------------------------------------------------------------------------------------------- */
+enum { TD__NAME_ROOM = 4096, TD__ENTRY_ROOM = 4096, TD__TEXT_ROOM = 16 << 20, TD__TEXTS = 65536, TD__HEADER_ROOM = 100000000 };
+/* 40 bytes a tensor with `sorted`, where its shortest description takes 51: the index is never larger than the header. What
+ * the description says is read anew when a tensor is asked for. */
+typedef struct { const char *name; uint32_t at, length; uint64_t begin, end; } td__st_entry;   /* its text in the header; its data */
+typedef struct { const char *key, *value; } td__st_text;
+typedef struct {
+    size_t n, n_metadata;
+    td__st_entry *entry;                       /* in the header's order                                                   */
+    uint32_t *sorted;                          /* indices by name                                                         */
+    td__st_text *metadata;                     /* by key                                                                  */
+    char   *strings;                           /* all names and texts, decoded                                             */
+    size_t  data_at;                           /* of the buffer in the file                                                */
+} td__st_index;
+typedef struct { td_dtype dtype; bool supported; char dtype_text[16]; td_shape shape; uint64_t begin, end; } td__st_info;
+int  td__st_index_make(td__st_index *index, const char *who, const td__map *map);     /* 0, or td__fail and nothing to free     */
+void td__st_index_free(td__st_index *index);
+const td__st_entry *td__st_find(const td__st_index *index, const char *name);         /* NULL when there is none               */
+int  td__st_describe(const td__st_index *index, const char *who, const td__map *map, const td__st_entry *e, td__st_info *out);
+const char *td__st_dtype_text(td_dtype dtype);                                        /* "F32"                                 */
+
+/* ---- write.c ------------------------------------------------------------------------------------------------------------------ */
+int td__st_save(const char *who, const char *path, const td_named *tensors, size_t n, const td_text_pair *metadata, size_t n_metadata);
+
+/* ---- safetensors.c ------------------------------------------------------------------------------------------------------------- */
+struct td_safetensors { td__map *map; td__st_index index; td_safetensors *next, *prev; };
+td_safetensors *td__st_open(const char *who, const char *path);                       /* in no list; NULL after td__fail        */
+void td__st_close(td_safetensors *file);
+td_tensor *td__st_tensor(const char *who, td_safetensors *file, const td__st_entry *e);   /* one reference, in no scope         */
+#endif

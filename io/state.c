@@ -1,0 +1,251 @@
+/* io/state.c: td_save and td_load: a module's parameters and buffers by PyTorch's state_dict names.
+ *
+ * A load first finds, describes and compares everything, and opens every tensor it will copy from; only when all fits is anything written.
+ * So an error leaves the module as it was.
+ */
+#include <stdio.h>
+#include <string.h>
+#include "io_impl.h"
+
+typedef struct { char *name; td_tensor *tensor; const td__st_entry *entry; } slot;
+typedef struct { slot *list; size_t n, room; } slots;
+
+/* ---- the names of a module ------------------------------------------------------------------------------------------------ */
+
+static char *join(const char *prefix, const char *name)
+{
+    size_t size = strlen(prefix) + strlen(name) + 2;
+    char *path = td__alloc(size);
+    if (path)
+        snprintf(path, size, "%s%s%s", prefix, *prefix ? "." : "", name);
+    return path;
+}
+
+static int add_slot(slots *s, char *name, td_tensor *tensor)
+{
+    if (s->n == s->room) {
+        size_t room = s->room ? 2 * s->room : 32;
+        slot *grown = td__grow(s->list, s->room * sizeof *grown, room * sizeof *grown);
+        if (!grown) {
+            td__free(name);
+            return TD_ERR_MEMORY;
+        }
+        s->list = grown;
+        s->room = room;
+    }
+    s->list[s->n++] = (slot){ .name = name, .tensor = tensor };
+    return 0;
+}
+
+/* In state_dict's order: a module's own parameters, its own buffers, then its children. */
+static int collect(slots *s, const td_module *m, const char *prefix)
+{
+    const td__tree *t = td__tree_of(m);
+    int rc = 0;
+    for (td__entry_kind kind = TD__PARAMETER; kind <= TD__CHILD; kind++)
+        for (int i = 0; i < t->n && rc == 0; i++) {
+            const td__entry *e = t->entry[i];
+            if (e->kind != kind)
+                continue;
+            char *path = join(prefix, e->name);
+            if (!path)
+                return TD_ERR_MEMORY;
+            if (kind != TD__CHILD) {
+                rc = add_slot(s, path, e->tensor);
+            } else {
+                rc = collect(s, e->child, path);
+                td__free(path);
+            }
+        }
+    return rc;
+}
+
+static void free_slots(slots *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        td__free(s->list[i].name);
+    td__free(s->list);
+}
+
+int td_save(td_module *m, const char *path)
+{
+    TD_ENTER();
+    int rc = td__module_check("td_save", m);
+    if (rc != 0)
+        return rc;
+    slots s = { 0 };
+    rc = collect(&s, m, "");
+    td_named *named = rc == 0 ? td__alloc(s.n * sizeof *named) : NULL;
+    for (size_t i = 0; named && i < s.n; i++)
+        named[i] = (td_named){ s.list[i].name, s.list[i].tensor };
+    /* other programs ask for this text before they read a file (Hugging Face's transformers: "pt") */
+    if (rc == 0)
+        rc = named ? td__st_save("td_save", path, named, s.n, &(td_text_pair){ "format", "pt" }, 1) : TD_ERR_MEMORY;
+    td__free(named);
+    free_slots(&s);
+    return rc;
+}
+
+/* ---- comparing a file with a module ------------------------------------------------------------------------------------------ */
+
+/* What does not fit, as parts of one sentence: three names of each kind, and how many more. */
+enum { MISSING, UNEXPECTED, DIFFERENT, KINDS, SHOWN = 3 };
+typedef struct { char part[KINDS][768]; int n[KINDS]; } troubles;
+
+static TD_PRINTF(3, 4) void note(troubles *t, int kind, const char *format, ...)
+{
+    char *part = t->part[kind];
+    size_t used = strlen(part);
+    if (t->n[kind]++ >= SHOWN)
+        return;
+    if (used > 0)
+        used += (size_t)snprintf(part + used, sizeof t->part[kind] - used, kind == DIFFERENT ? "; " : ", ");
+    va_list args;
+    va_start(args, format);
+    vsnprintf(part + used, sizeof t->part[kind] - used, format, args);
+    va_end(args);
+}
+
+static int complain(const troubles *t, const char *path, const td_module *m)
+{
+    char text[KINDS * 800] = "";
+    static const char *const title[] = { "missing ", "unexpected ", "" };
+    size_t used = 0;
+    for (int k = 0; k < KINDS; k++) {
+        if (t->n[k] == 0)
+            continue;
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s%s", used ? "; " : "", title[k], t->part[k]);
+        if (t->n[k] > SHOWN)
+            used += (size_t)snprintf(text + used, sizeof text - used, " and %d more", t->n[k] - SHOWN);
+    }
+    if (used == 0)
+        return 0;
+    return td__fail(t->n[MISSING] || t->n[UNEXPECTED] ? TD_ERR_ARGUMENT : TD_ERR_SHAPE, "td_load: %s does not fit module \"%s\": %s", path,
+                    m->type->kind, text);
+}
+
+static bool any_float(td_dtype dtype)
+{
+    return dtype == TD_F32 || dtype == TD_F64 || dtype == TD_F16 || dtype == TD_BF16;
+}
+
+/* The first slot of the same tensor before i, or i itself. */
+static size_t first_of(const slots *s, size_t i)
+{
+    const td__entry *owner = s->list[i].tensor->owner;
+    for (size_t k = 0; owner && owner->tie && k < i; k++)
+        if (s->list[k].tensor == s->list[i].tensor)
+            return k;
+    return i;
+}
+
+static bool same_bytes(const td_safetensors *file, const td__st_info *a, const td__st_info *b)
+{
+    const unsigned char *data = file->map->data + file->index.data_at;
+    return a->dtype == b->dtype && a->supported == b->supported && td__shape_equal(a->shape, b->shape) &&
+           memcmp(data + a->begin, data + b->begin, (size_t)(a->end - a->begin)) == 0;
+}
+
+/* Slot i has an entry: does it fit its tensor, and say the same as the tensor's other names? */
+static int compare(const slots *s, size_t i, td_safetensors *file, troubles *t)
+{
+    char a[128], b[128];
+    td__st_info info, first;
+    const slot *here = &s->list[i], *other = &s->list[first_of(s, i)];
+    const td_tensor *x = here->tensor;
+    int rc = td__st_describe(&file->index, "td_load", file->map, here->entry, &info);
+    if (rc != 0)
+        return rc;
+    if (!info.supported || !td__shape_equal(info.shape, x->shape) || (info.dtype != x->dtype && !(any_float(info.dtype) && any_float(x->dtype))))
+        note(t, DIFFERENT, "\"%.80s\" is %s %s, expected %s %s", here->name, info.dtype_text, td__shape_text(info.shape, a),
+             td__st_dtype_text(x->dtype), td__shape_text(x->shape, b));
+    if (other == here || !other->entry || other->entry == here->entry)
+        return 0;
+    rc = td__st_describe(&file->index, "td_load", file->map, other->entry, &first);
+    if (rc == 0 && !same_bytes(file, &first, &info))
+        note(t, DIFFERENT, "\"%.80s\" and \"%.80s\" are one tensor in the module, but two in the file", other->name, here->name);
+    return rc;
+}
+
+static bool is_passed_over(const char *name)
+{
+    static const char last[] = "num_batches_tracked";
+    size_t n = strlen(name), k = sizeof last - 1;
+    return n >= k && strcmp(name + n - k, last) == 0 && (n == k || name[n - k - 1] == '.');
+}
+
+static int match(slots *s, td_safetensors *file, bool partial, troubles *t)
+{
+    bool *used = td__calloc(file->index.n + 1);
+    if (!used)
+        return TD_ERR_MEMORY;
+    int rc = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        s->list[i].entry = td__st_find(&file->index, s->list[i].name);
+        if (s->list[i].entry)
+            used[s->list[i].entry - file->index.entry] = true;
+    }
+    /* a tensor that has any of its names is not missing: its first slot takes the entry of the one that is there */
+    for (size_t i = 0; i < s->n; i++) {
+        slot *first = &s->list[first_of(s, i)];
+        if (!first->entry)
+            first->entry = s->list[i].entry;
+    }
+    for (size_t i = 0; i < s->n && rc == 0; i++) {
+        if (s->list[i].entry)
+            rc = compare(s, i, file, t);
+        else if (!partial && first_of(s, i) == i)
+            note(t, MISSING, "\"%.80s\"", s->list[i].name);
+    }
+    for (size_t i = 0; i < file->index.n && !partial; i++)
+        if (!used[i] && !is_passed_over(file->index.entry[i].name))
+            note(t, UNEXPECTED, "\"%.80s\"", file->index.entry[i].name);
+    td__free(used);
+    return rc;
+}
+
+/* All sources first: what may still fail, fails before the first write. */
+static int copy_all(const slots *s, td_safetensors *file)
+{
+    TD_SCOPE();
+    td_tensor **from = td__calloc((s->n + 1) * sizeof *from);
+    int rc = from ? 0 : TD_ERR_MEMORY;
+    for (size_t i = 0; i < s->n && rc == 0; i++) {
+        const slot *one = &s->list[i];
+        if (!one->entry || first_of(s, i) != i)
+            continue;
+        td_tensor *x = td__scoped_tensor(td__st_tensor("td_load", file, one->entry));
+        from[i] = x->poisoned ? x : td_to(x, one->tensor->storage->device);
+        rc = from[i]->poisoned ? td__pending() : td__tensor_inplace_check ? td__tensor_inplace_check(one->tensor) : 0;
+    }
+    for (size_t i = 0; i < s->n && rc == 0; i++)
+        if (from[i])
+            rc = td_assign(s->list[i].tensor, from[i]);
+    td__free(from);
+    return rc;
+}
+
+int td_load(td_module *m, const char *path, const td_load_opts *opts)
+{
+    TD_ENTER();
+    int rc = td__module_check("td_load", m);
+    if (rc == 0)
+        rc = td__pending();
+    if (rc != 0)
+        return rc;
+    td_safetensors *file = td__st_open("td_load", path);
+    if (!file)
+        return td__pending();
+    slots s = { 0 };
+    troubles t = { 0 };
+    rc = collect(&s, m, "");
+    if (rc == 0)
+        rc = match(&s, file, opts && opts->partial, &t);
+    if (rc == 0)
+        rc = complain(&t, path, m);
+    if (rc == 0)
+        rc = copy_all(&s, file);
+    free_slots(&s);
+    td__st_close(file);
+    return rc;
+}
