@@ -142,7 +142,7 @@ void td_call_save(td_call *call, td_tensor *x)
         return;
     td__saved s = { .tensor = x, .version = x->storage->version, .output = -1 };
     for (int i = 0; i < call->n_in; i++)
-        s.inputs |= (uint8_t)((call->in[i] == x) << i);
+        s.inputs |= (uint32_t)(call->in[i] == x) << i;
     for (int i = 0; i < call->n_out && !s.inputs && s.output < 0; i++)
         if (call->out[i] == x)
             s.output = (int8_t)i;

@@ -16,6 +16,8 @@
 
 /* images, normalisation, random */
 #define TD_OP_LIST_B(X)                                                                                      \
+    X(layer_norm) X(rms_norm) X(group_norm)                                          /* ops_layer_norm.c              */ \
+    X(embedding) X(index_select) X(gather) X(concat) X(pad)                          /* ops_embedding.c, ops_index.c, ops_join.c, ops_pad.c */ \
     X(conv2d) X(max_pool2d) X(avg_pool2d) X(batch_norm) X(dropout)                   /* ops_conv.c, ops_pool.c, ops_norm.c, ops_dropout.c */
 
 #define TD_OP_LIST(X) TD_OP_LIST_A(X) TD_OP_LIST_B(X)

@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     td_tensor *tensor;                         /* one reference                                                            */
     uint32_t   version;                        /* of its storage when saved                                                */
-    uint8_t    inputs;                         /* bit i: it is input i (the same tensor may be several)                     */
+    uint32_t   inputs;                         /* bit i: it is input i (the same tensor may be several)                     */
     int8_t     output;                         /* which one it is, or -1                                                   */
 } td__saved;
 
@@ -47,7 +47,7 @@ typedef struct {
     bool       add;                            /* into holds something                                                     */
 } td__dest;
 
-_Static_assert(TD_OP_MAX_INPUTS <= 8, "td__saved.inputs has a bit for each");
+_Static_assert(TD_OP_MAX_INPUTS <= 32, "td__saved.inputs and td_op.optional have a bit for each");
 enum { SAVED_HERE = 4 };
 
 struct td_call {

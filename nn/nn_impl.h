@@ -2,7 +2,8 @@
  *
  *   module.c    the tree: making, names, adopting, freeing     lists.c   what is read off it: lists, paths, train, conversion
  *   forward.c   the inner scope of a forward                  summary.c the table
- *   init.c      initialisers                                  linear.c conv2d.c batch_norm.c pool2d.c dropout.c sequential.c: a layer each
+ *   init.c      initialisers                                  linear.c conv2d.c batch_norm.c pool2d.c dropout.c embedding.c sequential.c: a layer
+ *                                                             each; layer_norm.c: layer, RMS and group norm
  *                                                             activation.c: the layers without a state, flatten among them
  */
 #ifndef TD_NN_IMPL_H

@@ -60,6 +60,29 @@ typedef struct td_kernels {
     void (*mse)(td_dtype t, int64_t n, const void *x, const void *y, void *loss);
     void (*mse_grad)(td_dtype t, int64_t n, void *gx, const void *gloss, const void *x, const void *y, double sign, bool add);
 
+    /* norms of rows: tensor/cpu/layer_norm.c (float): x (rows,n); w, b (n) may be NULL; mean and rstd (rows) are saved. mean NULL: RMS norm,
+     * which has none. Gradients that are NULL are not wanted; x is read for gx and gw only. */
+    void (*layer_norm)(td_dtype t, int64_t rows, int64_t n, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b, double eps);
+    void (*layer_norm_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, void *gw, void *gb, const void *gy, const void *x, const void *w,
+                            const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b);
+    /* group_norm.c: x (n,c,inner), groups of c/groups channels; w, b (c) may be NULL; mean and rstd (n,groups) */
+    void (*group_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, int64_t groups, void *y, void *mean, void *rstd, const void *x,
+                       const void *w, const void *b, double eps);
+    void (*group_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, int64_t groups, void *gx, void *gw, void *gb, const void *gy,
+                            const void *x, const void *w, const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b);
+
+    /* by index: tensor/cpu/index.c (all dtypes; gradients float): x (outer,size,inner). The others trust that index_check found *bad -1: the first
+     * position whose index is not in [0,size). */
+    void (*index_check)(int64_t n, const int64_t *index, int64_t size, int64_t *bad);
+    /* out (outer,count,inner): out[o,k,:] = x[o,index[k],:]; the gradient leaves the place `skip` out (-1: none) */
+    void (*index_select)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index);
+    void (*index_select_grad)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *gx, const void *g,
+                              const int64_t *index, int64_t skip, bool add);
+    /* out, index (outer,count,inner): out[o,k,i] = x[o,index[o,k,i],i] */
+    void (*gather)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index);
+    void (*gather_grad)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *gx, const void *g, const int64_t *index,
+                        bool add);
+
     /* images: tensor/cpu/conv2d.c, pool2d.c, batch_norm.c (float, contiguous NCHW) */
     void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias);
     void (*conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, bool add);

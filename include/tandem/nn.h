@@ -59,6 +59,27 @@ typedef struct { int stride, padding; bool no_bias; uint64_t reserved[4]; } td_n
 TD_API td_module *td_nn_conv2d(int64_t in, int64_t out, int kernel, const td_nn_conv2d_opts *opts);
 typedef struct { float momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* defaults 0.1, 1e-5, false */
 TD_API td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts);    /* (N,C,…)                  */
+typedef struct {
+    double eps;           /* default 1e-5                                                                               */
+    bool no_affine;       /* default false: weight (ones at first) and bias (zeros) of the shape                        */
+    bool no_bias;         /* default false: with bias                                                                   */
+    uint64_t reserved[4];
+} td_nn_layer_norm_opts;
+TD_API td_module *td_nn_layer_norm(td_shape shape, const td_nn_layer_norm_opts *opts);      /* (…,shape): its dimensions, at least one */
+typedef struct {
+    double eps;           /* default: the machine epsilon of x's dtype (PyTorch)                                       */
+    bool no_affine;       /* default false: weight (width), ones at first                                               */
+    uint64_t reserved[4];
+} td_nn_rms_norm_opts;
+TD_API td_module *td_nn_rms_norm(int64_t width, const td_nn_rms_norm_opts *opts);           /* (…,width)                */
+typedef struct {
+    double eps;           /* default 1e-5                                                                               */
+    bool no_affine;       /* default false: weight (ones at first) and bias (zeros), per channel                        */
+    uint64_t reserved[4];
+} td_nn_group_norm_opts;
+TD_API td_module *td_nn_group_norm(int64_t groups, int64_t channels, const td_nn_group_norm_opts *opts);    /* (N,C,…)   */
+/* weight (count,width) from N(0,1), the padding row zero; ids in [0,count), of any shape, i64 or i32 -> (…,width) */
+TD_API td_module *td_nn_embedding(int64_t count, int64_t width, const td_embedding_opts *opts);
 TD_API td_module *td_nn_relu(void);
 TD_API td_module *td_nn_gelu(void);
 TD_API td_module *td_nn_sigmoid(void);

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define TD_OP_MAX_INPUTS 8
+#define TD_OP_MAX_INPUTS 32
 #define TD_OP_MAX_OUTPUTS 4
 typedef struct td_call td_call;                         /* inputs, outputs, attributes, saved tensors, caller         */
 

@@ -37,6 +37,31 @@ TD_API td_tensor *td_narrow(td_tensor *x, int dim, int64_t start, int64_t length
 TD_API td_tensor *td_contiguous(td_tensor *x);                /* x itself when it is                                  */
 TD_API td_tensor *td_detach(td_tensor *x);                    /* same values, out of the graph                        */
 
+/* ---- pieces and indices (any dtype unless said) ------------------------------------------------------------------------ */
+/* n >= 1 tensors of one dtype, equal but along the axis (negative: from the end) -> one tensor, a copy. A list may be of any length. */
+TD_API td_tensor *td_concat(td_tensor *const *list, size_t n, int axis);
+/* n >= 1 tensors of one shape -> a new dimension of size n at the axis, 0 … ndim (negative: from the end of the result). */
+TD_API td_tensor *td_stack(td_tensor *const *list, size_t n, int axis);
+/* n >= 1 views of x, one after the other along the axis, of these sizes, which add up to x's there (else TD_ERR_ARGUMENT). They are
+ * written to outputs[0 … n-1]; after an error those are poisoned. */
+TD_API void       td_split(td_tensor *x, const int64_t *sizes, size_t n, int axis, td_tensor **outputs);
+/* index (K), i64 or i32, in [0, size of the axis): x's slices of these numbers -> x's shape with K at the axis. */
+TD_API td_tensor *td_index_select(td_tensor *x, int axis, td_tensor *index);
+/* index i64 or i32, x's shape but for the size of the axis: result[i,j,…] = x[i,j,…] with the axis' index replaced by index[i,j,…]
+ * (PyTorch's gather, NumPy's take_along_axis). An index outside [0, size): TD_ERR_ARGUMENT, with position and value. The gradients of
+ * the two and of td_embedding add in the order of the index, without atomics: the same bits with any number of threads. f32, f64. */
+TD_API td_tensor *td_gather(td_tensor *x, int axis, td_tensor *index);
+/* before[d] and after[d] (0 or more) elements of this value are put around each of the n dimensions of x; n is x's number of them. */
+TD_API td_tensor *td_pad(td_tensor *x, const int64_t *before, const int64_t *after, int n, double value);
+typedef struct {
+    bool    has_padding_idx;      /* default false: every row gets a gradient                                        */
+    int64_t padding_idx;          /* default 0; with has_padding_idx: this row of the weight gets no gradient; in [0,V)   */
+    uint64_t reserved[4];
+} td_embedding_opts;
+/* weight float (V,D), ids i64 or i32 of any shape, in [0,V) -> ids' shape with D added: rows of the weight. An id outside: TD_ERR_ARGUMENT,
+ * with position and value. The gradient is dense. opts NULL: defaults. */
+TD_API td_tensor *td_embedding(td_tensor *weight, td_tensor *ids, const td_embedding_opts *opts);
+
 /* ---- products ----------------------------------------------------------------------------------------------------------- */
 TD_API td_tensor *td_matmul(td_tensor *a, td_tensor *b);      /* float (…,M,K) (…,K,N) -> (…,M,N); batch dimensions broadcast;
                                                                  1-D operands as NumPy's matmul                       */
@@ -86,6 +111,16 @@ typedef struct {
  * biased variance; the running one is unbiased (PyTorch). Ioffe and Szegedy 2015. */
 TD_API td_tensor *td_batch_norm(td_tensor *x, td_tensor *w, td_tensor *b, td_tensor *running_mean, td_tensor *running_var,
                                 const td_batch_norm_opts *opts);
+
+/* ---- normalisation of each sample by itself (float): y = (x - mean) / sqrt(variance + eps) * w + b ------------------------------
+ * The variance is the biased one; w and b of x's dtype may be NULL (1 and 0). eps 0 or more, taken as it is: PyTorch's defaults are 1e-5
+ * and, for RMS norm, the machine epsilon of the dtype. Shapes that do not fit: TD_ERR_SHAPE. */
+/* Over the last n_dims >= 1 dimensions of x together; w, b: the shape of those. Ba et al. 2016. */
+TD_API td_tensor *td_layer_norm(td_tensor *x, td_tensor *w, td_tensor *b, int n_dims, double eps);
+/* x (…,D)  w (D)|NULL: x / sqrt(mean of x^2 + eps) * w, over the last dimension. Zhang and Sennrich 2019. */
+TD_API td_tensor *td_rms_norm(td_tensor *x, td_tensor *w, double eps);
+/* x (N,C,…)  w, b (C)|NULL: over C/groups neighbouring channels and everything behind them; groups divides C. Wu and He 2018. */
+TD_API td_tensor *td_group_norm(td_tensor *x, int64_t groups, td_tensor *w, td_tensor *b, double eps);
 
 /* ---- random operations ------------------------------------------------------------------------------------------------- */
 /* Zeroes with probability p in [0,1) and scales the rest by 1/(1-p). Element (i, …) of a first dimension rows*k belongs

@@ -41,6 +41,7 @@ typedef struct ops_row {
 
 extern const ops_row ops_rows_arith[], ops_rows_reduce[], ops_rows_view[], ops_rows_matmul[], ops_rows_activation[], ops_rows_loss[];
 extern const ops_row ops_rows_images[];                        /* conv2d, pools, batch_norm, dropout                  */
+extern const ops_row ops_rows_norms[], ops_rows_index[];        /* layer, RMS, group norm; embedding, index_select, gather, concat, pad */
 
 /* Helpers for rows. Values are multiples of 1/64 in about [-2, 2] from Philox (seed), integers in [-9, 9]: exact in every dtype. */
 td_tensor *ops_fill(td_shape shape, td_dtype t, uint64_t seed);

@@ -1,0 +1,137 @@
+/* tests/nn/test_norm_layers.c: layer norm, RMS norm, group norm and embedding as modules, compared with plain loops in double. */
+#include "nn_test.h"
+#include <float.h>
+
+static double at(td_tensor *x, int64_t i)
+{
+    return (double)((const float *)td_data(x))[i];
+}
+
+/* rows of x from `begin` on, `size` elements: expected in y, with weight and bias at (i*step) where there are some */
+static void expect_row(td_tensor *x, td_tensor *y, int64_t begin, int64_t size, bool centre, double eps, td_tensor *w, td_tensor *b, int64_t first,
+                       int64_t per)
+{
+    double mean = 0, square = 0;
+    for (int64_t i = 0; i < size && centre; i++)
+        mean += at(x, begin + i) / (double)size;
+    for (int64_t i = 0; i < size; i++)
+        square += pow(at(x, begin + i) - mean, 2) / (double)size;
+    for (int64_t i = 0; i < size; i++)
+        expect_near(at(y, begin + i), (at(x, begin + i) - mean) / sqrt(square + eps) * (w ? at(w, first + i / per) : 1) + (b ? at(b, first + i / per) : 0),
+                    1e-5);
+}
+
+static void shake(td_module *m)
+{
+    td_tensors p = td_parameters(m);
+    for (size_t i = 0; i < p.n; i++)
+        td_nn_init_uniform(p.list[i], 0.5, 2);
+}
+
+static void layer_norm_layer(void **state)
+{
+    TD_SCOPE();
+    td_tensor *x = td_randn(TD_SHAPE(3, 4, 5), 3, 1);
+    for (int dims = 1; dims < 3; dims++) {
+        td_module *l = td_nn_layer_norm(dims == 1 ? TD_SHAPE(5) : TD_SHAPE(4, 5), &(td_nn_layer_norm_opts){ .eps = dims == 1 ? 0 : 0.25 });
+        assert_int_equal(td_parameters(l).n, 2);
+        assert_true(at(td_parameter_get(l, "weight"), 0) == 1 && at(td_parameter_get(l, "bias"), 4) == 0);
+        shake(l);
+        td_tensor *y = td_forward(l, x);
+        int64_t size = dims == 1 ? 5 : 20;
+        for (int64_t r = 0; r < 60 / size; r++)
+            expect_row(x, y, r * size, size, true, dims == 1 ? 1e-5 : 0.25, td_parameter_get(l, "weight"), td_parameter_get(l, "bias"), 0, 1);
+        td_module_free(l);
+    }
+    td_module *l = td_nn_layer_norm(TD_SHAPE(5), &(td_nn_layer_norm_opts){ .no_bias = true });
+    assert_int_equal(td_parameters(l).n, 1);
+    td_module_free(l);
+    l = td_nn_layer_norm(TD_SHAPE(5), &(td_nn_layer_norm_opts){ .no_affine = true });
+    assert_int_equal(td_parameters(l).n, 0);
+    td_tensor *y = td_forward(l, x);
+    for (int64_t r = 0; r < 12; r++)
+        expect_row(x, y, 5 * r, 5, true, 1e-5, NULL, NULL, 0, 1);
+    td_module_free(l);
+}
+
+static void rms_norm_layer(void **state)
+{
+    TD_SCOPE();
+    td_tensor *x = td_scale(td_randn(TD_SHAPE(3, 7), 3, 2), 1e-3);           /* small: eps counts */
+    for (int given = 0; given < 2; given++) {
+        td_module *l = td_nn_rms_norm(7, &(td_nn_rms_norm_opts){ .eps = given ? 1e-6 : 0 });
+        shake(l);
+        td_tensor *y = td_forward(l, x);
+        for (int r = 0; r < 3; r++)
+            expect_row(x, y, 7 * r, 7, false, given ? 1e-6 : (double)FLT_EPSILON, td_parameter_get(l, "weight"), NULL, 0, 1);
+        td_forward(l, td_zeros(TD_SHAPE(3, 6), TD_F32));
+        expect_error(TD_ERR_SHAPE, "td_nn_rms_norm: x has shape (3,6), expected (…,7)");
+        td_module_free(l);
+    }
+}
+
+static void group_norm_layer(void **state)
+{
+    TD_SCOPE();
+    td_tensor *x = td_randn(TD_SHAPE(2, 6, 2, 3), 3, 3);
+    td_module *l = td_nn_group_norm(3, 6, NULL);
+    shake(l);
+    td_tensor *y = td_forward(l, x);
+    for (int r = 0; r < 6; r++)
+        expect_row(x, y, 12 * r, 12, true, 1e-5, td_parameter_get(l, "weight"), td_parameter_get(l, "bias"), r % 3 * 2, 6);
+    td_forward(l, td_zeros(TD_SHAPE(3, 9), TD_F32));
+    expect_error(TD_ERR_SHAPE, "td_nn_group_norm: x has shape (3,9), expected (N,6,…)");
+    td_module_free(l);
+    l = td_nn_group_norm(3, 6, &(td_nn_group_norm_opts){ .no_affine = true });
+    assert_int_equal(td_parameters(l).n, 0);
+    td_module_free(l);
+}
+
+static void embedding_layer(void **state)
+{
+    TD_SCOPE();
+    enum { V = 400, D = 50 };
+    td_module *l = td_nn_embedding(V, D, &(td_embedding_opts){ .has_padding_idx = true, .padding_idx = 7 });
+    td_tensor *w = td_parameter_get(l, "weight");
+    double sum = 0, square = 0, n = (V - 1) * D;
+    for (int64_t i = 0; i < V * D; i++) {
+        assert_true(i / D != 7 || at(w, i) == 0);
+        sum += at(w, i);
+        square += at(w, i) * at(w, i);
+    }
+    assert_true(fabs(sum / n) < 5 / sqrt(n) && fabs(square / n - 1) < 5 * sqrt(2 / n));       /* N(0,1) */
+    const int64_t id[] = { 3, 7, 399 };
+    td_tensor *y = td_forward(l, td_from(id, TD_SHAPE(3), TD_I64));
+    for (int i = 0; i < 3 * D; i++)
+        assert_true(at(y, i) == at(w, id[i / D] * D + i % D));
+    assert_int_equal(td_backward(td_sum(y, NULL, 0, false)), 0);
+    assert_true(at(td_grad(w), 3 * D) == 1 && at(td_grad(w), 7 * D) == 0 && at(td_grad(w), 399 * D) == 1 && at(td_grad(w), 0) == 0);
+    char text[2048];
+    td_summary_format(l, text, sizeof text);
+    assert_non_null(strstr(text, "count=400, width=50, padding_idx=7"));
+    td_module_free(l);
+}
+
+static void wrong_arguments(void **state)
+{
+    td_nn_layer_norm(TD_SCALAR, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_nn_layer_norm: the shape is (), expected 1 dimension or more, of sizes of 1 or more");
+    td_nn_layer_norm(TD_SHAPE(3), &(td_nn_layer_norm_opts){ .eps = -1 });
+    expect_error(TD_ERR_ARGUMENT, "td_nn_layer_norm: eps is -1, expected 0 (the default) or more");
+    td_nn_rms_norm(0, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_nn_rms_norm: width is 0, expected 1 or more");
+    td_nn_group_norm(4, 6, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_nn_group_norm: groups is 4 and channels 6, expected 1 or more, and groups that divide the channels");
+    td_nn_embedding(4, 0, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_nn_embedding: count is 4 and width is 0, expected 1 or more");
+    td_nn_embedding(4, 2, &(td_embedding_opts){ .has_padding_idx = true, .padding_idx = -1 });
+    expect_error(TD_ERR_ARGUMENT, "td_nn_embedding: padding_idx is -1, expected 0 to 3");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(layer_norm_layer), TEST(rms_norm_layer), TEST(group_norm_layer), TEST(embedding_layer), TEST(wrong_arguments),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
