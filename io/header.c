@@ -338,8 +338,8 @@ static int read_metadata(td__st_index *index, const scan *s, const member *whole
     return rc;
 }
 
-/* How many members; for the metadata, the number of its own. Nothing is allocated before this has passed. */
-static int count(scan s, td__st_index *index)
+/* How many members, here and in the metadata, and room for their texts. Nothing is allocated before this has passed. */
+static int count(scan s, td__st_index *index, size_t *strings)
 {
     member m;
     bool metadata = false;
@@ -352,6 +352,7 @@ static int count(scan s, td__st_index *index)
             if (m.length < LEAST || m.length > TD__ENTRY_ROOM)
                 return bad(&s, m.at, "the description of a tensor has %u bytes, %d to %d are expected", m.length, LEAST, TD__ENTRY_ROOM);
             index->n++;
+            *strings += m.key_length;          /* decoded and ended, a text is shorter than in its quotes                     */
             continue;
         }
         if (metadata)
@@ -366,6 +367,7 @@ static int count(scan s, td__st_index *index)
             if ((rc = next_member(&in, &inner, start, TD__NAME_ROOM)) <= 0)
                 break;
             rc = 0;
+            *strings += inner.key_length + inner.length;
             if (++index->n_metadata > TD__TEXTS)
                 return bad(&s, m.at, "the metadata has more than %d texts", TD__TEXTS);
         }
@@ -434,16 +436,17 @@ int td__st_index_make(td__st_index *index, const char *who, const td__map *map)
 {
     *index = (td__st_index){ 0 };
     scan s = { .who = who, .map = map };
+    size_t strings = 0;
     int rc = find_header(&s);
     if (rc == 0)
-        rc = count(s, index);
+        rc = count(s, index, &strings);
     if (rc != 0)
         return rc;
     index->data_at = 8 + (size_t)s.n;
     index->entry = td__alloc(index->n * sizeof *index->entry);
     index->sorted = td__alloc(index->n * sizeof *index->sorted);
     index->metadata = td__alloc(index->n_metadata * sizeof *index->metadata);
-    index->strings = td__alloc((size_t)s.n + 1);
+    index->strings = td__alloc(strings);
     size_t data_size = map->size - index->data_at;
     rc = index->entry && index->sorted && index->metadata && index->strings ? fill(index, &s, data_size) : TD_ERR_MEMORY;
     if (rc == 0)

@@ -9,10 +9,15 @@
 
 enum { N = 1 << 18, ROUNDS = 12 };
 
+static int save_tensor(td_tensor *x)
+{
+    return td_safetensors_save(path_of("f"), &(td_named){ "x", x }, 1, NULL, 0);
+}
+
 static int save(double value, int64_t n)
 {
     TD_SCOPE();
-    return td_safetensors_save(path_of("f"), &(td_named){ "x", td_full((td_shape){ 1, { n } }, TD_F32, value) }, 1, NULL, 0);
+    return save_tensor(td_full((td_shape){ 1, { n } }, TD_F32, value));
 }
 
 /* The value that all elements of the file have. */
@@ -44,13 +49,15 @@ static int files(void)
 static void killed(void **state)
 {
     int interrupted = 0;
-    assert_int_equal(save(1, N), 0);
+    /* made here: OpenMP's threads do not follow into a fork */
+    td_tensor *x[] = { td_full(TD_SHAPE(N), TD_F32, 1), td_full(TD_SHAPE(N), TD_F32, 2) };
+    assert_int_equal(save_tensor(x[0]), 0);
     for (int round = 0; round < ROUNDS; round++) {
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0)
             for (int k = 0;; k++)
-                if (save(2 + k % 7, N))
+                if (save_tensor(x[k % 2]))
                     _exit(1);
         usleep(3000 + (unsigned)round * 1700);
         int status;
@@ -58,7 +65,7 @@ static void killed(void **state)
         assert_int_equal(waitpid(child, &status, 0), child);
         assert_true(WIFSIGNALED(status));
         double v = value_of();
-        assert_true(v >= 1 && v <= 8);
+        assert_true(v == 1 || v == 2);
         interrupted += files() > 1 + interrupted;
     }
     if (interrupted == 0)                      /* at least one was hit between open and rename, or the test shows nothing         */
