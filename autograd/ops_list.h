@@ -16,6 +16,7 @@
 
 /* images, normalisation, random */
 #define TD_OP_LIST_B(X)                                                                                      \
+    X(attention) X(rotary) X(swiglu)                                                 /* ops_attention.c, ops_rotary.c, ops_swiglu.c */ \
     X(layer_norm) X(rms_norm) X(group_norm)                                          /* ops_layer_norm.c              */ \
     X(embedding) X(index_select) X(gather) X(concat) X(pad)                          /* ops_embedding.c, ops_index.c, ops_join.c, ops_pad.c */ \
     X(conv2d) X(max_pool2d) X(avg_pool2d) X(batch_norm) X(dropout)                   /* ops_conv.c, ops_pool.c, ops_norm.c, ops_dropout.c */

@@ -14,6 +14,9 @@ typedef struct { int ndim; int64_t dim[TD_MAX_DIMS]; int64_t stride[4][TD_MAX_DI
 /* `keep`: the result's elements (operand 0 out, 1 in); `red`: the elements summed into each (operand 1 in). */
 typedef struct { td_loop keep, red; } td_reduce_loop;
 typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding; } td_conv2d_shape;   /* pools: kh = kw = window, o = c */
+/* q (n,h,t,d), k and v (n,h,s,d): strides in elements of n, h and rows; a row's elements are neighbours. mask: strides of n, h, t, s; 0
+ * where it repeats; bool, or added in the dtype. causal: query t sees keys 0 … t. */
+typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
 typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
 
 typedef void td_k_unary(const td_loop *l, td_dtype t, void *out, const void *x, bool add);
@@ -82,6 +85,19 @@ typedef struct td_kernels {
     void (*gather)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index);
     void (*gather_grad)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *gx, const void *g, const int64_t *index,
                         bool add);
+
+    /* attention: tensor/cpu/attention.c, rotary.c, swiglu.c (float). out (n,h,t,d), lse (n,h,t) and gradients are contiguous; a gradient
+     * that is NULL is not wanted, and none may lie in another; mask may be NULL */
+    void (*attention)(td_dtype t, const td_attention_shape *a, void *out, void *lse, const void *q, const void *k, const void *v,
+                      const void *mask);
+    void (*attention_grad)(td_dtype t, const td_attention_shape *a, void *gq, void *gk, void *gv, const void *gout, const void *out,
+                           const void *lse, const void *q, const void *k, const void *v, const void *mask, bool add_q, bool add_k, bool add_v);
+    /* operands 0 out, 1 x, 2 table: a loop over rows, each of d neighbours. inverse: the gradient */
+    void (*rotary)(const td_loop *rows, td_dtype t, int64_t d, void *out, const void *x, const void *table, bool inverse, bool add);
+    void (*swiglu)(const td_loop *l, td_dtype t, void *out, const void *gate, const void *up);
+    /* operand 0: strides of g, ggate and gup alike; 1 gate, 2 up. A NULL gradient is not wanted; the two may not lie in each other */
+    void (*swiglu_grad)(const td_loop *l, td_dtype t, void *ggate, void *gup, const void *g, const void *gate, const void *up, bool add_gate,
+                        bool add_up);
 
     /* images: tensor/cpu/conv2d.c, pool2d.c, batch_norm.c (float, contiguous NCHW) */
     void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias);

@@ -74,6 +74,30 @@ TD_API td_tensor *td_sigmoid(td_tensor *x);
 TD_API td_tensor *td_tanh(td_tensor *x);
 TD_API td_tensor *td_softmax(td_tensor *x, int axis);         /* subtracts the maximum first                          */
 
+/* ---- attention (float) ------------------------------------------------------------------------------------------------------ */
+typedef struct {
+    bool   causal;                /* default false; true: query t sees keys 0 … t, aligned at the top left as PyTorch's
+                                     is_causal, also where T and S differ                                              */
+    double scale;                 /* default 1/sqrt(D); of the scores                                                  */
+    td_tensor *mask;              /* default none; broadcasts to (N,H,T,S): bool (true: attend) or q's dtype (added to the scores;
+                                     -inf: do not attend). It has no gradient: one that asks for it is an error          */
+    uint64_t reserved[4];
+} td_attention_opts;
+/* q (N,H,T,D)  k, v (N,H,S,D), one float dtype -> (N,H,T,D): softmax(scale * q k^T + mask) v without storing a matrix of T times S,
+ * forward or backward (FlashAttention-2, Dao 2023; backward computes the scores again). mask and causal may be combined. A query that may
+ * attend to nothing gives zeros and zero gradients. q, k and v may have any strides; only rows whose elements are not neighbours are copied,
+ * so heads that are td_transpose of (N,T,H,D), or shared by td_expand, are read in place. Shapes that do not fit: TD_ERR_SHAPE. */
+TD_API td_tensor *td_attention(td_tensor *q, td_tensor *k, td_tensor *v, const td_attention_opts *opts);
+/* Rotary position embedding (Su et al. 2021) in GPT-NeoX's half-split convention, that of Llama in `transformers`: element i < D/2 of a row is
+ * paired with i + D/2, and at position p the pair turns by the angle p * base^(-2i/D): y[i] = x[i] cos - x[i+D/2] sin,
+ * y[i+D/2] = x[i+D/2] cos + x[i] sin. x float (…,T,D), D even; table (T,D), same dtype: row t holds the angles of x's rows t. A first
+ * position other than 0 (a key/value cache) is td_narrow(table, 0, first, T). No gradient for the table. */
+TD_API td_tensor *td_rotary(td_tensor *x, td_tensor *table);
+/* (positions, d): d/2 cosines and d/2 sines of positions 0, 1, …, computed in f64. base 0: 10000. Make it once, keep it. */
+TD_API td_tensor *td_rotary_table(int64_t positions, int64_t d, double base, td_dtype dtype);
+/* silu(gate) * up with silu(x) = x * sigmoid(x), same shape and float dtype (SwiGLU without its three products; Shazeer 2020). */
+TD_API td_tensor *td_swiglu(td_tensor *gate, td_tensor *up);
+
 /* ---- losses: mean-reducing ones stamp their result with its divisor (autograd.h) --------------------------------------- */
 typedef struct {
     float   label_smoothing;      /* default 0; in [0,1): target mixed with the uniform distribution                 */

@@ -1,0 +1,75 @@
+/* tensor/cpu/attention.c: softmax(scale * q k^T + mask) v and its gradients without the matrix of scores (FlashAttention-2, Dao 2023).
+ *
+ * Scores exist one tile at a time: ATT_Q queries by ATT_K keys, in a thread's own piece of memory. Forward: a unit of work is a tile
+ * of queries; it walks the keys in order, keeping each row's maximum and sum so far and rescaling what it has of the output when the
+ * maximum grows. Backward: a unit is a head, or where heads are few one of a fixed number of parts of its key tiles; from the saved
+ * log-sum-exp it computes a tile's probabilities again and adds to all three gradients, queries in order. Parts have gradients of q
+ * of their own, which are added up in order at the end. So nothing depends on the number of threads: which thread takes a unit does
+ * not matter, and within a unit products run on that thread alone (BLAS sees that it is in a parallel region).
+ *
+ * Causal is aligned at the top left: query t sees keys 0 … t. Keys that a tile's queries cannot see are not computed. A row that sees
+ * no key at all is zero, its log-sum-exp -inf, and it gives no gradient. NaN is never taken for "sees nothing".
+ */
+#include "vecmath.h"
+#include <omp.h>
+
+enum {
+    ATT_Q = 64, ATT_K = 128,         /* a tile: 32 KiB of f32. ATT_K is a multiple of ATT_Q                                       */
+    ATT_LANES = 16,                  /* of row sums and maxima: the same on every instruction set                               */
+    ATT_UNITS = 8,                   /* with fewer heads than this, a head's key tiles are cut into parts                         */
+};
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Keys of s0 … s0 + cols that query t sees. */
+static int64_t seen(const td_attention_shape *a, int64_t t, int64_t s0, int64_t cols)
+{
+    const int64_t n = a->causal ? smaller(cols, t - s0 + 1) : cols;
+    return n > 0 ? n : 0;
+}
+
+static int threads_now(void)
+{
+    return omp_in_parallel() ? 1 : omp_get_max_threads();
+}
+
+static int thread_index(int threads)
+{
+    return threads > 1 ? omp_get_thread_num() : 0;
+}
+
+/* How many parts a head's keys are cut into: a matter of shapes only. */
+static int64_t parts_of(const td_attention_shape *a)
+{
+    const int64_t heads = a->n * a->h, tiles = (a->s + ATT_K - 1) / ATT_K;
+    const int64_t parts = heads >= ATT_UNITS || heads == 0 ? 1 : smaller((ATT_UNITS + heads - 1) / heads, tiles);
+    return parts > 0 ? parts : 1;
+}
+
+#define T float
+#define F(name) name##_f32
+#include "attention_body.h"
+#define T double
+#define F(name) name##_f64
+#include "attention_body.h"
+
+void K(attention)(td_dtype t, const td_attention_shape *a, void *out, void *lse, const void *q, const void *k, const void *v,
+                  const void *mask)
+{
+    if (t == TD_F32)
+        attention_f32(a, out, lse, q, k, v, mask);
+    else
+        attention_f64(a, out, lse, q, k, v, mask);
+}
+
+void K(attention_grad)(td_dtype t, const td_attention_shape *a, void *gq, void *gk, void *gv, const void *gout, const void *out,
+                       const void *lse, const void *q, const void *k, const void *v, const void *mask, bool add_q, bool add_k, bool add_v)
+{
+    if (t == TD_F32)
+        attention_grad_f32(a, gq, gk, gv, gout, out, lse, q, k, v, mask, add_q, add_k, add_v);
+    else
+        attention_grad_f64(a, gq, gk, gv, gout, out, lse, q, k, v, mask, add_q, add_k, add_v);
+}
