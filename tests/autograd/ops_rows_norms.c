@@ -4,7 +4,7 @@
 #include "ops_table.h"
 #include <math.h>
 
-/* p = a b c (x's shape; c 0: two dimensions), normalised dimensions, w, b, transposed input, groups */
+/* p = a b c (x's shape; c negative: two dimensions), normalised dimensions, w, b, transposed input, groups */
 enum { A, B, C, DIMS, W, BIAS, FLIP, GROUPS };
 #define EPS 0.125
 
@@ -73,8 +73,10 @@ static void reference(const ops_row *row, const ops_array *in, size_t n, ops_arr
       .abs = 24, .rel = 2, .grad = g, .p = { __VA_ARGS__ } }
 const ops_row ops_rows_norms[] = {
     R(layer_norm, 7, 3, 7, -1, 1, 1, 1), R(layer_norm, 7, 2, 3, 19, 1, 1, 1), R(layer_norm, 7, 2, 3, 5, 2, 1, 1), R(layer_norm, 1, 2, 3, 5, 3),
-    R(layer_norm, 3, 5, 33, -1, 1, 1), R(layer_norm, 5, 5, 17, -1, 1, 0, 1), R(layer_norm, 4, 5, 17, -1, 1, 0, 1), R(layer_norm, 2, 5, 17, -1, 1, 1),
-    R(layer_norm, 7, 3, 4, 6, 1, 1, 1, 1), R(layer_norm, 7, 4, 1, -1, 1, 1, 1), R(layer_norm, 7, 0, 7, -1, 1, 1, 1), R(layer_norm, 7, 3, 0, -1, 1, 1, 1),
+    R(layer_norm, 3, 5, 33, -1, 1, 1), R(layer_norm, 5, 5, 17, -1, 1, 0, 1), R(layer_norm, 4, 5, 17, -1, 1, 0, 1),
+    R(layer_norm, 2, 5, 17, -1, 1, 1),
+    R(layer_norm, 7, 3, 4, 6, 1, 1, 1, 1), R(layer_norm, 7, 4, 1, -1, 1, 1, 1), R(layer_norm, 7, 0, 7, -1, 1, 1, 1),
+    R(layer_norm, 7, 3, 0, -1, 1, 1, 1),
     R(layer_norm, 0, 301, 131, -1, 1, 1, 1), R(layer_norm, 7, 37, 3, -1, 1, 1, 1),
     R(rms_norm, 3, 3, 7, -1, 1, 1), R(rms_norm, 3, 2, 3, 19, 1, 1), R(rms_norm, 1, 5, 33, -1, 1), R(rms_norm, 3, 3, 4, 6, 1, 1, 0, 1),
     R(rms_norm, 2, 4, 1, -1, 1, 1), R(rms_norm, 3, 0, 7, -1, 1, 1), R(rms_norm, 3, 3, 0, -1, 1, 1), R(rms_norm, 0, 301, 131, -1, 1, 1),

@@ -35,8 +35,10 @@ static void norms(void **state)
     (void)state;
     TD_SCOPE();
     td_tensor *x = f(TD_SHAPE(4, 3, 6));
-    expect(td_layer_norm(x, f(TD_SHAPE(5)), NULL, 1, 1e-5), TD_ERR_SHAPE, "td_layer_norm: w has shape (5), expected (6), the last dimension of x (4,3,6)");
-    expect(td_layer_norm(x, NULL, f(TD_SHAPE(6)), 2, 1e-5), TD_ERR_SHAPE, "td_layer_norm: b has shape (6), expected (3,6), the last dimensions of x (4,3,6)");
+    expect(td_layer_norm(x, f(TD_SHAPE(5)), NULL, 1, 1e-5), TD_ERR_SHAPE,
+           "td_layer_norm: w has shape (5), expected (6), the last dimension of x (4,3,6)");
+    expect(td_layer_norm(x, NULL, f(TD_SHAPE(6)), 2, 1e-5), TD_ERR_SHAPE,
+           "td_layer_norm: b has shape (6), expected (3,6), the last dimensions of x (4,3,6)");
     expect(td_layer_norm(x, NULL, NULL, 4, 1e-5), TD_ERR_SHAPE,
            "td_layer_norm: the last 4 dimensions are to be normalised, x has shape (4,3,6): expected 1 to 3 of them");
     expect(td_layer_norm(x, NULL, NULL, 1, -1), TD_ERR_ARGUMENT, "td_layer_norm: eps is -1, expected at least 0");
@@ -45,8 +47,10 @@ static void norms(void **state)
     expect(td_rms_norm(x, td_ones(TD_SHAPE(6), TD_F64), 0), TD_ERR_DTYPE, "td_rms_norm: w is f64, expected f32 as x");
     expect(td_rms_norm(f(TD_SCALAR), NULL, 0), TD_ERR_SHAPE, "td_rms_norm: the last 1 dimensions are to be normalised, x has shape ()");
     expect(td_group_norm(x, 2, NULL, NULL, 1e-5), TD_ERR_ARGUMENT, "td_group_norm: 2 groups do not divide the 3 channels of x (4,3,6)");
-    expect(td_group_norm(x, 3, f(TD_SHAPE(6)), NULL, 1e-5), TD_ERR_SHAPE, "td_group_norm: w has shape (6), expected (3), the channels of x (4,3,6)");
-    expect(td_group_norm(f(TD_SHAPE(3)), 1, NULL, NULL, 1e-5), TD_ERR_SHAPE, "td_group_norm: x has shape (3), expected at least 2 dimensions (N,C,…)");
+    expect(td_group_norm(x, 3, f(TD_SHAPE(6)), NULL, 1e-5), TD_ERR_SHAPE,
+           "td_group_norm: w has shape (6), expected (3), the channels of x (4,3,6)");
+    expect(td_group_norm(f(TD_SHAPE(3)), 1, NULL, NULL, 1e-5), TD_ERR_SHAPE,
+           "td_group_norm: x has shape (3), expected at least 2 dimensions (N,C,…)");
 }
 
 static void indices(void **state)
@@ -56,8 +60,10 @@ static void indices(void **state)
     const int64_t v[] = { 0, 7, 49, 50 };
     td_tensor *w = f(TD_SHAPE(50, 8)), *ids = td_from(v, TD_SHAPE(2, 2), TD_I64);
     expect(td_embedding(w, ids, NULL), TD_ERR_ARGUMENT, "td_embedding: the id at position (1,1) is 50; the weight (50,8) has rows 0 to 49");
-    expect(td_embedding(w, td_cast(td_neg(ids), TD_I32), NULL), TD_ERR_ARGUMENT, "td_embedding: the id at position (0,1) is -7; the weight (50,8) has rows");
-    expect(td_embedding(f(TD_SHAPE(0, 8)), ids, NULL), TD_ERR_ARGUMENT, "td_embedding: the id at position (0,0) is 0; the weight (0,8) has rows none");
+    expect(td_embedding(w, td_cast(td_neg(ids), TD_I32), NULL), TD_ERR_ARGUMENT,
+           "td_embedding: the id at position (0,1) is -7; the weight (50,8) has rows");
+    expect(td_embedding(f(TD_SHAPE(0, 8)), ids, NULL), TD_ERR_ARGUMENT,
+           "td_embedding: the id at position (0,0) is 0; the weight (0,8) has rows none");
     expect(td_embedding(w, w, NULL), TD_ERR_DTYPE, "td_embedding: ids is f32, expected i64 or i32");
     expect(td_embedding(f(TD_SHAPE(8)), ids, NULL), TD_ERR_SHAPE, "td_embedding: the weight has shape (8), expected (V,D)");
     expect(td_embedding(w, td_zeros(TD_SHAPE(1, 1, 1, 1, 1, 1, 1, 1), TD_I64), NULL), TD_ERR_SHAPE,
@@ -65,10 +71,12 @@ static void indices(void **state)
     expect(td_embedding(w, ids, &(td_embedding_opts){ .has_padding_idx = true, .padding_idx = 50 }), TD_ERR_ARGUMENT,
            "td_embedding: padding_idx is 50; the weight (50,8) has 50 rows");
     td_tensor *x = f(TD_SHAPE(3, 4)), *three = td_full(TD_SHAPE(2), TD_I64, 3);
-    expect(td_index_select(x, 0, three), TD_ERR_ARGUMENT, "td_index_select: the index at position (0) is 3; dimension 0 of x (3,4) has places 0 to 2");
+    expect(td_index_select(x, 0, three), TD_ERR_ARGUMENT,
+           "td_index_select: the index at position (0) is 3; dimension 0 of x (3,4) has places 0 to 2");
     expect(td_index_select(x, 2, three), TD_ERR_SHAPE, "td_index_select: dimension 2 is outside -2 to 1");
     expect(td_index_select(x, 0, ids), TD_ERR_SHAPE, "td_index_select: the index has shape (2,2), expected one dimension");
-    expect(td_gather(x, 1, td_zeros(TD_SHAPE(2, 4), TD_I64)), TD_ERR_SHAPE, "td_gather: the index (2,4) does not fit x (3,4): only dimension 1 may differ");
+    expect(td_gather(x, 1, td_zeros(TD_SHAPE(2, 4), TD_I64)), TD_ERR_SHAPE,
+           "td_gather: the index (2,4) does not fit x (3,4): only dimension 1 may differ");
     expect(td_gather(x, 1, td_full(TD_SHAPE(3, 1), TD_I64, 4)), TD_ERR_ARGUMENT,
            "td_gather: the index at position (0,0) is 4; dimension 1 of x (3,4) has places 0 to 3");
     td_tensor *half = td_cast(leaf(TD_SHAPE(3, 4)), TD_BF16);
@@ -182,6 +190,8 @@ int main(void)
 {
     td_errors(TD_ERRORS_RETURN);
 #define TEST(name) cmocka_unit_test_teardown(name, nothing_left)
-    const struct CMUnitTest tests[] = { TEST(norms), TEST(indices), TEST(pieces), TEST(padding), TEST(long_lists), TEST(split), TEST(one_tensor_twice) };
+    const struct CMUnitTest tests[] = {
+        TEST(norms), TEST(indices), TEST(pieces), TEST(padding), TEST(long_lists), TEST(split), TEST(one_tensor_twice),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

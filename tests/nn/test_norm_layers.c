@@ -7,7 +7,7 @@ static double at(td_tensor *x, int64_t i)
     return (double)((const float *)td_data(x))[i];
 }
 
-/* rows of x from `begin` on, `size` elements: expected in y, with weight and bias at (i*step) where there are some */
+/* rows of x from `begin` on, `size` elements: expected in y, with weight and bias at first + i/per where there are some */
 static void expect_row(td_tensor *x, td_tensor *y, int64_t begin, int64_t size, bool centre, double eps, td_tensor *w, td_tensor *b, int64_t first,
                        int64_t per)
 {
@@ -17,8 +17,8 @@ static void expect_row(td_tensor *x, td_tensor *y, int64_t begin, int64_t size, 
     for (int64_t i = 0; i < size; i++)
         square += pow(at(x, begin + i) - mean, 2) / (double)size;
     for (int64_t i = 0; i < size; i++)
-        expect_near(at(y, begin + i), (at(x, begin + i) - mean) / sqrt(square + eps) * (w ? at(w, first + i / per) : 1) + (b ? at(b, first + i / per) : 0),
-                    1e-5);
+        expect_near(at(y, begin + i),
+                    (at(x, begin + i) - mean) / sqrt(square + eps) * (w ? at(w, first + i / per) : 1) + (b ? at(b, first + i / per) : 0), 1e-5);
 }
 
 static void shake(td_module *m)

@@ -60,7 +60,9 @@ static void check(td_dtype t, along a, bool slices)
 static void shapes(void **state)
 {
     (void)state;
-    static const along each[] = { { 1, 5, 9, 7 }, { 3, 4, 6, 5 }, { 2, 7, 1, 131 }, { 4, 3, 11, 1 }, { 1, 300, 20, 130 }, { 1, 3, 0, 4 }, { 0, 3, 2, 4 } };
+    static const along each[] = {
+        { 1, 5, 9, 7 }, { 3, 4, 6, 5 }, { 2, 7, 1, 131 }, { 4, 3, 11, 1 }, { 1, 300, 20, 130 }, { 1, 3, 0, 4 }, { 0, 3, 2, 4 },
+    };
     for (size_t i = 0; i < sizeof each / sizeof *each; i++)
         for (int slices = 0; slices < 2; slices++) {
             check(TD_F32, each[i], slices);
@@ -135,6 +137,8 @@ static void threads(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(many_in_one_place), cmocka_unit_test(checked), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shapes), cmocka_unit_test(many_in_one_place), cmocka_unit_test(checked), cmocka_unit_test(threads),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

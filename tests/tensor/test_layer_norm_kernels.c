@@ -189,6 +189,8 @@ static void threads(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shapes), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero), cmocka_unit_test(threads),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
