@@ -3,27 +3,35 @@
  *   optim.c     life: parameters, groups of options, learning rates; the list of live ones
  *   place.c     where parameters lie now: the order of the walk, and moments that lie as the parameters do
  *   step.c      the step over the flats
- *   sgd.c adamw.c   one rule each: options and one kernel call       clip.c   schedule.c
+ *   sgd.c adamw.c adam.c rmsprop.c adagrad.c lion.c lamb.c lars.c   one rule each: options and one kernel call (lamb, lars: two)
+ *   options.c   what option fields may hold       clip.c   schedule.c   ema.c
  */
 #ifndef TD_OPTIM_IMPL_H
 #define TD_OPTIM_IMPL_H
 #include <autograd_impl.h>
 #include <tandem/optim.h>
 
-enum { TD__MAX_MOMENTS = 2 };
+enum { TD__MAX_MOMENTS = 3 };
 
 /* The options of all rules, defaults filled in. A rule reads its own. */
 typedef struct {
     double lr, weight_decay;
     double momentum, dampening; bool nesterov;                 /* sgd                                                       */
-    double beta1, beta2, eps;                                  /* adamw                                                     */
+    double beta1, beta2, eps;                                  /* adam, adamw, lamb; lion without eps; eps of others        */
+    double alpha; bool centered;                               /* rmsprop                                                   */
+    double lr_decay, initial;                                  /* adagrad                                                   */
+    double trust; bool no_trust;                               /* lars; both                                                */
 } td__options;
 
 /* n elements beside one another; step counts from 1 and is the same for all of them. */
-typedef struct { td_dtype dtype; int64_t n; void *p; const void *g; void *moment[TD__MAX_MOMENTS]; double gscale; int64_t step; } td__run;
+typedef struct {
+    td_dtype dtype; int64_t n; void *p; const void *g; void *moment[TD__MAX_MOMENTS]; double gscale; int64_t step;
+    td__flat *flat;                                            /* where they lie; NULL: alone                               */
+} td__run;
 
 typedef struct {
     const char *name;                                          /* "sgd"                                                     */
+    bool each;                                                 /* a run is one parameter (whose norms the rule needs)       */
     int  (*moments)(const td__options *o);                     /* how many tensors of state a parameter has                  */
     int  (*run)(const td_tensor *like, const td__run *r, const td__options *o);   /* 0, or negative after td__fail           */
 } td__rule;
@@ -64,6 +72,14 @@ td_optim *td__optims(void);                                    /* the live ones,
 void      td__optim_free_all(void);                            /* td_finish                                                 */
 /* What the user wrote into an option field: zero means `standard`, TD_ZERO means 0. */
 double    td__option(float given, double standard);
+/* options.c: 0, or td__fail. lr and weight_decay (0 or more), a fraction (0 or more, less than 1), a number above 0. */
+int       td__check_rates(const char *who, const td__options *o);
+int       td__check_fraction(const char *who, const char *name, double value);
+int       td__check_positive(const char *who, const char *name, double value);
+/* step.c: adds a run's sums of squares over the ranks that share its flat. 0, or negative after td__fail. */
+int       td__run_sum(const td__run *r, double *values, int n);
+void      td__ema_free_all(void);                              /* td__optim_free_all calls it                               */
+td_ema   *td__emas(void);                                      /* the live ones; tests look whether some are left           */
 
 /* place.c */
 int       td__optim_regroup(td_optim *opt);                    /* parameters that are in no group get one                    */

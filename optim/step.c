@@ -1,5 +1,5 @@
 /* optim/step.c: the step: over the flats in the order of their groups, one kernel call for each run of parameters beside one
- * another that have the same options and the same number of steps behind them.
+ * another that have the same options and the same number of steps behind them; rules that need each parameter's norms get one at a time.
  *
  * A flat is waited for just before it is stepped, so the first ones are updated while the last are still being reduced. The
  * weighted mean is never written: a group's scale is one factor in the kernel. Then the gradients are consumed.
@@ -32,12 +32,18 @@ static size_t run_length(const td_optim *opt, size_t i)
 {
     size_t n = 1;
     const td__param *first = opt->walk[i];
-    for (; i + n < opt->n; n++) {
+    for (; i + n < opt->n && !opt->rule->each; n++) {
         const td__param *p = opt->walk[i + n];
         if (!td__beside(opt->walk[i + n - 1], p) || p->options != first->options || p->steps != first->steps || !td__param_steps(p))
             break;
     }
     return n;
+}
+
+int td__run_sum(const td__run *r, double *values, int n)
+{
+    const td__group_ops *ops = r->flat ? r->flat->group->ops : NULL;
+    return ops && ops->sum ? ops->sum(r->flat, values, n) : 0;
 }
 
 static int step_run(td_optim *opt, size_t i, size_t count)
@@ -51,7 +57,7 @@ static int step_run(td_optim *opt, size_t i, size_t count)
     const td__span *s = &opt->span[first->span];
     td_dtype dtype = first->value->dtype;
     td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .p = td__ptr(first->value),
-                  .g = td__ptr(first->leaf->grad), .gscale = td__group_scale(first->group), .step = first->steps + 1 };
+                  .g = td__ptr(first->leaf->grad), .gscale = td__group_scale(first->group), .step = first->steps + 1, .flat = first->flat };
     for (int m = 0; m < moments; m++)
         r.moment[m] = (char *)s->moment[m]->data + (size_t)(first->offset - s->low) * td_dtype_size(dtype);
     if (r.n > 0)

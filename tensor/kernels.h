@@ -128,6 +128,23 @@ typedef struct td_kernels {
     void (*adamw)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
                   double eps, double weight_decay, double bias1, double bias2);                     /* bias: 1 - beta^step     */
     double (*sumsq)(td_dtype t, int64_t n, const void *x);                                          /* f64, fixed blocks       */
+    /* optimizer_adaptive.c (float): likewise; state that the rule does without is NULL */
+    void (*adam)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
+                 double eps, double weight_decay, double bias1, double bias2);
+    void (*rmsprop)(td_dtype t, int64_t n, void *p, const void *g, void *square, void *buffer, void *mean, double gscale, double lr,
+                    double alpha, double eps, double weight_decay, double momentum);
+    void (*adagrad)(td_dtype t, int64_t n, void *p, const void *g, void *sum, double gscale, double lr, double eps, double weight_decay,
+                    bool first, double initial);                                                    /* first: sum was `initial` */
+    void (*lion)(td_dtype t, int64_t n, void *p, const void *g, void *m, double gscale, double lr, double beta1, double beta2,
+                 double weight_decay);
+    void (*ema)(td_dtype t, int64_t n, void *average, const void *x, double decay);                 /* += (1-decay)(x - average) */
+    /* optimizer_layer.c (float): n elements of one parameter. lamb_moments: m and v of this step, squares = sum p*p, sum u*u (f64, fixed
+     * blocks) of the update u; lamb: p -= rate*u. lars: v = momentum*v + rate*(g + decay*p); p -= v (v NULL without momentum) */
+    void (*lamb_moments)(td_dtype t, int64_t n, const void *p, const void *g, void *m, void *v, double gscale, double beta1, double beta2,
+                         double eps, double weight_decay, double bias1, double bias2, double squares[2]);
+    void (*lamb)(td_dtype t, int64_t n, void *p, const void *m, const void *v, double rate, double eps, double weight_decay, double bias1,
+                 double bias2);
+    void (*lars)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscale, double rate, double momentum, double weight_decay);
 
     /* collectives: tensor/cpu/combine.c (arith): out[j][i] = post * sum over r of pre[r] * in[r][i], for all j of k buffers, r in
      * order; the same pointers may be in and out. pre NULL: ones; an input whose factor is 0 is not read (never 0*NaN). MIN and MAX ignore

@@ -40,6 +40,8 @@
     X(rand) X(randint)                                                               /* random.c      */     \
     X(dropout)                                                                       /* dropout.c     */     \
     X(sgd) X(adamw) X(sumsq)                                                         /* optimizer.c   */     \
+    X(adam) X(rmsprop) X(adagrad) X(lion) X(ema)                                     /* optimizer_adaptive.c */ \
+    X(lamb_moments) X(lamb) X(lars)                                                  /* optimizer_layer.c */ \
     X(combine)                                                                       /* combine.c     */
 
 #define TD_ROW_PROTOTYPE(row) extern __typeof__(*((td_kernels *)0)->row) K(row);

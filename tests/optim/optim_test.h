@@ -21,7 +21,7 @@ static const int64_t size_of[PARAMS] = { 1, 7, 33, 1030, 16, 0, 5 };      /* pri
 typedef struct {
     td_dtype dtype;
     td_tensor *p[PARAMS], *a[PARAMS], *b[PARAMS];
-    double w[PARAMS][MOST], m[PARAMS][MOST], v[PARAMS][MOST];             /* the reference: weights and moments */
+    double w[PARAMS][MOST], m[PARAMS][MOST], v[PARAMS][MOST], u[PARAMS][MOST];   /* the reference: weights and moments */
     double ra[PARAMS][MOST], rb[PARAMS][MOST];
     int64_t steps[PARAMS];
 } job;

@@ -1,0 +1,63 @@
+/* optim/lamb.c: LAMB (You et al. 2020, "Large Batch Optimization for Deep Learning", algorithm 2) with phi(z) = z.
+ *
+ * Two passes over one parameter at a time: the first updates the moments and sums the squares of p and of the update u, the second makes
+ * u again from the moments and applies it, scaled by |p|/|u|. So u needs no memory.
+ */
+#include "optim_impl.h"
+#include <math.h>
+
+static int moments(const td__options *o)
+{
+    (void)o;
+    return 2;
+}
+
+static int run(const td_tensor *like, const td__run *r, const td__options *o)
+{
+    const double bias1 = 1 - pow(o->beta1, (double)r->step), bias2 = 1 - pow(o->beta2, (double)r->step);
+    double squares[2];
+    int rc = td__need("td_optim_step", like, lamb_moments);
+    if (rc == 0)
+        rc = td__need("td_optim_step", like, lamb);
+    if (rc != 0)
+        return rc;
+    td__kernels(like)->lamb_moments(r->dtype, r->n, r->p, r->g, r->moment[0], r->moment[1], r->gscale, o->beta1, o->beta2, o->eps,
+                                    o->weight_decay, bias1, bias2, squares);
+    rc = td__run_sum(r, squares, 2);
+    if (rc != 0)
+        return rc;
+    double trust = !o->no_trust && squares[0] > 0 && squares[1] > 0 ? sqrt(squares[0]) / sqrt(squares[1]) : 1;
+    td__kernels(like)->lamb(r->dtype, r->n, r->p, r->moment[0], r->moment[1], o->lr * trust, o->eps, o->weight_decay, bias1, bias2);
+    return 0;
+}
+
+static const td__rule rule = { .name = "lamb", .each = true, .moments = moments, .run = run };
+
+static int read_options(const char *who, const td_lamb_opts *given, td__options *o)
+{
+    static const td_lamb_opts standard;
+    const td_lamb_opts *g = given ? given : &standard;
+    *o = (td__options){ .lr = td__option(g->lr, 1e-3), .beta1 = td__option(g->beta1, 0.9), .beta2 = td__option(g->beta2, 0.999),
+                        .eps = g->eps != 0 ? g->eps : 1e-6, .weight_decay = td__option(g->weight_decay, 0.01), .no_trust = g->no_trust };
+    int rc = td__check_rates(who, o);
+    if (rc == 0)
+        rc = td__check_fraction(who, "beta1", o->beta1);
+    if (rc == 0)
+        rc = td__check_fraction(who, "beta2", o->beta2);
+    return rc == 0 ? td__check_positive(who, "eps", o->eps) : rc;
+}
+
+td_optim *td_lamb_new(td_tensors parameters, const td_lamb_opts *opts)
+{
+    TD_ENTER();
+    td__options o;
+    return read_options("td_lamb_new", opts, &o) == 0 ? td__optim_new("td_lamb_new", &rule, parameters, &o) : &td__optim_poison;
+}
+
+int td_lamb_add_group(td_optim *opt, td_tensors parameters, const td_lamb_opts *opts)
+{
+    TD_ENTER();
+    td__options o;
+    int rc = read_options("td_lamb_add_group", opts, &o);
+    return rc == 0 ? td__optim_add("td_lamb_add_group", opt, &rule, parameters, &o) : rc;
+}
