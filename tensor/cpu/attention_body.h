@@ -11,7 +11,7 @@ static void F(product)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double
     K(gemm)(sizeof(T) == sizeof(float) ? TD_F32 : TD_F64, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-/* The largest of `first` and p[0..n), NaN left out; but where all is NaN or -inf and something is NaN: 0, so that the NaN lives on. */
+/* The largest of `first` and p[0..n), NaN left out: its exponential carries it on. */
 static T F(largest)(const T *p, int64_t n, T first)
 {
     T lane[ATT_LANES];
@@ -25,9 +25,6 @@ static T F(largest)(const T *p, int64_t n, T first)
         lane[0] = p[i] > lane[0] ? p[i] : lane[0];
     for (int j = 1; j < ATT_LANES; j++)
         lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];
-    for (i = 0; lane[0] == (T)-INFINITY && i < n; i++)
-        if (p[i] != p[i])
-            return 0;
     return lane[0];
 }
 
