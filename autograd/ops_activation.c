@@ -1,6 +1,6 @@
-/* autograd/ops_activation.c: relu, gelu, sigmoid, tanh.
+/* autograd/ops_activation.c: relu, gelu, silu, sigmoid, tanh, exp, ln, sqrt.
  *
- * relu, sigmoid and tanh save their result (the next layer usually keeps it anyway); gelu needs its input.
+ * Those whose gradient can be told from the result save that (the next layer usually keeps it anyway); the others need their input.
  */
 #include "ops_shared.h"
 
@@ -50,3 +50,7 @@ ACTIVATION(relu, false)
 ACTIVATION(gelu, true)
 ACTIVATION(sigmoid, false)
 ACTIVATION(tanh, false)
+ACTIVATION(silu, true)
+ACTIVATION(exp, false)
+ACTIVATION(ln, true)
+ACTIVATION(sqrt, false)

@@ -7,22 +7,23 @@
 
 /* ---- two operands -------------------------------------------------------------------------------------------------------- */
 
-static int infer_pair(td_call *c, td_shape *shape)
+int td__op_broadcast(td_call *c, td_shape a, td_shape b, td_shape *shape)
 {
-    td_tensor *a = td_call_input(c, 0), *b = td_call_input(c, 1);
-    int code = td__op_arith(c, 0);
-    if (!code)
-        code = td__op_same_dtype(c, 0, 1);
-    if (code)
-        return code;
-    int bad = td__shape_broadcast(a->shape, b->shape, shape);
+    int bad = td__shape_broadcast(a, b, shape);
     if (!bad)
         return 0;
     char ta[128], tb[128];
-    int n = a->shape.ndim > b->shape.ndim ? a->shape.ndim : b->shape.ndim, dim = bad - 1;
-    return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s do not broadcast at dimension %d: %lld against %lld", td__shape_text(a->shape, ta),
-                         td__shape_text(b->shape, tb), dim, (long long)a->shape.dim[dim - (n - a->shape.ndim)],
-                         (long long)b->shape.dim[dim - (n - b->shape.ndim)]);
+    int n = a.ndim > b.ndim ? a.ndim : b.ndim, dim = bad - 1;
+    return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s do not broadcast at dimension %d: %lld against %lld", td__shape_text(a, ta),
+                         td__shape_text(b, tb), dim, (long long)a.dim[dim - (n - a.ndim)], (long long)b.dim[dim - (n - b.ndim)]);
+}
+
+static int infer_pair(td_call *c, td_shape *shape)
+{
+    int code = td__op_arith(c, 0);
+    if (!code)
+        code = td__op_same_dtype(c, 0, 1);
+    return code ? code : td__op_broadcast(c, td_call_input(c, 0)->shape, td_call_input(c, 1)->shape, shape);
 }
 
 static int infer_binary(td_call *c)

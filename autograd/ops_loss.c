@@ -26,19 +26,18 @@ static int infer_cross_entropy(td_call *c)
     return td_call_infer(c, 0, TD_SCALAR, x->dtype);
 }
 
-static int bad_target(td_call *c, td_tensor *x, td_tensor *target, int64_t row)
+int td__op_bad_target(td_call *c, const char *what, td_tensor *x, td_tensor *target, int64_t row, bool has_ignore, int64_t ignore)
 {
-    const td_cross_entropy_opts *o = td_call_attr(c);
     char a[128], extra[64] = "";
     td_tensor *one = td__tensor_view(target, TD_SCALAR, target->stride, target->offset + row);
     int64_t value = 0;
     if (!one->poisoned)
         td_copy_out(one, &value, sizeof value);
     td__tensor_unref(one);
-    if (o->has_ignore_index)
-        snprintf(extra, sizeof extra, ", or ignore_index %lld", (long long)o->ignore_index);
-    return td_call_error(c, TD_ERR_ARGUMENT, "target of row %lld is %lld; logits %s have classes 0 to %lld%s", (long long)row, (long long)value,
-                         td__shape_text(x->shape, a), (long long)x->shape.dim[1] - 1, extra);
+    if (has_ignore)
+        snprintf(extra, sizeof extra, ", or ignore_index %lld", (long long)ignore);
+    return td_call_error(c, TD_ERR_ARGUMENT, "target of row %lld is %lld; %s %s have classes 0 to %lld%s", (long long)row, (long long)value,
+                         what, td__shape_text(x->shape, a), (long long)x->shape.dim[1] - 1, extra);
 }
 
 static int run_cross_entropy(td_call *c)
@@ -57,7 +56,7 @@ static int run_cross_entropy(td_call *c)
         td__kernels(out)->cross_entropy(x->dtype, rows, n, td__ptr(dx), td__ptr(dt), (double)o->label_smoothing, o->has_ignore_index,
                                         o->ignore_index, td__ptr(out), td__ptr(lse), td__ptr(kept), &bad);
         if (bad >= 0)
-            code = bad_target(c, x, dt, bad);
+            code = td__op_bad_target(c, "logits", x, dt, bad, o->has_ignore_index, o->ignore_index);
     }
     if (code) {
         td__tensor_unref(dx);

@@ -6,12 +6,9 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct { int n, axis[TD_MAX_DIMS]; bool keep; } reduce_attr;
-
-/* The mask of reduced axes; negative after an error. */
-static int64_t axes_of(td_call *c, td_shape s)
+int64_t td__reduce_axes(td_call *c, td_shape s)
 {
-    const reduce_attr *a = td_call_attr(c);
+    const td__reduce_attr *a = td_call_attr(c);
     uint32_t mask = 0;
     if (a->n == 0)
         return (1u << s.ndim) - 1;
@@ -29,7 +26,7 @@ static int64_t axes_of(td_call *c, td_shape s)
     return mask;
 }
 
-static td_shape reduced_shape(td_shape s, uint32_t axes, bool keep)
+td_shape td__reduced_shape(td_shape s, uint32_t axes, bool keep)
 {
     td_shape r = { 0 };
     for (int i = 0; i < s.ndim; i++)
@@ -42,15 +39,15 @@ static td_shape reduced_shape(td_shape s, uint32_t axes, bool keep)
 
 static int infer(td_call *c, bool float_only, bool needs_elements, td_dtype *result)
 {
-    const reduce_attr *a = td_call_attr(c);
+    const td__reduce_attr *a = td_call_attr(c);
     td_tensor *x = td_call_input(c, 0);
     int code = float_only ? td__op_float(c, 0, "the input") : td__op_arith(c, 0);
     if (code)
         return code;
-    int64_t axes = axes_of(c, x->shape);
+    int64_t axes = td__reduce_axes(c, x->shape);
     if (axes < 0)
         return (int)axes;
-    td_shape shape = reduced_shape(x->shape, (uint32_t)axes, a->keep);
+    td_shape shape = td__reduced_shape(x->shape, (uint32_t)axes, a->keep);
     if (needs_elements && td__shape_numel(x->shape) == 0 && td__shape_numel(shape) > 0) {
         char text[128];
         return td_call_error(c, TD_ERR_SHAPE, "shape %s has no elements along the reduced axes, so none is the %s", td__shape_text(x->shape, text),
@@ -62,7 +59,7 @@ static int infer(td_call *c, bool float_only, bool needs_elements, td_dtype *res
 td_tensor *td__reduced_view(td_tensor *g, td_shape shape, uint32_t axes)
 {
     int64_t stride[TD_MAX_DIMS], dense[TD_MAX_DIMS];
-    td_shape kept = reduced_shape(shape, axes, false);
+    td_shape kept = td__reduced_shape(shape, axes, false);
     td__shape_strides(kept, dense);                            /* g is contiguous; size-1 dimensions do not matter        */
     for (int i = 0, k = 0; i < shape.ndim; i++)
         stride[i] = axes >> i & 1 ? 0 : dense[k++];
@@ -87,7 +84,7 @@ static int run_scaled_sum(td_call *c, const char *who, bool mean)
     if (code)
         return code;
     double scale = mean ? (double)td__shape_numel(out->shape) / (double)td__shape_numel(x->shape) : 1.0;
-    td_reduce_loop r = td__reduce_loop(x, (uint32_t)axes_of(c, x->shape));
+    td_reduce_loop r = td__reduce_loop(x, (uint32_t)td__reduce_axes(c, x->shape));
     if (mean && td__shape_numel(x->shape) == 0)
         scale = (double)NAN;                                   /* the mean of nothing                                      */
     td__kernels(out)->sum(&r, out->dtype, td__ptr(out), td__ptr(x), scale, false);
@@ -102,7 +99,7 @@ static int grad_scaled_sum(td_call *c, const char *who, td_tensor *g, td_grad_sl
         return code;
     if (!mean && td__shape_numel(shape) == td__shape_numel(g->shape))
         return td_call_pass(c, 0, g);
-    td_tensor *view = td__reduced_view(g, shape, (uint32_t)axes_of(c, shape));
+    td_tensor *view = td__reduced_view(g, shape, (uint32_t)td__reduce_axes(c, shape));
     if (view->poisoned)
         return td__pending();
     if (mean) {
@@ -132,8 +129,8 @@ static int grad_mean(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
     return grad_scaled_sum(c, "td_mean", g[0], &slot[0], true);
 }
-const td_op td__op_sum = { .name = "sum", .infer = infer_sum, .run = run_sum, .grad = grad_sum, .attr_size = sizeof(reduce_attr) };
-const td_op td__op_mean = { .name = "mean", .infer = infer_mean, .run = run_mean, .grad = grad_mean, .attr_size = sizeof(reduce_attr) };
+const td_op td__op_sum = { .name = "sum", .infer = infer_sum, .run = run_sum, .grad = grad_sum, .attr_size = sizeof(td__reduce_attr) };
+const td_op td__op_mean = { .name = "mean", .infer = infer_mean, .run = run_mean, .grad = grad_mean, .attr_size = sizeof(td__reduce_attr) };
 
 /* ---- amax, amin: the gradient is shared evenly among the elements that tie ---------------------------------------------------- */
 
@@ -148,7 +145,7 @@ static int run_extreme(td_call *c, bool largest)
     int code = largest ? td__need("td_amax", out, amax) : td__need("td_amin", out, amin);
     if (code)
         return code;
-    td_reduce_loop r = td__reduce_loop(x, (uint32_t)axes_of(c, x->shape));
+    td_reduce_loop r = td__reduce_loop(x, (uint32_t)td__reduce_axes(c, x->shape));
     if (td__shape_numel(out->shape) > 0)
         (largest ? td__kernels(out)->amax : td__kernels(out)->amin)(&r, out->dtype, td__ptr(out), td__ptr(x));
     td_call_save(c, x);
@@ -161,7 +158,7 @@ static int grad_extreme(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     td_tensor *x = td_call_saved(c, 0), *y = td_call_saved(c, 1);
     if (td__shape_numel(x->shape) == 0)
         return 0;
-    const uint32_t axes = (uint32_t)axes_of(c, x->shape);
+    const uint32_t axes = (uint32_t)td__reduce_axes(c, x->shape);
     const td_kernels *k = td__kernels(x);
     td_tensor *is = td__tensor_new(x->shape, TD_BOOL, x->storage->device), *mask = td__op_temp(x, x->shape), *share = td__op_temp(x, y->shape);
     td_tensor *top = td__reduced_view(y, x->shape, axes), *each = td__reduced_view(share, x->shape, axes);
@@ -195,8 +192,8 @@ static int run_amin(td_call *c)
 {
     return run_extreme(c, false);
 }
-const td_op td__op_amax = { .name = "amax", .infer = infer_extreme, .run = run_amax, .grad = grad_extreme, .attr_size = sizeof(reduce_attr) };
-const td_op td__op_amin = { .name = "amin", .infer = infer_extreme, .run = run_amin, .grad = grad_extreme, .attr_size = sizeof(reduce_attr) };
+const td_op td__op_amax = { .name = "amax", .infer = infer_extreme, .run = run_amax, .grad = grad_extreme, .attr_size = sizeof(td__reduce_attr) };
+const td_op td__op_amin = { .name = "amin", .infer = infer_extreme, .run = run_amin, .grad = grad_extreme, .attr_size = sizeof(td__reduce_attr) };
 
 /* ---- argmax ------------------------------------------------------------------------------------------------------------------ */
 
@@ -211,24 +208,30 @@ static int run_argmax(td_call *c)
     int code = td__need("td_argmax", out, argmax);
     if (code || td__shape_numel(out->shape) == 0)
         return code;
-    td_reduce_loop r = td__reduce_loop(x, (uint32_t)axes_of(c, x->shape));
+    td_reduce_loop r = td__reduce_loop(x, (uint32_t)td__reduce_axes(c, x->shape));
     td__kernels(out)->argmax(&r, x->dtype, td__ptr(out), td__ptr(x));
     return 0;
 }
-const td_op td__op_argmax = { .name = "argmax", .infer = infer_argmax, .run = run_argmax, .attr_size = sizeof(reduce_attr) };
+const td_op td__op_argmax = { .name = "argmax", .infer = infer_argmax, .run = run_argmax, .attr_size = sizeof(td__reduce_attr) };
 
 /* ---- public -------------------------------------------------------------------------------------------------------------- */
 
+int td__reduce_attr_set(const td_op *op, const int *axes, int n, bool keep, td__reduce_attr *into)
+{
+    if (n < 0 || n > TD_MAX_DIMS || (n > 0 && !axes))
+        return td__fail(TD_ERR_ARGUMENT, "td_%s: %s", op->name, n > 0 && !axes ? "axes is NULL" : "n_axes is not between 0 and 8");
+    memset(into, 0, sizeof *into);
+    into->n = n;
+    into->keep = keep;
+    if (n > 0)
+        memcpy(into->axis, axes, (size_t)n * sizeof *axes);
+    return 0;
+}
+
 static td_tensor *reduce(const td_op *op, td_tensor *x, const int *axes, int n, bool keep)
 {
-    reduce_attr a = { .n = n, .keep = keep };
-    if (n < 0 || n > TD_MAX_DIMS || (n > 0 && !axes)) {
-        td__fail(TD_ERR_ARGUMENT, "td_%s: %s", op->name, n > 0 && !axes ? "axes is NULL" : "n_axes is not between 0 and 8");
-        return td__poison();
-    }
-    if (n > 0)
-        memcpy(a.axis, axes, (size_t)n * sizeof *axes);
-    return td_apply(op, &x, 1, &a);
+    td__reduce_attr a;
+    return td__reduce_attr_set(op, axes, n, keep, &a) ? td__poison() : td_apply(op, &x, 1, &a);
 }
 
 td_tensor *td_sum(td_tensor *x, const int *axes, int n_axes, bool keep)

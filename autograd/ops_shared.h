@@ -59,7 +59,20 @@ static inline td_tensor *td__op_temp(const td_tensor *like, td_shape shape)
     return td__tensor_new(shape, like->dtype, like->storage->device);
 }
 
+/* ---- ops_arith.c ---- */
+/* The shape that a and b broadcast to; 0, or the sentence. */
+int td__op_broadcast(td_call *c, td_shape a, td_shape b, td_shape *shape);
+
+/* ---- ops_loss.c ---- */
+/* The sentence about a target outside its classes: row `row` of target, beside x (N,C), which is called `what`. Returns its code. */
+int td__op_bad_target(td_call *c, const char *what, td_tensor *x, td_tensor *target, int64_t row, bool has_ignore, int64_t ignore);
+
 /* ---- ops_reduce.c ---- */
+/* What every reduction's attributes begin with. */
+typedef struct { int n, axis[TD_MAX_DIMS]; bool keep; } td__reduce_attr;
+int      td__reduce_attr_set(const td_op *op, const int *axes, int n, bool keep, td__reduce_attr *into);   /* 0, or td__fail          */
+int64_t  td__reduce_axes(td_call *c, td_shape s);              /* the mask of reduced axes; negative after the sentence   */
+td_shape td__reduced_shape(td_shape s, uint32_t axes, bool keep);
 /* g (a reduction's result, kept dimensions or not) as a view over `shape`, repeated along the axes of the mask. The caller unrefs. */
 td_tensor *td__reduced_view(td_tensor *g, td_shape shape, uint32_t axes);
 

@@ -36,9 +36,25 @@ typedef struct td_kernels {
     void (*eq)(const td_loop *l, td_dtype t, void *out_bool, const void *a, const void *b);
     void (*scale)(const td_loop *l, td_dtype t, void *out, const void *x, double factor, double term, bool add);  /* x*factor + term */
 
-    /* activations: tensor/cpu/activation.c (float); …_grad: a = grad_out, b = x (relu, gelu) or y (sigmoid, tanh) */
+    /* activations: tensor/cpu/activation.c (float); …_grad: a = grad_out, b = x (relu, gelu, silu, ln) or y (sigmoid, tanh, exp, sqrt) */
     td_k_unary *relu, *gelu, *sigmoid, *tanh;
     td_k_binary *relu_grad, *gelu_grad, *sigmoid_grad, *tanh_grad;
+    td_k_unary *silu, *exp, *ln, *sqrt;
+    td_k_binary *silu_grad, *exp_grad, *ln_grad, *sqrt_grad;
+
+    /* pointwise.c: abs, maximum, minimum, where: arith; pow, clamp and all gradients: float. NaN in, NaN out. */
+    void (*abs)(const td_loop *l, td_dtype t, void *out, const void *x);
+    void (*abs_grad)(const td_loop *l, td_dtype t, void *out, const void *g, const void *x, bool add);
+    void (*pow)(const td_loop *l, td_dtype t, void *out, const void *x, double exponent);
+    void (*pow_grad)(const td_loop *l, td_dtype t, void *out, const void *g, const void *x, double exponent, bool add);
+    void (*clamp)(const td_loop *l, td_dtype t, void *out, const void *x, double low, double high);
+    void (*clamp_grad)(const td_loop *l, td_dtype t, void *out, const void *g, const void *x, double low, double high, bool add);
+    void (*maximum)(const td_loop *l, td_dtype t, void *out, const void *a, const void *b);
+    void (*minimum)(const td_loop *l, td_dtype t, void *out, const void *a, const void *b);
+    /* out = g/2 where a == b, 0 where a < b, else g: the gradient of maximum(a, b) by a, and of minimum(b, a) by b */
+    void (*extreme_grad)(const td_loop *l, td_dtype t, void *out, const void *g, const void *a, const void *b, bool add);
+    void (*where)(const td_loop *l, td_dtype t, void *out, const void *mask, const void *a, const void *b);   /* mask: bytes  */
+    void (*where_grad)(const td_loop *l, td_dtype t, void *out, const void *mask, const void *g, bool when, bool add);
 
     /* reductions: tensor/cpu/reduce.c; sums accumulate in f64 per block for f32 and f64 */
     void (*sum)(const td_reduce_loop *r, td_dtype t, void *out, const void *x, double scale, bool add);          /* arith      */
@@ -53,6 +69,8 @@ typedef struct td_kernels {
     /* rows: tensor/cpu/softmax.c (float): x (rows,n) contiguous */
     void (*softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
     void (*softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
+    void (*log_softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
+    void (*log_softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
     /* loss: the mean over the rows that count, a scalar; NaN when none does. lse (rows): log-sum-exp, saved for the gradient.
      * *kept: how many rows count (in t, a scalar on the device); 0: the gradient is exactly zero. Targets have been checked (host)
      * or are checked by `bad`: index of the first bad row, else -1. */
@@ -62,6 +80,27 @@ typedef struct td_kernels {
                                const void *lse, const void *kept, double smoothing, bool has_ignore, int64_t ignore, bool add);
     void (*mse)(td_dtype t, int64_t n, const void *x, const void *y, void *loss);
     void (*mse_grad)(td_dtype t, int64_t n, void *gx, const void *gloss, const void *x, const void *y, double sign, bool add);
+    /* nll.c: logp (rows,n); kept and bad as above. bce: of logits x, targets y, weights of positives w (n, or NULL for 1); its gradient by
+     * x, or by y when of_target. */
+    void (*nll)(td_dtype t, int64_t rows, int64_t n, const void *logp, const int64_t *target, bool has_ignore, int64_t ignore, void *loss,
+                void *kept, int64_t *bad);
+    void (*nll_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gloss, const int64_t *target, const void *kept,
+                     bool has_ignore, int64_t ignore, bool add);
+    void (*bce)(td_dtype t, int64_t n, const void *x, const void *y, const void *w, void *loss);
+    void (*bce_grad)(td_dtype t, int64_t n, void *g, const void *gloss, const void *x, const void *y, const void *w, bool of_target, bool add);
+
+    /* attention: tensor/cpu/attention.c, rotary.c, swiglu.c (float). out (n,h,t,d), lse (n,h,t) and gradients are contiguous; a gradient
+     * that is NULL is not wanted, and none may lie in another; mask may be NULL */
+    void (*attention)(td_dtype t, const td_attention_shape *a, void *out, void *lse, const void *q, const void *k, const void *v,
+                      const void *mask);
+    void (*attention_grad)(td_dtype t, const td_attention_shape *a, void *gq, void *gk, void *gv, const void *gout, const void *out,
+                           const void *lse, const void *q, const void *k, const void *v, const void *mask, bool add_q, bool add_k, bool add_v);
+    /* operands 0 out, 1 x, 2 table: a loop over rows, each of d neighbours. inverse: the gradient */
+    void (*rotary)(const td_loop *rows, td_dtype t, int64_t d, void *out, const void *x, const void *table, bool inverse, bool add);
+    void (*swiglu)(const td_loop *l, td_dtype t, void *out, const void *gate, const void *up);
+    /* operand 0: strides of g, ggate and gup alike; 1 gate, 2 up. A NULL gradient is not wanted; the two may not lie in each other */
+    void (*swiglu_grad)(const td_loop *l, td_dtype t, void *ggate, void *gup, const void *g, const void *gate, const void *up, bool add_gate,
+                        bool add_up);
 
     /* norms of rows: tensor/cpu/layer_norm.c (float): x (rows,n); w, b (n) may be NULL; mean and rstd (rows) are saved. mean NULL: RMS norm,
      * which has none. Gradients that are NULL are not wanted; x is read for gx and gw only. */
@@ -85,19 +124,6 @@ typedef struct td_kernels {
     void (*gather)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index);
     void (*gather_grad)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *gx, const void *g, const int64_t *index,
                         bool add);
-
-    /* attention: tensor/cpu/attention.c, rotary.c, swiglu.c (float). out (n,h,t,d), lse (n,h,t) and gradients are contiguous; a gradient
-     * that is NULL is not wanted, and none may lie in another; mask may be NULL */
-    void (*attention)(td_dtype t, const td_attention_shape *a, void *out, void *lse, const void *q, const void *k, const void *v,
-                      const void *mask);
-    void (*attention_grad)(td_dtype t, const td_attention_shape *a, void *gq, void *gk, void *gv, const void *gout, const void *out,
-                           const void *lse, const void *q, const void *k, const void *v, const void *mask, bool add_q, bool add_k, bool add_v);
-    /* operands 0 out, 1 x, 2 table: a loop over rows, each of d neighbours. inverse: the gradient */
-    void (*rotary)(const td_loop *rows, td_dtype t, int64_t d, void *out, const void *x, const void *table, bool inverse, bool add);
-    void (*swiglu)(const td_loop *l, td_dtype t, void *out, const void *gate, const void *up);
-    /* operand 0: strides of g, ggate and gup alike; 1 gate, 2 up. A NULL gradient is not wanted; the two may not lie in each other */
-    void (*swiglu_grad)(const td_loop *l, td_dtype t, void *ggate, void *gup, const void *g, const void *gate, const void *up, bool add_gate,
-                        bool add_up);
 
     /* images: tensor/cpu/conv2d.c, pool2d.c, batch_norm.c (float, contiguous NCHW) */
     void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias);

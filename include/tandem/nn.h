@@ -82,6 +82,7 @@ TD_API td_module *td_nn_group_norm(int64_t groups, int64_t channels, const td_nn
 TD_API td_module *td_nn_embedding(int64_t count, int64_t width, const td_embedding_opts *opts);
 TD_API td_module *td_nn_relu(void);
 TD_API td_module *td_nn_gelu(void);
+TD_API td_module *td_nn_silu(void);
 TD_API td_module *td_nn_sigmoid(void);
 TD_API td_module *td_nn_tanh(void);
 TD_API td_module *td_nn_max_pool2d(int window, const td_pool2d_opts *opts);

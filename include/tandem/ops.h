@@ -20,11 +20,27 @@ TD_API td_tensor *td_shift(td_tensor *x, double term);        /* x + term       
 TD_API td_tensor *td_eq(td_tensor *a, td_tensor *b);          /* bool; no gradient                                    */
 TD_API td_tensor *td_cast(td_tensor *x, td_dtype dtype);      /* rounds to nearest even; gradient is cast back        */
 
+TD_API td_tensor *td_abs(td_tensor *x);                       /* gradient at 0: 0                                     */
+/* x to the power of a number, taken in x's dtype; float. As C's pow (negative x with a broken exponent: NaN), but exponents 0.5 and -0.5
+ * are the square root and its inverse (PyTorch). Exponent 0: 1 and gradient 0 everywhere. */
+TD_API td_tensor *td_pow(td_tensor *x, double exponent);
+/* Float, same shape: low where x < low, high where x > high; NaN stays. -INFINITY, INFINITY: no such bound. low > high or a NaN
+ * bound: TD_ERR_ARGUMENT. The gradient passes where low <= x <= high. */
+TD_API td_tensor *td_clamp(td_tensor *x, double low, double high);
+/* Element by element, with broadcasting; NaN where either is. The gradient goes to the operand chosen, half to each of equal ones (PyTorch). */
+TD_API td_tensor *td_maximum(td_tensor *a, td_tensor *b);
+TD_API td_tensor *td_minimum(td_tensor *a, td_tensor *b);
+/* a where the condition (bool or u8, not 0) holds, else b; the three broadcast. What is not chosen gets gradient 0, also beside NaN. */
+TD_API td_tensor *td_where(td_tensor *condition, td_tensor *a, td_tensor *b);
+
 /* ---- reductions: axes n_axes 0 means all; negative axes count from the end; keep leaves size-1 dimensions -------------- */
 TD_API td_tensor *td_sum(td_tensor *x, const int *axes, int n_axes, bool keep);
 TD_API td_tensor *td_mean(td_tensor *x, const int *axes, int n_axes, bool keep);  /* float; no divisor stamp           */
 TD_API td_tensor *td_amax(td_tensor *x, const int *axes, int n_axes, bool keep);  /* gradient shared evenly among ties  */
 TD_API td_tensor *td_amin(td_tensor *x, const int *axes, int n_axes, bool keep);
+/* Float: sum of (x - mean)^2 / (elements - correction); correction 0: biased, 1: unbiased (PyTorch's default), negative: TD_ERR_ARGUMENT.
+ * No more elements than the correction: NaN or infinity. */
+TD_API td_tensor *td_var(td_tensor *x, const int *axes, int n_axes, bool keep, int correction);
 TD_API td_tensor *td_argmax(td_tensor *x, int axis);          /* i64, the first of equals; no gradient                */
 
 /* ---- views and copies ------------------------------------------------------------------------------------------------- */
@@ -72,7 +88,12 @@ TD_API td_tensor *td_relu(td_tensor *x);
 TD_API td_tensor *td_gelu(td_tensor *x);                      /* exact: x * (1 + erf(x/sqrt 2)) / 2                     */
 TD_API td_tensor *td_sigmoid(td_tensor *x);
 TD_API td_tensor *td_tanh(td_tensor *x);
+TD_API td_tensor *td_silu(td_tensor *x);                      /* x / (1 + exp(-x)); Elfwing et al. 2017, also "swish"   */
+TD_API td_tensor *td_exp(td_tensor *x);
+TD_API td_tensor *td_ln(td_tensor *x);                        /* natural logarithm (td_log prints); 0: -infinity, below: NaN */
+TD_API td_tensor *td_sqrt(td_tensor *x);                      /* below 0: NaN; gradient at 0: infinity                 */
 TD_API td_tensor *td_softmax(td_tensor *x, int axis);         /* subtracts the maximum first                          */
+TD_API td_tensor *td_log_softmax(td_tensor *x, int axis);     /* log(softmax(x)), without its underflow                */
 
 /* ---- attention (float) ------------------------------------------------------------------------------------------------------ */
 typedef struct {
@@ -109,6 +130,23 @@ typedef struct {
  * Divisor: the number of rows not ignored. */
 TD_API td_tensor *td_cross_entropy(td_tensor *logits, td_tensor *target, const td_cross_entropy_opts *opts);
 TD_API td_tensor *td_mse(td_tensor *x, td_tensor *target);    /* same shape -> (): mean of squares. Divisor: elements   */
+
+typedef struct {
+    bool    has_ignore_index;     /* default false: every target must be in [0,C)                                    */
+    int64_t ignore_index;         /* default 0; with has_ignore_index: such rows count neither in sum nor in divisor  */
+    uint64_t reserved[4];
+} td_nll_opts;
+/* log_probabilities float (N,C) (td_log_softmax), target i64 (N) -> (): the mean of -log_probabilities[i][target[i]] over the rows not
+ * ignored; NaN when there are none. A target outside [0,C): TD_ERR_ARGUMENT. Divisor: the number of rows not ignored. */
+TD_API td_tensor *td_nll(td_tensor *log_probabilities, td_tensor *target, const td_nll_opts *opts);
+typedef struct {
+    td_tensor *pos_weight;        /* default NULL: 1; broadcasts to x: weight of the positive part. No gradient        */
+    uint64_t reserved[4];
+} td_bce_opts;
+/* x float logits, target of the same shape and dtype, usually in [0,1] -> (): the mean of -(w target log s(x) + (1 - target) log(1 - s(x))),
+ * s the sigmoid, computed from the logits without overflow (PyTorch's binary_cross_entropy_with_logits). Gradients of both; NaN without
+ * elements. Divisor: elements. */
+TD_API td_tensor *td_bce_with_logits(td_tensor *x, td_tensor *target, const td_bce_opts *opts);
 
 /* ---- images: NCHW, float ------------------------------------------------------------------------------------------------ */
 typedef struct {

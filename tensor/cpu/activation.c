@@ -1,94 +1,9 @@
-/* tensor/cpu/activation.c: relu, gelu, sigmoid, tanh and their gradients.
+/* tensor/cpu/activation.c: relu, gelu, silu, sigmoid, tanh, exp, ln, sqrt and their gradients.
  *
  * Functions that need exp, tanh or erf work in blocks on the stack: gather, call the vector routine over the whole block, scatter.
  * A value gives the same bits wherever it stands (vecmath.h). NaN in, NaN out.
  */
-#include "span.h"
-#include "vecmath.h"
-
-enum { LANES_BLOCK = 256 };
-
-/* y = f(x), element by element, where f is arithmetic only */
-#define SIMPLE_UNARY(name, T, EXPR)                                                                          \
-    static void span_##name(int64_t n, void *o, int64_t so, const void *pa, int64_t sa, const void *pb, int64_t sb, bool add, const void *arg) \
-    {                                                                                                        \
-        T *out = o;                                                                                          \
-        const T *a = pa;                                                                                     \
-        if (so == 1 && sa == 1 && !add) {                                                                    \
-            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T x = a[i]; out[i] = EXPR; }         \
-        } else {                                                                                             \
-            for (int64_t i = 0; i < n; i++) {                                                                \
-                const T x = a[i * sa], y = EXPR;                                                             \
-                out[i * so] = add ? out[i * so] + y : y;                                                     \
-            }                                                                                                \
-        }                                                                                                    \
-    }
-/* out = f(g, v): v is x or y of the forward */
-#define SIMPLE_BINARY(name, T, EXPR)                                                                         \
-    static void span_##name(int64_t n, void *o, int64_t so, const void *pa, int64_t sa, const void *pb, int64_t sb, bool add, const void *arg) \
-    {                                                                                                        \
-        T *out = o;                                                                                          \
-        const T *a = pa, *b = pb;                                                                            \
-        if (so == 1 && sa == 1 && sb == 1 && add) {                                                          \
-            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T g = a[i], v = b[i]; out[i] = out[i] + EXPR; } \
-        } else if (so == 1 && sa == 1 && sb == 1) {                                                          \
-            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T g = a[i], v = b[i]; out[i] = EXPR; } \
-        } else {                                                                                             \
-            for (int64_t i = 0; i < n; i++) {                                                                \
-                const T g = a[i * sa], v = b[i * sb], y = EXPR;                                              \
-                out[i * so] = add ? out[i * so] + y : y;                                                     \
-            }                                                                                                \
-        }                                                                                                    \
-    }
-
-/* The same through blocks: BLOCK computes y[0..m) from x[0..m) (and g[0..m)); it may use t and u, two blocks of room. */
-#define BLOCK_UNARY(name, T, BLOCK)                                                                          \
-    static void span_##name(int64_t n, void *o, int64_t so, const void *pa, int64_t sa, const void *pb, int64_t sb, bool add, const void *arg) \
-    {                                                                                                        \
-        for (int64_t begin = 0; begin < n; begin += LANES_BLOCK) {                                           \
-            const int64_t m = n - begin < LANES_BLOCK ? n - begin : LANES_BLOCK;                             \
-            T x[LANES_BLOCK], y[LANES_BLOCK];                                                                \
-            gather_##T(m, x, (const T *)pa + begin * sa, sa);                                                \
-            BLOCK                                                                                            \
-            scatter_##T(m, (T *)o + begin * so, so, y, add);                                                 \
-        }                                                                                                    \
-    }
-#define BLOCK_BINARY(name, T, BLOCK)                                                                         \
-    static void span_##name(int64_t n, void *o, int64_t so, const void *pa, int64_t sa, const void *pb, int64_t sb, bool add, const void *arg) \
-    {                                                                                                        \
-        for (int64_t begin = 0; begin < n; begin += LANES_BLOCK) {                                           \
-            const int64_t m = n - begin < LANES_BLOCK ? n - begin : LANES_BLOCK;                             \
-            T g[LANES_BLOCK], x[LANES_BLOCK], t[LANES_BLOCK], y[LANES_BLOCK];                                \
-            gather_##T(m, g, (const T *)pa + begin * sa, sa);                                                \
-            gather_##T(m, x, (const T *)pb + begin * sb, sb);                                                \
-            BLOCK                                                                                            \
-            scatter_##T(m, (T *)o + begin * so, so, y, add);                                                 \
-        }                                                                                                    \
-    }
-#define EACH for (int64_t i = 0; i < m; i++)
-
-#define GATHER_SCATTER(T)                                                                                    \
-    static void gather_##T(int64_t n, T *into, const T *from, int64_t stride)                                \
-    {                                                                                                        \
-        if (stride == 1)                                                                                     \
-            memcpy(into, from, (size_t)n * sizeof(T));                                                       \
-        else                                                                                                 \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                into[i] = from[i * stride];                                                                  \
-    }                                                                                                        \
-    static void scatter_##T(int64_t n, T *into, int64_t stride, const T *from, bool add)                     \
-    {                                                                                                        \
-        if (stride == 1 && !add)                                                                             \
-            memcpy(into, from, (size_t)n * sizeof(T));                                                       \
-        else if (add)                                                                                        \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                into[i * stride] += from[i];                                                                 \
-        else                                                                                                 \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                into[i * stride] = from[i];                                                                  \
-    }
-GATHER_SCATTER(float)
-GATHER_SCATTER(double)
+#include "blocks.h"
 
 /* relu: x < 0 keeps NaN; the gradient at 0 is 0 */
 SIMPLE_UNARY(relu_f32, float, (x < 0 ? 0 : x))
@@ -123,6 +38,34 @@ BLOCK_UNARY(gelu_f64, double, GELU(double, f64))
 BLOCK_BINARY(gelu_grad_f32, float, GELU_GRAD(float, f32))
 BLOCK_BINARY(gelu_grad_f64, double, GELU_GRAD(double, f64))
 
+/* silu: x/(1 + exp(-x)); with s = 1/(1 + exp(-x)) the derivative is s*(1 + x*(1 - s)) */
+#define SILU(T, s) { EACH y[i] = -x[i]; td__vexp_##s(m, y, y); EACH y[i] = x[i] / ((T)1 + y[i]); }
+#define SILU_GRAD(T, s)                                                                                      \
+    {                                                                                                        \
+        EACH t[i] = -x[i];                                                                                   \
+        td__vexp_##s(m, t, t);                                                                               \
+        EACH t[i] = (T)1 / ((T)1 + t[i]);                                                                    \
+        EACH y[i] = g[i] * (t[i] * ((T)1 + x[i] * ((T)1 - t[i])));                                           \
+    }
+BLOCK_UNARY(silu_f32, float, SILU(float, f32))
+BLOCK_UNARY(silu_f64, double, SILU(double, f64))
+BLOCK_BINARY(silu_grad_f32, float, SILU_GRAD(float, f32))
+BLOCK_BINARY(silu_grad_f64, double, SILU_GRAD(double, f64))
+
+/* exp, ln, sqrt: the gradients of exp and sqrt read the result, that of ln the input */
+BLOCK_UNARY(exp_f32, float, { td__vexp_f32(m, y, x); })
+BLOCK_UNARY(exp_f64, double, { td__vexp_f64(m, y, x); })
+SIMPLE_BINARY(exp_grad_f32, float, (g * v))
+SIMPLE_BINARY(exp_grad_f64, double, (g * v))
+BLOCK_UNARY(ln_f32, float, { td__vlog_f32(m, y, x); })
+BLOCK_UNARY(ln_f64, double, { td__vlog_f64(m, y, x); })
+SIMPLE_BINARY(ln_grad_f32, float, (g / v))
+SIMPLE_BINARY(ln_grad_f64, double, (g / v))
+SIMPLE_UNARY(sqrt_f32, float, (sqrtf(x)))
+SIMPLE_UNARY(sqrt_f64, double, (sqrt(x)))
+SIMPLE_BINARY(sqrt_grad_f32, float, (g / (2 * v)))
+SIMPLE_BINARY(sqrt_grad_f64, double, (g / (2 * v)))
+
 #define ACTIVATION(name)                                                                                     \
     void K(name)(const td_loop *l, td_dtype t, void *out, const void *x, bool add)                           \
     {                                                                                                        \
@@ -142,3 +85,7 @@ ACTIVATION(relu)
 ACTIVATION(gelu)
 ACTIVATION(sigmoid)
 ACTIVATION(tanh)
+ACTIVATION(silu)
+ACTIVATION(exp)
+ACTIVATION(ln)
+ACTIVATION(sqrt)

@@ -28,12 +28,16 @@
     X(copy) X(fill) X(arange)                                                        /* move.c        */     \
     X(add) X(sub) X(mul) X(div) X(div_grad_b) X(eq) X(scale)                         /* elementwise.c */     \
     X(relu) X(gelu) X(sigmoid) X(tanh) X(relu_grad) X(gelu_grad) X(sigmoid_grad) X(tanh_grad) /* activation.c */ \
+    X(silu) X(exp) X(ln) X(sqrt) X(silu_grad) X(exp_grad) X(ln_grad) X(sqrt_grad)                          \
+    X(abs) X(abs_grad) X(pow) X(pow_grad) X(clamp) X(clamp_grad)                     /* pointwise.c   */     \
+    X(maximum) X(minimum) X(extreme_grad) X(where) X(where_grad)                                             \
+    X(log_softmax) X(log_softmax_grad) X(nll) X(nll_grad) X(bce) X(bce_grad)         /* softmax.c, nll.c */  \
     X(sum) X(amax) X(amin) X(argmax)                                                 /* reduce.c      */     \
     X(gemm)                                                                          /* gemm.c        */     \
     X(softmax) X(softmax_grad) X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad) /* softmax.c, loss.c */ \
+    X(attention) X(attention_grad) X(rotary) X(swiglu) X(swiglu_grad)                /* attention.c, rotary.c, swiglu.c */ \
     X(layer_norm) X(layer_norm_grad) X(group_norm) X(group_norm_grad)                /* layer_norm.c, group_norm.c */ \
     X(index_check) X(index_select) X(index_select_grad) X(gather) X(gather_grad)     /* index.c       */     \
-    X(attention) X(attention_grad) X(rotary) X(swiglu) X(swiglu_grad)                /* attention.c, rotary.c, swiglu.c */ \
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.c      */     \
     X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.c      */     \
     X(batch_norm) X(batch_norm_grad)                                                 /* batch_norm.c  */     \

@@ -5,16 +5,10 @@
  * No row kept: the mean is 0/0, NaN, and the gradient exactly zero.
  */
 #include "cpu.h"
+#include "parts.h"
 #include "vecmath.h"
 
-enum { PARTS = 256, ROW_BLOCK = 512 };
-
-static inline int64_t part_size(int64_t n, int64_t unit)      /* so that at most PARTS of them cover n, in multiples of unit       */
-{
-    int64_t size = (n + PARTS - 1) / PARTS;
-    size = (size + unit - 1) / unit * unit;
-    return size > 0 ? size : unit;
-}
+enum { ROW_BLOCK = 512 };
 
 #define CROSS_ENTROPY(T, name)                                                                               \
     /* log(sum(exp(x))) of one row, and sum(x) when asked */                                                 \

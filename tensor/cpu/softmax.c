@@ -1,4 +1,4 @@
-/* tensor/cpu/softmax.c: softmax over rows and its gradient.
+/* tensor/cpu/softmax.c: softmax and log-softmax over rows, and their gradients.
  *
  * The maximum is subtracted first; exponentials go through the vector routine (vecmath.h), their sum is kept in f64 in fixed lanes.
  * A row with NaN, with +inf or with nothing but -inf is NaN, as in PyTorch. Rows are independent.
@@ -61,8 +61,51 @@
                     out[i] = v[i] * (g[i] - dot);                                                            \
         }                                                                                                    \
     }
+enum { ROW_BLOCK = 512 };
+#define LOG_SOFTMAX(T, name)                                                                                 \
+    /* y = x - most - log(sum(exp(x - most))) */                                                             \
+    static void log_softmax_##name(int64_t rows, int64_t n, T *y, const T *x)                                \
+    {                                                                                                        \
+        _Pragma("omp parallel for schedule(static) if (rows > 1 && rows * n > TD_PARALLEL / 8)")             \
+        for (int64_t r = 0; r < rows; r++) {                                                                 \
+            const T *in = x + r * n;                                                                         \
+            T *out = y + r * n, most = in[0], block[ROW_BLOCK];                                              \
+            double sum = 0;                                                                                  \
+            for (int64_t i = 1; i < n; i++)                                                                  \
+                most = in[i] > most ? in[i] : most;                                                          \
+            for (int64_t begin = 0; begin < n; begin += ROW_BLOCK) {                                         \
+                const int64_t m = n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;                             \
+                for (int64_t i = 0; i < m; i++)                                                              \
+                    block[i] = in[begin + i] - most;                                                         \
+                td__vexp_##name(m, block, block);                                                            \
+                sum += lanes_sum_##name(block, m);                                                           \
+            }                                                                                                \
+            const double log_sum = log(sum);                                                                 \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                out[i] = (T)((double)in[i] - (double)most - log_sum);                                        \
+        }                                                                                                    \
+    }                                                                                                        \
+    /* gx = gy - exp(y) * sum(gy) */                                                                         \
+    static void log_softmax_grad_##name(int64_t rows, int64_t n, T *gx, const T *gy, const T *y, bool add)   \
+    {                                                                                                        \
+        _Pragma("omp parallel for schedule(static) if (rows > 1 && rows * n > TD_PARALLEL / 8)")             \
+        for (int64_t r = 0; r < rows; r++) {                                                                 \
+            const T *g = gy + r * n, total = (T)lanes_sum_##name(g, n);                                      \
+            T *out = gx + r * n, block[ROW_BLOCK];                                                           \
+            for (int64_t begin = 0; begin < n; begin += ROW_BLOCK) {                                         \
+                const int64_t m = n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;                             \
+                td__vexp_##name(m, block, y + r * n + begin);                                                \
+                for (int64_t i = 0; i < m; i++)                                                              \
+                    block[i] = g[begin + i] - block[i] * total;                                              \
+                for (int64_t i = 0; i < m; i++)                                                              \
+                    out[begin + i] = add ? out[begin + i] + block[i] : block[i];                             \
+            }                                                                                                \
+        }                                                                                                    \
+    }
 SOFTMAX(float, f32)
 SOFTMAX(double, f64)
+LOG_SOFTMAX(float, f32)
+LOG_SOFTMAX(double, f64)
 
 void K(softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x)
 {
@@ -80,4 +123,22 @@ void K(softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *
         softmax_grad_f32(rows, n, gx, gy, y, add);
     else
         softmax_grad_f64(rows, n, gx, gy, y, add);
+}
+
+void K(log_softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x)
+{
+    if (rows <= 0 || n <= 0)
+        return;
+    if (t == TD_F32)
+        log_softmax_f32(rows, n, y, x);
+    else
+        log_softmax_f64(rows, n, y, x);
+}
+
+void K(log_softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add)
+{
+    if (t == TD_F32)
+        log_softmax_grad_f32(rows, n, gx, gy, y, add);
+    else
+        log_softmax_grad_f64(rows, n, gx, gy, y, add);
 }

@@ -1,6 +1,6 @@
-/* tensor/cpu/vecmath.h: exp, tanh and erf over arrays. The one file that names a vector mathematics library.
+/* tensor/cpu/vecmath.h: exp, log, log1p, pow, tanh and erf over arrays. The one file that names a vector mathematics library.
  *
- * x86-64: glibc's libmvec (2.35 and later have all three); elsewhere scalar libm. libmvec's routines differ in the last bit between
+ * x86-64: glibc's libmvec (2.35 and later have them all); elsewhere scalar libm. libmvec's routines differ in the last bit between
  * widths and from scalar libm, so everything, tails included, goes through one routine of one width per instruction set: a tail is
  * padded to 8 lanes on the stack. A value therefore gives the same bits at every position and length. AVX-512 uses the AVX2
  * routines. Lanes do not influence each other: those that need special care are computed alone by libmvec.
@@ -19,11 +19,13 @@
 #ifdef __AVX2__
 enum { TD_LANES_F32 = 8, TD_LANES_F64 = 4 };
 #define TD_VEC_NAME(name, n) _ZGVdN##n##v_##name
+#define TD_VEC_NAME2(name, n) _ZGVdN##n##vv_##name             /* of two arguments                                         */
 #define TD_VEC_F32(name) TD_VEC_NAME(name, 8)
 #define TD_VEC_F64(name) TD_VEC_NAME(name, 4)
 #else
 enum { TD_LANES_F32 = 4, TD_LANES_F64 = 2 };
 #define TD_VEC_NAME(name, n) _ZGVbN##n##v_##name
+#define TD_VEC_NAME2(name, n) _ZGVbN##n##vv_##name
 #define TD_VEC_F32(name) TD_VEC_NAME(name, 4)
 #define TD_VEC_F64(name) TD_VEC_NAME(name, 2)
 #endif
@@ -42,6 +44,28 @@ typedef double td__vf64 __attribute__((vector_size(TD_LANES_F64 * sizeof(double)
             memcpy(y + i, &v, sizeof v);                                                                     \
         }                                                                                                    \
     }
+/* y[0..8) = pow(x[0..8), e) */
+#define TD_POW_EIGHT(name, scalar, T, V, ROUTINE, LANES)                                                     \
+    extern V ROUTINE(V, V);                                                                                  \
+    static inline void td__##name##_eight(T *y, const T *x, T e)                                             \
+    {                                                                                                        \
+        V power;                                                                                             \
+        for (int i = 0; i < LANES; i++)                                                                      \
+            power[i] = e;                                                                                    \
+        for (int i = 0; i < 8; i += LANES) {                                                                 \
+            V v;                                                                                             \
+            memcpy(&v, x + i, sizeof v);                                                                     \
+            v = ROUTINE(v, power);                                                                           \
+            memcpy(y + i, &v, sizeof v);                                                                     \
+        }                                                                                                    \
+    }
+#ifdef __AVX2__
+TD_POW_EIGHT(pow_f32, powf, float, td__vf32, TD_VEC_NAME2(powf, 8), TD_LANES_F32)
+TD_POW_EIGHT(pow_f64, pow, double, td__vf64, TD_VEC_NAME2(pow, 4), TD_LANES_F64)
+#else
+TD_POW_EIGHT(pow_f32, powf, float, td__vf32, TD_VEC_NAME2(powf, 4), TD_LANES_F32)
+TD_POW_EIGHT(pow_f64, pow, double, td__vf64, TD_VEC_NAME2(pow, 2), TD_LANES_F64)
+#endif
 #define TD_VEC_EIGHT_F32(name, scalar) TD_VEC_EIGHT(name, scalar, float, td__vf32, TD_VEC_F32, TD_LANES_F32)
 #define TD_VEC_EIGHT_F64(name, scalar) TD_VEC_EIGHT(name, scalar, double, td__vf64, TD_VEC_F64, TD_LANES_F64)
 #else
@@ -51,6 +75,14 @@ typedef double td__vf64 __attribute__((vector_size(TD_LANES_F64 * sizeof(double)
         for (int i = 0; i < 8; i++)                                                                          \
             y[i] = scalar(x[i]);                                                                             \
     }
+#define TD_POW_EIGHT(name, scalar, T)                                                                        \
+    static inline void td__##name##_eight(T *y, const T *x, T e)                                             \
+    {                                                                                                        \
+        for (int i = 0; i < 8; i++)                                                                          \
+            y[i] = scalar(x[i], e);                                                                          \
+    }
+TD_POW_EIGHT(pow_f32, powf, float)
+TD_POW_EIGHT(pow_f64, pow, double)
 #define TD_VEC_EIGHT_F32(name, scalar) TD_VEC_EIGHT(name, scalar, float)
 #define TD_VEC_EIGHT_F64(name, scalar) TD_VEC_EIGHT(name, scalar, double)
 #endif
@@ -63,7 +95,7 @@ typedef double td__vf64 __attribute__((vector_size(TD_LANES_F64 * sizeof(double)
         for (int64_t i = 0; i < whole; i += 8)                                                               \
             td__##name##_eight(y + i, x + i);                                                                \
         if (whole < n) {                                                                                     \
-            T pad[8] = { 0 };                                                                                \
+            T pad[8] = { 1, 1, 1, 1, 1, 1, 1, 1 };                /* no special case of any of them   */         \
             size_t rest = (size_t)(n - whole) * sizeof(T);                                                   \
             memcpy(pad, x + whole, rest);                                                                    \
             td__##name##_eight(pad, pad);                                                                    \
@@ -83,5 +115,31 @@ TD_VEC_ARRAY(tanh_f32, float)
 TD_VEC_ARRAY(tanh_f64, double)
 TD_VEC_ARRAY(erf_f32, float)
 TD_VEC_ARRAY(erf_f64, double)
+TD_VEC_EIGHT_F32(log_f32, logf)
+TD_VEC_EIGHT_F64(log_f64, log)
+TD_VEC_EIGHT_F32(log1p_f32, log1pf)
+TD_VEC_EIGHT_F64(log1p_f64, log1p)
+TD_VEC_ARRAY(log_f32, float)
+TD_VEC_ARRAY(log_f64, double)
+TD_VEC_ARRAY(log1p_f32, float)
+TD_VEC_ARRAY(log1p_f64, double)
+
+/* td__vpow_f32(n, y, x, e): y[i] = x[i]^e; y may be x. */
+#define TD_POW_ARRAY(name, T)                                                                                \
+    __attribute__((unused)) static void td__v##name(int64_t n, T *y, const T *x, T e)                        \
+    {                                                                                                        \
+        int64_t whole = n & ~(int64_t)7;                                                                     \
+        for (int64_t i = 0; i < whole; i += 8)                                                               \
+            td__##name##_eight(y + i, x + i, e);                                                             \
+        if (whole < n) {                                                                                     \
+            T pad[8] = { 1, 1, 1, 1, 1, 1, 1, 1 };                                                           \
+            size_t rest = (size_t)(n - whole) * sizeof(T);                                                   \
+            memcpy(pad, x + whole, rest);                                                                    \
+            td__##name##_eight(pad, pad, e);                                                                 \
+            memcpy(y + whole, pad, rest);                                                                    \
+        }                                                                                                    \
+    }
+TD_POW_ARRAY(pow_f32, float)
+TD_POW_ARRAY(pow_f64, double)
 
 #endif

@@ -121,13 +121,13 @@ static void batch_norm_layer(void **state)
 static void activation_layers(void **state)
 {
     TD_SCOPE();
-    td_module *layer[] = { td_nn_relu(), td_nn_gelu(), td_nn_sigmoid(), td_nn_tanh() };
+    td_module *layer[] = { td_nn_relu(), td_nn_gelu(), td_nn_sigmoid(), td_nn_tanh(), td_nn_silu() };
     td_tensor *x = td_randn(TD_SHAPE(4, 9), 3, 5);
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         td_tensor *y = td_forward(layer[k], x);
         for (int i = 0; i < 36; i++) {
             double v = at(x, i);
-            double want[] = { v > 0 ? v : 0, v * (1 + erf(v / sqrt(2))) / 2, 1 / (1 + exp(-v)), tanh(v) };
+            double want[] = { v > 0 ? v : 0, v * (1 + erf(v / sqrt(2))) / 2, 1 / (1 + exp(-v)), tanh(v), v / (1 + exp(-v)) };
             expect_near(at(y, i), want[k], 1e-6);
         }
         td_module_free(layer[k]);
