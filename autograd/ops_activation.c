@@ -1,4 +1,4 @@
-/* autograd/ops_activation.c: relu, gelu, silu, sigmoid, tanh, exp, ln, sqrt.
+/* autograd/ops_activation.c: relu, gelu, gelu_tanh, silu, sigmoid, tanh, exp, ln, sqrt.
  *
  * Those whose gradient can be told from the result save that (the next layer usually keeps it anyway); the others need their input.
  */
@@ -48,6 +48,7 @@ static int grad(td_call *c, td_k_binary *kernel, td_tensor *g, td_grad_slot *slo
     }
 ACTIVATION(relu, false)
 ACTIVATION(gelu, true)
+ACTIVATION(gelu_tanh, true)
 ACTIVATION(sigmoid, false)
 ACTIVATION(tanh, false)
 ACTIVATION(silu, true)

@@ -12,7 +12,7 @@
     X(reshape) X(permute) X(expand) X(narrow) X(contiguous) X(detach)                /* ops_view.c                    */ \
     X(matmul) X(linear)                                                              /* ops_matmul.c                  */ \
     X(relu) X(gelu) X(sigmoid) X(tanh) X(softmax)                                    /* ops_activation.c, ops_softmax.c */ \
-    X(silu) X(exp) X(ln) X(sqrt) X(log_softmax) X(abs) X(pow) X(clamp)              /* the same, ops_pointwise.c     */ \
+    X(gelu_tanh) X(silu) X(exp) X(ln) X(sqrt) X(log_softmax) X(abs) X(pow) X(clamp) /* the same, ops_pointwise.c */ \
     X(maximum) X(minimum) X(where) X(var) X(nll) X(bce_with_logits)                  /* ops_choose.c, ops_var.c, ops_nll.c */ \
     X(cross_entropy) X(mse)                                                          /* ops_loss.c                    */
 

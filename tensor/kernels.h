@@ -41,6 +41,8 @@ typedef struct td_kernels {
     td_k_binary *relu_grad, *gelu_grad, *sigmoid_grad, *tanh_grad;
     td_k_unary *silu, *exp, *ln, *sqrt;
     td_k_binary *silu_grad, *exp_grad, *ln_grad, *sqrt_grad;
+    td_k_unary *gelu_tanh;
+    td_k_binary *gelu_tanh_grad;                                 /* b = x                                                         */
 
     /* pointwise.c: abs, maximum, minimum, where: arith; pow, clamp and all gradients: float. NaN in, NaN out. */
     void (*abs)(const td_loop *l, td_dtype t, void *out, const void *x);

@@ -86,6 +86,8 @@ TD_API td_tensor *td_linear(td_tensor *x, td_tensor *w, td_tensor *b);  /* (…,
 /* ---- activations (float) ---------------------------------------------------------------------------------------------- */
 TD_API td_tensor *td_relu(td_tensor *x);
 TD_API td_tensor *td_gelu(td_tensor *x);                      /* exact: x * (1 + erf(x/sqrt 2)) / 2                     */
+/* GPT-2's and BERT's "gelu_new": x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))) / 2; PyTorch's approximate="tanh" */
+TD_API td_tensor *td_gelu_tanh(td_tensor *x);
 TD_API td_tensor *td_sigmoid(td_tensor *x);
 TD_API td_tensor *td_tanh(td_tensor *x);
 TD_API td_tensor *td_silu(td_tensor *x);                      /* x / (1 + exp(-x)); Elfwing et al. 2017, also "swish"   */
@@ -121,7 +123,7 @@ TD_API td_tensor *td_swiglu(td_tensor *gate, td_tensor *up);
 
 /* ---- losses: mean-reducing ones stamp their result with its divisor (autograd.h) --------------------------------------- */
 typedef struct {
-    float   label_smoothing;      /* default 0; in [0,1): target mixed with the uniform distribution                 */
+    double  label_smoothing;     /* default 0; in [0,1): target mixed with the uniform distribution                 */
     bool    has_ignore_index;     /* default false: every target must be in [0,C)                                    */
     int64_t ignore_index;         /* default 0; with has_ignore_index: such rows count neither in sum nor in divisor  */
     uint64_t reserved[4];
@@ -165,8 +167,8 @@ TD_API td_tensor *td_max_pool2d(td_tensor *x, int window, const td_pool2d_opts *
 TD_API td_tensor *td_avg_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* padding counts, as PyTorch's default */
 typedef struct {
     bool  train;                  /* default false; true: batch statistics, and the running ones are updated          */
-    float momentum;               /* default 0.1: running = (1-momentum)*running + momentum*batch; TD_ZERO for 0       */
-    float eps;                    /* default 1e-5                                                                     */
+    double momentum;              /* default 0.1: running = (1-momentum)*running + momentum*batch; TD_ZERO for 0       */
+    double eps;                   /* default 1e-5                                                                     */
     uint64_t reserved[4];
 } td_batch_norm_opts;
 /* x (N,C,…)  w, b (C)|NULL  running mean and variance (C), same dtype, may be NULL when train. Normalises with the

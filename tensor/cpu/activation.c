@@ -1,4 +1,4 @@
-/* tensor/cpu/activation.c: relu, gelu, silu, sigmoid, tanh, exp, ln, sqrt and their gradients.
+/* tensor/cpu/activation.c: relu, gelu, gelu_tanh, silu, sigmoid, tanh, exp, ln, sqrt and their gradients.
  *
  * Functions that need exp, tanh or erf work in blocks on the stack: gather, call the vector routine over the whole block, scatter.
  * A value gives the same bits wherever it stands (vecmath.h). NaN in, NaN out.
@@ -37,6 +37,27 @@ BLOCK_UNARY(gelu_f32, float, GELU(float, f32))
 BLOCK_UNARY(gelu_f64, double, GELU(double, f64))
 BLOCK_BINARY(gelu_grad_f32, float, GELU_GRAD(float, f32))
 BLOCK_BINARY(gelu_grad_f64, double, GELU_GRAD(double, f64))
+
+/* gelu_tanh: with u = sqrt(2/pi) (x + 0.044715 x^3) it is x*(1 + tanh(u))/2 = x*s, s = 1/(1 + exp(-2u)): no cancellation on the left. The
+ * derivative is s + x*s*(1 - s)*2u'; where s is 0 or 1 to the last bit the second term is 0, though 2u' may be infinite. */
+#define GELU_TANH_EXP(T, s, into)                                                                            \
+    EACH into[i] = (T)-1.5957691216057307118 * (x[i] + (T)0.044715 * (x[i] * x[i] * x[i]));                  \
+    td__vexp_##s(m, into, into);
+#define GELU_TANH(T, s) { GELU_TANH_EXP(T, s, y) EACH y[i] = x[i] / ((T)1 + y[i]); }
+#define GELU_TANH_GRAD(T, s)                                                                                 \
+    {                                                                                                        \
+        GELU_TANH_EXP(T, s, t)                                                                               \
+        EACH t[i] = (T)1 / ((T)1 + t[i]);                                                                    \
+        EACH {                                                                                               \
+            T q = t[i] * ((T)1 - t[i]);                                                                      \
+            T more = x[i] * q * ((T)1.5957691216057307118 * ((T)1 + (T)0.134145 * (x[i] * x[i])));           \
+            y[i] = g[i] * (q == 0 ? t[i] : t[i] + more);                                                     \
+        }                                                                                                    \
+    }
+BLOCK_UNARY(gelu_tanh_f32, float, GELU_TANH(float, f32))
+BLOCK_UNARY(gelu_tanh_f64, double, GELU_TANH(double, f64))
+BLOCK_BINARY(gelu_tanh_grad_f32, float, GELU_TANH_GRAD(float, f32))
+BLOCK_BINARY(gelu_tanh_grad_f64, double, GELU_TANH_GRAD(double, f64))
 
 /* silu: x/(1 + exp(-x)); with s = 1/(1 + exp(-x)) the derivative is s*(1 + x*(1 - s)) */
 #define SILU(T, s) { EACH y[i] = -x[i]; td__vexp_##s(m, y, y); EACH y[i] = x[i] / ((T)1 + y[i]); }
@@ -83,6 +104,7 @@ SIMPLE_BINARY(sqrt_grad_f64, double, (g / (2 * v)))
     }
 ACTIVATION(relu)
 ACTIVATION(gelu)
+ACTIVATION(gelu_tanh)
 ACTIVATION(sigmoid)
 ACTIVATION(tanh)
 ACTIVATION(silu)

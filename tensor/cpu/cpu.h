@@ -29,6 +29,7 @@
     X(add) X(sub) X(mul) X(div) X(div_grad_b) X(eq) X(scale)                         /* elementwise.c */     \
     X(relu) X(gelu) X(sigmoid) X(tanh) X(relu_grad) X(gelu_grad) X(sigmoid_grad) X(tanh_grad) /* activation.c */ \
     X(silu) X(exp) X(ln) X(sqrt) X(silu_grad) X(exp_grad) X(ln_grad) X(sqrt_grad)                          \
+    X(gelu_tanh) X(gelu_tanh_grad)                                                                           \
     X(abs) X(abs_grad) X(pow) X(pow_grad) X(clamp) X(clamp_grad)                     /* pointwise.c   */     \
     X(maximum) X(minimum) X(extreme_grad) X(where) X(where_grad)                                             \
     X(log_softmax) X(log_softmax_grad) X(nll) X(nll_grad) X(bce) X(bce_grad)         /* softmax.c, nll.c */  \

@@ -1,4 +1,4 @@
-/* tests/autograd/ops_rows_activation.c: rows for relu, gelu, sigmoid, tanh, softmax.
+/* tests/autograd/ops_rows_activation.c: rows for relu, gelu, gelu_tanh, sigmoid, tanh, softmax.
  *
  * Tolerances: libmvec promises 4 units in the last place; gelu adds 1 + erf, whose error is absolute, times |x|/2 <= 4.
  */
@@ -43,6 +43,7 @@ static td_shape seen(const ops_row *row, td_shape s, int64_t i, int64_t *from)
     }
 ACTIVATION(relu, x > 0 ? x : 0)
 ACTIVATION(gelu, 0.5 * x * erfc(-x / sqrt(2.0)))
+ACTIVATION(gelu_tanh, 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))))
 ACTIVATION(sigmoid, 1 / (1 + exp(-x)))
 ACTIVATION(tanh, tanh(x))
 
@@ -84,6 +85,7 @@ static void reference_softmax(const ops_row *row, const ops_array *in, size_t n,
 const ops_row ops_rows_activation[] = {
     SHAPES(relu),
     SHAPES(gelu),
+    SHAPES(gelu_tanh),
     SHAPES(sigmoid),
     SHAPES(tanh),
     R(softmax, 1, 2, 5, 7, 0, 0, 1), R(softmax, 1, 2, 5, 7, 0, 0, 0), R(softmax, 1, 1, 13, 0, 0, 0, -1), R(softmax, 1, 2, 5, 7, 0, 1, -1),

@@ -194,6 +194,16 @@ static void not_a_number(void **state)
     assert_true(td_at(t, TD_SHAPE(0)) == 1 && td_at(t, TD_SHAPE(1)) == -1 && td_at(t, TD_SHAPE(2)) == 1 && td_at(t, TD_SHAPE(3)) == -1);
     assert_true(td_at(g, TD_SHAPE(0)) == 200 && td_at(g, TD_SHAPE(1)) == 0 && td_at(g, TD_SHAPE(5)) == 0);
     assert_true(isnan(td_at(s, TD_SHAPE(4))) && isnan(td_at(t, TD_SHAPE(4))) && isnan(td_at(g, TD_SHAPE(4))));
+    const float huge[] = { 200, -200, 1e30f, -1e30f, NAN, 0 };
+    td_tensor *v2 = td_from(huge, TD_SHAPE(6), TD_F32), *gt = td_gelu_tanh(v2);   /* the cube overflows, the result does not */
+    td_requires_grad((td_tensors){ &v2, 1 }, true);
+    td_backward(td_sum(td_gelu_tanh(v2), NULL, 0, false));
+    td_tensor *gg = td_grad(v2);
+    const double value[] = { 200, 0, 1e30f, 0, NAN, 0 }, slope[] = { 1, 0, 1, 0, NAN, 0.5 };
+    for (int i = 0; i < 6; i++) {
+        double a = td_at(gt, TD_SHAPE(i)), b = td_at(gg, TD_SHAPE(i));
+        assert_true(i == 4 ? isnan(a) && isnan(b) : a == value[i] && b == slope[i]);
+    }
     const float big[] = { 1e30f, 1e30f, -1e30f, 1000, 1001, 1002 };
     td_tensor *soft = td_softmax(td_from(big, TD_SHAPE(2, 3), TD_F32), 1);
     assert_true(td_at(soft, TD_SHAPE(0, 0)) == 0.5 && td_at(soft, TD_SHAPE(0, 2)) == 0);

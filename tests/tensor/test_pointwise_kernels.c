@@ -25,6 +25,8 @@ typedef void family(const work *w, int64_t n, void *out);
     }
 FAMILY(f_silu, k->silu(&l, w->t, out, w->x, false))
 FAMILY(f_silu_grad, k->silu_grad(&l, w->t, out, w->g, w->x, false))
+FAMILY(f_gelu_tanh, k->gelu_tanh(&l, w->t, out, w->x, false))
+FAMILY(f_gelu_tanh_grad, k->gelu_tanh_grad(&l, w->t, out, w->g, w->x, false))
 FAMILY(f_exp, k->exp(&l, w->t, out, w->x, false))
 FAMILY(f_exp_grad, k->exp_grad(&l, w->t, out, w->g, w->x, false))
 FAMILY(f_ln, k->ln(&l, w->t, out, w->x, false))
@@ -46,6 +48,7 @@ FAMILY(f_extreme_grad, k->extreme_grad(&l, w->t, out, w->g, w->x, w->y, false))
 FAMILY(f_where, k->where(&l, w->t, out, w->mask, w->x, w->y))
 FAMILY(f_where_grad, k->where_grad(&l, w->t, out, w->mask, w->g, false, false))
 static const struct { const char *name; family *f; } families[] = {
+    { "gelu_tanh", f_gelu_tanh }, { "gelu_tanh_grad", f_gelu_tanh_grad },
     { "silu", f_silu }, { "silu_grad", f_silu_grad }, { "exp", f_exp }, { "exp_grad", f_exp_grad }, { "ln", f_ln }, { "ln_grad", f_ln_grad },
     { "sqrt", f_sqrt }, { "sqrt_grad", f_sqrt_grad }, { "abs", f_abs }, { "abs_grad", f_abs_grad }, { "pow 0.5", f_pow_half },
     { "pow 3", f_pow_cube }, { "pow 1.7", f_pow }, { "pow -5", f_pow_whole }, { "pow_grad 1.7", f_pow_grad }, { "clamp", f_clamp },
