@@ -7,7 +7,7 @@ typedef struct {
     td_module base;
     td_tensor *weight, *bias, *running_mean, *running_var;
     int64_t channels;
-    float momentum, eps;
+    double momentum, eps;
 } batch_norm;
 
 static td_tensor *forward(td_module *m, td_tensor *x)
@@ -28,7 +28,7 @@ static const td_module_type type = { .kind = "batch_norm", .size = sizeof(batch_
 td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts)
 {
     TD_ENTER();
-    float momentum = opts ? opts->momentum : 0, eps = opts ? opts->eps : 0;
+    double momentum = opts ? opts->momentum : 0, eps = opts ? opts->eps : 0;
     if (channels < 1) {
         td__fail(TD_ERR_ARGUMENT, "td_nn_batch_norm: channels is %lld, expected 1 or more", (long long)channels);
         return td__module_poison();

@@ -28,7 +28,7 @@ int td__optim_check(const char *who, const td_optim *opt)
     return 0;
 }
 
-double td__option(float given, double standard)
+double td__option(double given, double standard)
 {
     return given == 0 ? standard : given == TD_ZERO ? 0 : given;
 }

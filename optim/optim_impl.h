@@ -71,7 +71,7 @@ int       td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td
 td_optim *td__optims(void);                                    /* the live ones, by next; tests look whether some are left   */
 void      td__optim_free_all(void);                            /* td_finish                                                 */
 /* What the user wrote into an option field: zero means `standard`, TD_ZERO means 0. */
-double    td__option(float given, double standard);
+double    td__option(double given, double standard);
 /* options.c: 0, or td__fail. lr and weight_decay (0 or more), a fraction (0 or more, less than 1), a number above 0. */
 int       td__check_rates(const char *who, const td__options *o);
 int       td__check_fraction(const char *who, const char *name, double value);

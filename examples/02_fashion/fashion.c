@@ -78,7 +78,7 @@ int main(int argc, char **argv)
         td_nn_conv2d(16, 32, 3, &(td_nn_conv2d_opts){ .padding = 1 }), td_nn_relu(), td_nn_max_pool2d(2, NULL),   /* 32 x 7 x 7   */
         td_nn_flatten(), td_nn_linear(32 * 7 * 7, 128, NULL), td_nn_relu(), td_nn_dropout(0.25), td_nn_linear(128, 10, NULL));
     td_ddp *ddp = td_ddp_new(net, NULL);
-    td_optim *opt = td_adamw_new(td_parameters(net), &(td_adamw_opts){ .lr = (float)o.lr });
+    td_optim *opt = td_adamw_new(td_parameters(net), &(td_adamw_opts){ .lr = o.lr });
     td_loader *train = open_data(&o, "train", true), *test = open_data(&o, "t10k", false);
     if (td_rank(td_world()) == 0)
         td_summary(net);

@@ -57,7 +57,7 @@ typedef struct { bool no_bias; uint64_t reserved[4]; } td_nn_linear_opts;   /* d
 TD_API td_module *td_nn_linear(int64_t in, int64_t out, const td_nn_linear_opts *opts);     /* weight (out,in) bias (out) */
 typedef struct { int stride, padding; bool no_bias; uint64_t reserved[4]; } td_nn_conv2d_opts;  /* stride default 1        */
 TD_API td_module *td_nn_conv2d(int64_t in, int64_t out, int kernel, const td_nn_conv2d_opts *opts);
-typedef struct { float momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* defaults 0.1, 1e-5, false */
+typedef struct { double momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* defaults 0.1, 1e-5, false */
 TD_API td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts);    /* (N,C,…)                  */
 typedef struct {
     double eps;           /* default 1e-5                                                                               */

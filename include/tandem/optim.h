@@ -16,10 +16,10 @@ typedef struct td_optim td_optim;
 /* v = momentum*v + (1-dampening)*g (first: v = g); p -= lr*v, or lr*(g + momentum*v) with nesterov; g includes
  * weight_decay*p. PyTorch's SGD (Sutskever et al. 2013 for the Nesterov form). */
 typedef struct {
-    float lr;             /* default 1e-3; TD_ZERO for 0                                                            */
-    float momentum;       /* default 0                                                                             */
-    float dampening;      /* default 0                                                                             */
-    float weight_decay;   /* default 0, added to the gradient                                                      */
+    double lr;            /* default 1e-3; TD_ZERO for 0                                                            */
+    double momentum;      /* default 0                                                                             */
+    double dampening;     /* default 0                                                                             */
+    double weight_decay;  /* default 0, added to the gradient                                                      */
     bool  nesterov;       /* default false; needs momentum > 0 and no dampening                                    */
     uint64_t reserved[8];
 } td_sgd_opts;
@@ -27,10 +27,10 @@ TD_API td_optim *td_sgd_new(td_tensors parameters, const td_sgd_opts *opts);
 TD_API int       td_sgd_add_group(td_optim *opt, td_tensors parameters, const td_sgd_opts *opts);
 
 typedef struct {
-    float lr;             /* default 1e-3; TD_ZERO for 0                                                            */
-    float beta1, beta2;   /* default 0.9, 0.999; TD_ZERO for 0                                                     */
-    float eps;            /* default 1e-8                                                                          */
-    float weight_decay;   /* default 0.01, decoupled (Loshchilov and Hutter 2019); TD_ZERO for 0                   */
+    double lr;            /* default 1e-3; TD_ZERO for 0                                                            */
+    double beta1, beta2;  /* default 0.9, 0.999; TD_ZERO for 0                                                     */
+    double eps;           /* default 1e-8                                                                          */
+    double weight_decay;  /* default 0.01, decoupled (Loshchilov and Hutter 2019); TD_ZERO for 0                   */
     uint64_t reserved[8];
 } td_adamw_opts;
 TD_API td_optim *td_adamw_new(td_tensors parameters, const td_adamw_opts *opts);
@@ -39,10 +39,10 @@ TD_API int       td_adamw_add_group(td_optim *opt, td_tensors parameters, const 
 /* Adam with L2 decay (Kingma and Ba 2015), as PyTorch's Adam without amsgrad: d = g + weight_decay*p; m = beta1*m + (1-beta1)*d;
  * v = beta2*v + (1-beta2)*d*d; p -= lr * m/(1-beta1^t) / (sqrt(v/(1-beta2^t)) + eps). For decoupled decay: td_adamw_new. */
 typedef struct {
-    float lr;             /* default 1e-3; TD_ZERO for 0                                                            */
-    float beta1, beta2;   /* default 0.9, 0.999; TD_ZERO for 0                                                     */
-    float eps;            /* default 1e-8                                                                          */
-    float weight_decay;   /* default 0, added to the gradient                                                      */
+    double lr;            /* default 1e-3; TD_ZERO for 0                                                            */
+    double beta1, beta2;  /* default 0.9, 0.999; TD_ZERO for 0                                                     */
+    double eps;           /* default 1e-8                                                                          */
+    double weight_decay;  /* default 0, added to the gradient                                                      */
     uint64_t reserved[8];
 } td_adam_opts;
 TD_API td_optim *td_adam_new(td_tensors parameters, const td_adam_opts *opts);
@@ -52,11 +52,11 @@ TD_API int       td_adam_add_group(td_optim *opt, td_tensors parameters, const t
  * a = alpha*a + (1-alpha)*d and s - a*a (not below 0) in place of s; u = d / (sqrt(s) + eps); with momentum b = momentum*b + u and b in
  * place of u; p -= lr*u. */
 typedef struct {
-    float lr;             /* default 1e-2; TD_ZERO for 0                                                            */
-    float alpha;          /* default 0.99, smoothing; TD_ZERO for 0                                                */
-    float eps;            /* default 1e-8                                                                          */
-    float momentum;       /* default 0                                                                             */
-    float weight_decay;   /* default 0, added to the gradient                                                      */
+    double lr;            /* default 1e-2; TD_ZERO for 0                                                            */
+    double alpha;         /* default 0.99, smoothing; TD_ZERO for 0                                                */
+    double eps;           /* default 1e-8                                                                          */
+    double momentum;      /* default 0                                                                             */
+    double weight_decay;  /* default 0, added to the gradient                                                      */
     bool  centered;       /* default false                                                                         */
     uint64_t reserved[8];
 } td_rmsprop_opts;
@@ -65,11 +65,11 @@ TD_API int       td_rmsprop_add_group(td_optim *opt, td_tensors parameters, cons
 
 /* Adagrad (Duchi et al. 2011), as PyTorch's: d = g + weight_decay*p; s += d*d; p -= lr/(1 + (t-1)*lr_decay) * d / (sqrt(s) + eps). */
 typedef struct {
-    float lr;             /* default 1e-2; TD_ZERO for 0                                                            */
-    float lr_decay;       /* default 0, per step of the parameter                                                  */
-    float eps;            /* default 1e-10                                                                         */
-    float weight_decay;   /* default 0, added to the gradient                                                      */
-    float initial;        /* default 0: what s begins with                                                         */
+    double lr;            /* default 1e-2; TD_ZERO for 0                                                            */
+    double lr_decay;      /* default 0, per step of the parameter                                                  */
+    double eps;           /* default 1e-10                                                                         */
+    double weight_decay;  /* default 0, added to the gradient                                                      */
+    double initial;       /* default 0: what s begins with                                                         */
     uint64_t reserved[8];
 } td_adagrad_opts;
 TD_API td_optim *td_adagrad_new(td_tensors parameters, const td_adagrad_opts *opts);
@@ -77,9 +77,9 @@ TD_API int       td_adagrad_add_group(td_optim *opt, td_tensors parameters, cons
 
 /* Lion (Chen et al. 2023, algorithm 2): p -= lr * (sign(beta1*m + (1-beta1)*g) + weight_decay*p); m = beta2*m + (1-beta2)*g. */
 typedef struct {
-    float lr;             /* default 1e-4; TD_ZERO for 0                                                            */
-    float beta1, beta2;   /* default 0.9, 0.99; TD_ZERO for 0                                                      */
-    float weight_decay;   /* default 0, decoupled                                                                  */
+    double lr;            /* default 1e-4; TD_ZERO for 0                                                            */
+    double beta1, beta2;  /* default 0.9, 0.99; TD_ZERO for 0                                                      */
+    double weight_decay;  /* default 0, decoupled                                                                  */
     uint64_t reserved[8];
 } td_lion_opts;
 TD_API td_optim *td_lion_new(td_tensors parameters, const td_lion_opts *opts);
@@ -89,10 +89,10 @@ TD_API int       td_lion_add_group(td_optim *opt, td_tensors parameters, const t
  * + weight_decay*p; p -= lr * |p|/|u| * u with each parameter's own 2-norms (the quotient is 1 where either is 0). Norms are f64 sums
  * in blocks of fixed size. */
 typedef struct {
-    float lr;             /* default 1e-3; TD_ZERO for 0                                                            */
-    float beta1, beta2;   /* default 0.9, 0.999; TD_ZERO for 0                                                     */
-    float eps;            /* default 1e-6                                                                          */
-    float weight_decay;   /* default 0.01, part of u; TD_ZERO for 0                                                */
+    double lr;            /* default 1e-3; TD_ZERO for 0                                                            */
+    double beta1, beta2;  /* default 0.9, 0.999; TD_ZERO for 0                                                     */
+    double eps;           /* default 1e-6                                                                          */
+    double weight_decay;  /* default 0.01, part of u; TD_ZERO for 0                                                */
     bool  no_trust;       /* default false; true: the quotient of norms is 1, as is usual for biases and norms' weights */
     uint64_t reserved[8];
 } td_lamb_opts;
@@ -102,10 +102,10 @@ TD_API int       td_lamb_add_group(td_optim *opt, td_tensors parameters, const t
 /* LARS (You et al. 2017, algorithm 1): rate = lr * trust * |p| / (|g| + weight_decay*|p|) with each parameter's own 2-norms (rate = lr
  * where |p| or |g| is 0); v = momentum*v + rate * (g + weight_decay*p); p -= v. Norms as LAMB's. */
 typedef struct {
-    float lr;             /* default 0.1; TD_ZERO for 0                                                             */
-    float momentum;       /* default 0.9; TD_ZERO for 0                                                            */
-    float weight_decay;   /* default 5e-4; TD_ZERO for 0                                                           */
-    float trust;          /* default 1e-3                                                                          */
+    double lr;            /* default 0.1; TD_ZERO for 0                                                             */
+    double momentum;      /* default 0.9; TD_ZERO for 0                                                            */
+    double weight_decay;  /* default 5e-4; TD_ZERO for 0                                                           */
+    double trust;         /* default 1e-3                                                                          */
     bool  no_trust;       /* default false; true: rate = lr, as is usual for biases and norms' weights             */
     uint64_t reserved[8];
 } td_lars_opts;
