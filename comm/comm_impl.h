@@ -5,6 +5,7 @@
  *   thread.c    one sleeping thread per communicator that runs started collectives in order
  *   control.c   a page that all ranks of one host share: fingerprints, arrivals, who is alive, the verdict
  *   verdict.c   the sentences that name the guilty rank
+ *   agree.c     one rank's error becomes everybody's
  *   bootstrap.c how the ranks of a host find each other and exchange memory
  *   arena.c     memory that every rank of the host can reach
  *   comm_self.c comm_shm.c, plugins/mpi/…   backends: one table each
@@ -80,5 +81,10 @@ void td__comm_close_world(bool well);      /* well: false tells ranks that still
 td_work *td__coll_start(td_comm *comm, const td_coll *coll);
 int      td__coll_run(td_comm *comm, td_coll *coll);              /* blocking; figures come back in coll                      */
 int      td__work_wait(td_work *work, td_coll *figures);          /* as td_wait; figures may be NULL                           */
+/* agree.c, collective. 0 when every rank passes 0; else the lowest failing rank's code and sentence on all. `label` must outlive the call. */
+int      td__comm_agree(td_comm *comm, int code, const char *label);
+/* All ranks know already that rank `guilty` has an error `code`: its sentence becomes everybody's. Returns code, or what failed. */
+int      td__comm_share_error(td_comm *comm, int guilty, int code, const char *label);
+int      td__comm_bytes(td_comm *comm, void *data, size_t n, int root, const char *label);     /* broadcast of plain memory         */
 td_storage *td__comm_storage(td_comm *comm, size_t bytes);        /* in the arena; zeroed                                     */
 #endif

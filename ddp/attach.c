@@ -106,14 +106,14 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     if (!code && (ddp->bucket_bytes < 0 || ddp->first_bucket_bytes < 0))
         code = td__fail(TD_ERR_ARGUMENT, "td_ddp_new: bucket_bytes %lld and first_bucket_bytes %lld must not be negative",
                         (long long)ddp->bucket_bytes, (long long)ddp->first_bucket_bytes);
-    code = td__ddp_agree(ddp, code);
+    code = td__comm_agree(ddp->comm, code, "td_ddp_new");
     code = code ? code : td__ddp_verify(ddp);
-    code = code ? code : td__ddp_agree(ddp, collect(ddp));
+    code = code ? code : td__comm_agree(ddp->comm, collect(ddp), "td_ddp_new");
     if (!code) {
         ddp->arrival = td__alloc((size_t)ddp->leaves * sizeof *ddp->arrival);
         ddp->header_bytes = (sizeof(td__ddp_header) + (size_t)(ddp->leaves + 7) / 8 + 63) / 64 * 64;
         ddp->header_storage = td__comm_storage(ddp->comm, ddp->header_bytes * (size_t)(ddp->size + 1));
-        code = td__ddp_agree(ddp, ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending());
+        code = td__comm_agree(ddp->comm, ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending(), "td_ddp_new");
     }
     code = code ? code : broadcast_state(ddp);
     if (code) {
@@ -151,6 +151,11 @@ void td_ddp_free(td_ddp *ddp)
     td__free(ddp->arrival);
     td__free(ddp->leaf);
     td__free(ddp);
+}
+
+bool td__ddp_is_poison(const td_ddp *ddp)
+{
+    return ddp == &poisoned;
 }
 
 void td__ddp_free_all(void)

@@ -2,8 +2,8 @@
  *
  * The walk of one gradient: backward writes it straight into its bucket (autograd/backward.c); ready -> bucket full -> launch
  * (reducer.c); wait and finish when the optimizer or a reader asks (reducer.c). header.c is the small collective that opens each
- * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; agree.c lets all
- * ranks stop for the same reason; attach.c is birth and death.
+ * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; order.c
+ * reads and sets the order of leaves for training states; attach.c is birth and death.
  *
  * Invariants
  *   - Every rank has the same trainable parameters in the same order (verified at attach); index i means the same one everywhere.
@@ -79,9 +79,11 @@ td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live    
 /* header.c */
 int  td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight);
 int  td__ddp_headers_finish(td_comm *comm);          /* waits; total, used, skip, active; negative when some rank has an error */
-/* agree.c */
-int  td__ddp_share_error(td_ddp *ddp, int guilty, int code);
-int  td__ddp_agree(td_ddp *ddp, int code);
+/* order.c: what a training state keeps of a td_ddp */
+bool td__ddp_is_poison(const td_ddp *ddp);
+void td__ddp_order(const td_ddp *ddp, int32_t *order, int32_t *cut);    /* indices of leaves bucket by bucket, and how many are in each  */
+/* Lays the buckets out so. order: a permutation of 0 … leaves-1; cut: positive, adds up to leaves; no bucket of two dtypes. 0, or negative. */
+int  td__ddp_set_order(td_ddp *ddp, const int32_t *order, const int32_t *cut, int buckets, bool rebuilt);
 /* reducer.c */
 extern const td__group_ops td__ddp_ops;
 int  td__ddp_wait_all(td_ddp *ddp);

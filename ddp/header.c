@@ -119,7 +119,7 @@ int td__ddp_headers_finish(td_comm *comm)
     if (!news)
         return code;
     if (!code && error)
-        code = td__ddp_share_error(first, guilty, error);
+        code = td__comm_share_error(first->comm, guilty, error, "td_backward");
     for (td_ddp *d = td__ddps(); d; d = d->next) {
         if (d->comm != comm || !d->syncing)
             continue;
