@@ -103,6 +103,8 @@ int  td__not_in_backward(const char *who);             /* 0, or td__fail: a hook
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 /* the thread's sample numbers: ids (i64, rows) or NULL with `first`; advances the index of random calls of this forward */
 int64_t td__random_call_index(void);
+int64_t td__random_calls(void);                        /* the index that the next one gets; for training states            */
+void td__random_calls_set(int64_t calls);
 void td__samples_now(int64_t rows, const td_tensor **ids, int64_t *first);
 
 #endif

@@ -73,6 +73,17 @@ int64_t td__random_call_index(void)
     return mine.calls++;
 }
 
+int64_t td__random_calls(void)
+{
+    return mine.seen == atomic_load_explicit(&step_changes, memory_order_relaxed) ? mine.calls : 0;
+}
+
+void td__random_calls_set(int64_t calls)
+{
+    mine.seen = atomic_load_explicit(&step_changes, memory_order_relaxed);
+    mine.calls = calls;
+}
+
 int64_t td_step_get(void)
 {
     return atomic_load(&step);

@@ -148,6 +148,17 @@ int td_ema_swap(td_ema *e)
     return 0;
 }
 
+bool td__ema_look(const td_ema *e, td__ema_parts *out)
+{
+    *out = (td__ema_parts){ e->n, e->weight, e->average, e->decay, e->swapped };
+    return e != &poison;
+}
+
+void td__ema_set_swapped(td_ema *e, bool swapped)
+{
+    e->swapped = swapped;
+}
+
 void td_ema_free(td_ema *e)
 {
     TD_ENTER();

@@ -79,6 +79,10 @@ int       td__check_positive(const char *who, const char *name, double value);
 /* step.c: adds a run's sums of squares over the ranks that share its flat. 0, or negative after td__fail. */
 int       td__run_sum(const td__run *r, double *values, int n);
 void      td__ema_free_all(void);                              /* td__optim_free_all calls it                               */
+/* ema.c, for training states: what it holds; false for the poisoned one */
+typedef struct { size_t n; td_tensor *const *weight, *const *average; double decay; bool swapped; } td__ema_parts;
+bool      td__ema_look(const td_ema *ema, td__ema_parts *out);
+void      td__ema_set_swapped(td_ema *ema, bool swapped);
 td_ema   *td__emas(void);                                      /* the live ones; tests look whether some are left           */
 
 /* place.c */
