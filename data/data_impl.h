@@ -3,6 +3,7 @@
  *   dataset.c   the record and its life; the list of live ones
  *   bytes.c     one file as a stream of bytes, plain or gzip, that knows its offsets
  *   idx.c       the IDX format on top of it
+ *   tokens.c    token ids of mapped files, in windows
  *   sampler.c   pure functions: the order of an epoch, and which part of it is whose
  *   prefetch.c  the threads that read ahead, and the bounded queue
  *   loader.c    the user's end of it, and a loader's life

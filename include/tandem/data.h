@@ -28,6 +28,27 @@ TD_API td_dataset *td_dataset_new(const td_dataset_source *source, void *user);
 /* IDX files (LeCun's MNIST format), plain or gzip: PREFIX-images-idx3-ubyte[.gz] and PREFIX-labels-idx1-ubyte[.gz], as in
  * ".../train". Field 0: f32 (1,H,W), bytes/255; field 1: i64 (). Held in memory as bytes. */
 TD_API td_dataset *td_dataset_idx(const char *path_prefix);
+typedef enum {
+    TD_TOKENS_AUTO,        /* by the name: ".bin" is TD_TOKENS_U16, everything else TD_TOKENS_BYTES                          */
+    TD_TOKENS_BYTES,       /* every byte is a token, 0 to 255                                                                */
+    TD_TOKENS_U16,         /* little-endian, without a header (nanoGPT); one with llm.c's header is taken at its word        */
+    TD_TOKENS_U32,         /* little-endian, without a header, or with llm.c's                                               */
+} td_tokens_kind;
+typedef struct {
+    int64_t context;       /* default 1024: T, tokens per row                                                                */
+    int64_t stride;        /* default: context; tokens from one row's first to the next's                                    */
+    double  from, to;      /* default 0 and 1 (to 0 means 1): the part of all tokens that is used, as fractions              */
+    int64_t vocab;         /* default 0: ids are not compared; else an id of vocab or more is an error when its row is read   */
+    td_tokens_kind kind;   /* default TD_TOKENS_AUTO                                                                         */
+    uint64_t reserved[4];
+} td_tokens_opts;
+/* Token ids of one or more files, n >= 1 paths or patterns as in "data/train_*.bin" (glob(7), in the alphabet's order): one stream in the
+ * order given, memory-mapped. Row i is the window that begins at token i*stride of the part: field 0, x i64 (T): its tokens;
+ * field 1, y i64 (T): the tokens after each of them. What is left over at the end is not used; windows of one part never reach into
+ * another. llm.c's header: 256 little-endian i32, of which the first three are 20240520, 1 and the number of u16 ids that follow, or
+ * 20240801, 7 and the number of u32 ids. Fewer than T+1 tokens, or a size that breaks the format: one sentence. The maps are the files': one that
+ * another program shortens meanwhile ends this process (SIGBUS). opts NULL: defaults. */
+TD_API td_dataset *td_dataset_tokens(const char *const *paths, size_t n, const td_tokens_opts *opts);
 TD_API int64_t     td_dataset_rows(const td_dataset *data);
 TD_API void        td_dataset_free(td_dataset *data);                     /* only one that no loader has taken        */
 
