@@ -68,6 +68,8 @@ int td__atomic_open(td__atomic_file *f, const char *who, const char *path)
 int td__atomic_write(td__atomic_file *f, const void *bytes, size_t n)
 {
     const char *from = bytes;
+    if (f->hash && f->rc == 0)
+        crypto_generichash_update(f->hash, bytes, n);
     while (n > 0 && f->rc == 0) {
         ssize_t done = write(f->fd, from, n < (1u << 30) ? n : 1u << 30);
         if (done < 0 && errno == EINTR)
@@ -80,6 +82,22 @@ int td__atomic_write(td__atomic_file *f, const void *bytes, size_t n)
         from += done;
         n -= (size_t)done;
         f->written += done;
+    }
+    return f->rc;
+}
+
+int td__atomic_patch(td__atomic_file *f, int64_t at, const void *bytes, size_t n)
+{
+    const char *from = bytes;
+    while (n > 0 && f->rc == 0) {
+        ssize_t done = pwrite(f->fd, from, n, at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return trouble(f, "writing failed");
+        from += done;
+        at += done;
+        n -= (size_t)done;
     }
     return f->rc;
 }

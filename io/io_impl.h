@@ -4,10 +4,12 @@
  *   header.c   a safetensors header: found, checked, indexed          safetensors.c   the user's end of it, and its life
  *   write.c    td_safetensors_save                                    state.c    td_save and td_load
  *   npy.c      td_npy_load                                            npy_write.c     td_npy_save
+ *   seal.c     a checksum over a whole safetensors file                train_state*.c  the training state: train_state.h
  */
 #ifndef TD_IO_IMPL_H
 #define TD_IO_IMPL_H
 #include <nn_impl.h>
+#include <sodium/crypto_generichash.h>
 #include <tandem/io.h>
 
 void td__io_free_all(void);                    /* every open safetensors file: td_finish                                   */
@@ -28,10 +30,14 @@ bool     td__map_aligned(const td__map *map, size_t at, td_dtype dtype);
 int      td__map_check_bool(const char *who, const td__map *map, const char *what, size_t at, size_t n);
 
 /* ---- atomic.c --------------------------------------------------------------------------------------------------------------- */
-typedef struct { const char *who; char *path, *temporary; int fd, rc; int64_t written; } td__atomic_file;
+typedef struct {
+    const char *who; char *path, *temporary; int fd, rc; int64_t written;
+    crypto_generichash_state *hash;            /* sees all that is written; NULL: nobody does                               */
+} td__atomic_file;
 int td__atomic_open(td__atomic_file *f, const char *who, const char *path);
 int td__atomic_write(td__atomic_file *f, const void *bytes, size_t n);
 int td__atomic_tensor(td__atomic_file *f, td_tensor *x);         /* its elements in C order                                  */
+int td__atomic_patch(td__atomic_file *f, int64_t at, const void *bytes, size_t n);   /* over what is written, unseen by hash     */
 int td__atomic_close(td__atomic_file *f);                        /* publishes it; after an error removes it and returns that  */
 
 /* ---- header.c ----------------------------------------------------------------------------------------------------------------- */
@@ -56,11 +62,30 @@ int  td__st_describe(const td__st_index *index, const char *who, const td__map *
 const char *td__st_dtype_text(td_dtype dtype);                                        /* "F32"                                 */
 
 /* ---- write.c ------------------------------------------------------------------------------------------------------------------ */
-int td__st_save(const char *who, const char *path, const td_named *tensors, size_t n, const td_text_pair *metadata, size_t n_metadata);
+typedef enum { TD__PLAIN, TD__SEALED } td__st_kind;
+/* Sealed: the first metadata is TD__SEAL_KEY with td__seal_blank. */
+int td__st_save(const char *who, const char *path, td__st_kind kind, const td_named *tensors, size_t n, const td_text_pair *metadata,
+                size_t n_metadata);
+
+/* ---- seal.c --------------------------------------------------------------------------------------------------------------------- */
+#define TD__SEAL_KEY "tandem.blake2b"
+extern const char td__seal_blank[];            /* what stands in its place while the sum is made                             */
+int td__seal_begin(const char *who, crypto_generichash_state *hash);
+int td__seal_end(td__atomic_file *f);          /* writes the sum into its place                                              */
+/* 0 and the sum in `text`, or td__fail: the file is not sealed, or was changed or cut since. */
+int td__seal_check(const char *who, const td__map *map, char text[static 65]);
+
+/* ---- state.c --------------------------------------------------------------------------------------------------------------------- */
+typedef struct { char *name; td_tensor *tensor; const td__st_entry *entry; } td__io_slot;
+typedef struct { td__io_slot *list; size_t n, room; } td__io_slots;   /* a module's parameters and buffers in state_dict's order      */
+int    td__io_slots_collect(td__io_slots *s, const td_module *m, const char *prefix);
+void   td__io_slots_free(td__io_slots *s);
+size_t td__io_slots_first(const td__io_slots *s, size_t i);          /* the first slot of the same (tied) tensor, or i               */
 
 /* ---- safetensors.c ------------------------------------------------------------------------------------------------------------- */
 struct td_safetensors { td__map *map; td__st_index index; td_safetensors *next, *prev; };
 td_safetensors *td__st_open(const char *who, const char *path);                       /* in no list; NULL after td__fail        */
+td_safetensors *td__st_from_map(const char *who, td__map *map);                       /* takes the map, also when it fails       */
 void td__st_close(td_safetensors *file);
 td_tensor *td__st_tensor(const char *who, td_safetensors *file, const td__st_entry *e);   /* one reference, in no scope         */
 #endif

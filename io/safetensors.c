@@ -12,18 +12,22 @@ static td_safetensors *files, poison;
 
 /* ---- life ------------------------------------------------------------------------------------------------------------- */
 
-td_safetensors *td__st_open(const char *who, const char *path)
+td_safetensors *td__st_from_map(const char *who, td__map *map)
 {
     td_safetensors *file = td__calloc(sizeof *file);
-    if (!file)
-        return NULL;
-    file->map = td__map_open(who, path);
-    if (!file->map || td__st_index_make(&file->index, who, file->map) != 0) {
-        td__map_unref(file->map);
-        td__free(file);
-        return NULL;
+    if (file && td__st_index_make(&file->index, who, map) == 0) {
+        file->map = map;
+        return file;
     }
-    return file;
+    td__map_unref(map);
+    td__free(file);
+    return NULL;
+}
+
+td_safetensors *td__st_open(const char *who, const char *path)
+{
+    td__map *map = td__map_open(who, path);
+    return map ? td__st_from_map(who, map) : NULL;
 }
 
 void td__st_close(td_safetensors *file)

@@ -7,9 +7,6 @@
 #include <string.h>
 #include "io_impl.h"
 
-typedef struct { char *name; td_tensor *tensor; const td__st_entry *entry; } slot;
-typedef struct { slot *list; size_t n, room; } slots;
-
 /* ---- the names of a module ------------------------------------------------------------------------------------------------ */
 
 static char *join(const char *prefix, const char *name)
@@ -21,11 +18,11 @@ static char *join(const char *prefix, const char *name)
     return path;
 }
 
-static int add_slot(slots *s, char *name, td_tensor *tensor)
+static int add_slot(td__io_slots *s, char *name, td_tensor *tensor)
 {
     if (s->n == s->room) {
         size_t room = s->room ? 2 * s->room : 32;
-        slot *grown = td__grow(s->list, s->room * sizeof *grown, room * sizeof *grown);
+        td__io_slot *grown = td__grow(s->list, s->room * sizeof *grown, room * sizeof *grown);
         if (!grown) {
             td__free(name);
             return TD_ERR_MEMORY;
@@ -33,12 +30,12 @@ static int add_slot(slots *s, char *name, td_tensor *tensor)
         s->list = grown;
         s->room = room;
     }
-    s->list[s->n++] = (slot){ .name = name, .tensor = tensor };
+    s->list[s->n++] = (td__io_slot){ .name = name, .tensor = tensor };
     return 0;
 }
 
 /* In state_dict's order: a module's own parameters, its own buffers, then its children. */
-static int collect(slots *s, const td_module *m, const char *prefix)
+int td__io_slots_collect(td__io_slots *s, const td_module *m, const char *prefix)
 {
     const td__tree *t = td__tree_of(m);
     int rc = 0;
@@ -53,14 +50,14 @@ static int collect(slots *s, const td_module *m, const char *prefix)
             if (kind != TD__CHILD) {
                 rc = add_slot(s, path, e->tensor);
             } else {
-                rc = collect(s, e->child, path);
+                rc = td__io_slots_collect(s, e->child, path);
                 td__free(path);
             }
         }
     return rc;
 }
 
-static void free_slots(slots *s)
+void td__io_slots_free(td__io_slots *s)
 {
     for (size_t i = 0; i < s->n; i++)
         td__free(s->list[i].name);
@@ -73,16 +70,16 @@ int td_save(td_module *m, const char *path)
     int rc = td__module_check("td_save", m);
     if (rc != 0)
         return rc;
-    slots s = { 0 };
-    rc = collect(&s, m, "");
+    td__io_slots s = { 0 };
+    rc = td__io_slots_collect(&s, m, "");
     td_named *named = rc == 0 ? td__alloc(s.n * sizeof *named) : NULL;
     for (size_t i = 0; named && i < s.n; i++)
         named[i] = (td_named){ s.list[i].name, s.list[i].tensor };
     /* other programs ask for this text before they read a file (Hugging Face's transformers: "pt") */
     if (rc == 0)
-        rc = named ? td__st_save("td_save", path, named, s.n, &(td_text_pair){ "format", "pt" }, 1) : TD_ERR_MEMORY;
+        rc = named ? td__st_save("td_save", path, TD__PLAIN, named, s.n, &(td_text_pair){ "format", "pt" }, 1) : TD_ERR_MEMORY;
     td__free(named);
-    free_slots(&s);
+    td__io_slots_free(&s);
     return rc;
 }
 
@@ -130,7 +127,7 @@ static bool any_float(td_dtype dtype)
 }
 
 /* The first slot of the same tensor before i, or i itself. */
-static size_t first_of(const slots *s, size_t i)
+size_t td__io_slots_first(const td__io_slots *s, size_t i)
 {
     const td__entry *owner = s->list[i].tensor->owner;
     for (size_t k = 0; owner && owner->tie && k < i; k++)
@@ -147,11 +144,11 @@ static bool same_bytes(const td_safetensors *file, const td__st_info *a, const t
 }
 
 /* Slot i has an entry: does it fit its tensor, and say the same as the tensor's other names? */
-static int compare(const slots *s, size_t i, td_safetensors *file, troubles *t)
+static int compare(const td__io_slots *s, size_t i, td_safetensors *file, troubles *t)
 {
     char a[128], b[128];
     td__st_info info, first;
-    const slot *here = &s->list[i], *other = &s->list[first_of(s, i)];
+    const td__io_slot *here = &s->list[i], *other = &s->list[td__io_slots_first(s, i)];
     const td_tensor *x = here->tensor;
     int rc = td__st_describe(&file->index, "td_load", file->map, here->entry, &info);
     if (rc != 0)
@@ -174,7 +171,7 @@ static bool is_passed_over(const char *name)
     return n >= k && strcmp(name + n - k, last) == 0 && (n == k || name[n - k - 1] == '.');
 }
 
-static int match(slots *s, td_safetensors *file, bool partial, troubles *t)
+static int match(td__io_slots *s, td_safetensors *file, bool partial, troubles *t)
 {
     bool *used = td__calloc(file->index.n + 1);
     if (!used)
@@ -187,14 +184,14 @@ static int match(slots *s, td_safetensors *file, bool partial, troubles *t)
     }
     /* a tensor that has any of its names is not missing: its first slot takes the entry of the one that is there */
     for (size_t i = 0; i < s->n; i++) {
-        slot *first = &s->list[first_of(s, i)];
+        td__io_slot *first = &s->list[td__io_slots_first(s, i)];
         if (!first->entry)
             first->entry = s->list[i].entry;
     }
     for (size_t i = 0; i < s->n && rc == 0; i++) {
         if (s->list[i].entry)
             rc = compare(s, i, file, t);
-        else if (!partial && first_of(s, i) == i)
+        else if (!partial && td__io_slots_first(s, i) == i)
             note(t, MISSING, "\"%.80s\"", s->list[i].name);
     }
     for (size_t i = 0; i < file->index.n && !partial; i++)
@@ -205,14 +202,14 @@ static int match(slots *s, td_safetensors *file, bool partial, troubles *t)
 }
 
 /* All sources first: what may still fail, fails before the first write. */
-static int copy_all(const slots *s, td_safetensors *file)
+static int copy_all(const td__io_slots *s, td_safetensors *file)
 {
     TD_SCOPE();
     td_tensor **from = td__calloc((s->n + 1) * sizeof *from);
     int rc = from ? 0 : TD_ERR_MEMORY;
     for (size_t i = 0; i < s->n && rc == 0; i++) {
-        const slot *one = &s->list[i];
-        if (!one->entry || first_of(s, i) != i)
+        const td__io_slot *one = &s->list[i];
+        if (!one->entry || td__io_slots_first(s, i) != i)
             continue;
         td_tensor *x = td__scoped_tensor(td__st_tensor("td_load", file, one->entry));
         from[i] = x->poisoned ? x : td_to(x, one->tensor->storage->device);
@@ -236,16 +233,16 @@ int td_load(td_module *m, const char *path, const td_load_opts *opts)
     td_safetensors *file = td__st_open("td_load", path);
     if (!file)
         return td__pending();
-    slots s = { 0 };
+    td__io_slots s = { 0 };
     troubles t = { 0 };
-    rc = collect(&s, m, "");
+    rc = td__io_slots_collect(&s, m, "");
     if (rc == 0)
         rc = match(&s, file, opts && opts->partial, &t);
     if (rc == 0)
         rc = complain(&t, path, m);
     if (rc == 0)
         rc = copy_all(&s, file);
-    free_slots(&s);
+    td__io_slots_free(&s);
     td__st_close(file);
     return rc;
 }

@@ -158,7 +158,8 @@ static int make_header(text *t, const td_named *tensors, size_t n, const td_text
                                                     (unsigned long long)length, TD__HEADER_ROOM);
 }
 
-int td__st_save(const char *who, const char *path, const td_named *tensors, size_t n, const td_text_pair *metadata, size_t n_metadata)
+int td__st_save(const char *who, const char *path, td__st_kind kind, const td_named *tensors, size_t n, const td_text_pair *metadata,
+                size_t n_metadata)
 {
     int rc = td__pending();
     text header = { .who = who };
@@ -168,12 +169,19 @@ int td__st_save(const char *who, const char *path, const td_named *tensors, size
         rc = make_header(&header, tensors, n, metadata, n_metadata);
     if (rc == 0) {
         td__atomic_file f;
+        crypto_generichash_state hash;
         rc = td__atomic_open(&f, who, path);
+        if (rc == 0 && kind == TD__SEALED) {
+            rc = f.rc = td__seal_begin(who, &hash);
+            f.hash = &hash;
+        }
         if (rc == 0)
             rc = td__atomic_write(&f, header.data, header.n);
         for (size_t size = 8; size > 0 && rc == 0; size /= 2)
             for (size_t i = of_size(tensors, n, 0, size); i < n && rc == 0; i = of_size(tensors, n, i + 1, size))
                 rc = td__atomic_tensor(&f, tensors[i].tensor);
+        if (rc == 0 && kind == TD__SEALED)
+            td__seal_end(&f);
         rc = td__atomic_close(&f);
     }
     td__free(header.data);
@@ -183,5 +191,5 @@ int td__st_save(const char *who, const char *path, const td_named *tensors, size
 int td_safetensors_save(const char *path, const td_named *tensors, size_t n, const td_text_pair *metadata, size_t n_metadata)
 {
     TD_ENTER();
-    return td__st_save("td_safetensors_save", path, tensors, n, metadata, n_metadata);
+    return td__st_save("td_safetensors_save", path, TD__PLAIN, tensors, n, metadata, n_metadata);
 }

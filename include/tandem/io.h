@@ -1,5 +1,5 @@
 /* tandem/io.h: files that other programs read and write: safetensors (Hugging Face) and npy (NumPy); a module's state by PyTorch's
- * state_dict names.
+ * state_dict names; a job's training state in one file.
  *
  * Nothing in a file is believed: every length, offset, shape and name is checked when it is opened, and a file that breaks its format is
  * one sentence with the file, the byte and what was expected there (TD_ERR_FORMAT); a file that cannot be opened, read or written is
@@ -11,7 +11,10 @@
  */
 #ifndef TANDEM_IO_H
 #define TANDEM_IO_H
+#include <tandem/data.h>
+#include <tandem/ddp.h>
 #include <tandem/nn.h>
+#include <tandem/optim.h>
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -62,6 +65,35 @@ TD_API int td_safetensors_save(const char *path, const td_named *tensors, size_t
 TD_API td_tensor *td_npy_load(const char *path);
 /* Format 1.0, little-endian; fortran_order True where x is a transposed view that lies so in memory, else C order. NumPy has no bf16. */
 TD_API int        td_npy_save(const char *path, td_tensor *x);
+
+/* ---- the training state: all that a job needs to go on where it was -------------------------------------------------------------
+ * One safetensors file: weights and buffers ("model/0.weight": other programs read them), every optimizer's moments and steps by parameter
+ * name ("optim/0/0.weight/moment0") and its learning rates, averages ("ema/0.weight"), the order of ddp's buckets, your own tensors ("extra/…"),
+ * and as metadata the loader's epoch and position, the loss scaler, the counters of random numbers (td_seed, td_step_get, the random calls of this
+ * forward), your step, and a BLAKE2b-256 of the whole file, which is verified before anything else is believed.
+ * What was saved between two steps goes on bit for bit: alone, and on several ranks with as many as before, in mid-epoch too. (Each
+ * rank's own running statistics of a local batch norm are rank 0's after a load; they take no part in training.) */
+typedef struct td_scaler td_scaler;
+typedef struct {                 /* any part may be NULL: not saved; on load left alone, also where the file has it                */
+    td_module *model;
+    td_optim *const *optims; size_t n_optims;
+    td_loader *loader;
+    td_scaler *scaler;
+    td_ema *ema;
+    td_ddp *ddp;
+    const td_named *extra; size_t n_extra;   /* your own; unique names; load copies into these very tensors                       */
+    int64_t step;                /* yours: saved, and set by load                                                                 */
+    uint64_t reserved[8];
+} td_train_state;
+/* Both are collective over ddp's communicator, or the world without ddp, and return the same code with the same sentence on every rank. Refused
+ * while gradients wait for a step (save after td_optim_step, not between accumulating backwards) and while an error is pending.
+ * Save: rank 0 writes its own values, as td_save does; every rank returns when the file stands. */
+TD_API int td_train_state_save(const td_train_state *state, const char *path);
+/* Every rank reads the file (the same path; copies must be equal, which is compared). Build the same model, optimizers, loader, ddp first.
+ * Everything is checked before anything changes: names, shapes, dtypes, kinds of optimizers, their groups and each group's options except
+ * the learning rate (which the file sets), that the loader has the same rows, global batch, order and seed (so another number of ranks may go on
+ * where batch times ranks is the same; not bit for bit), the averages' decay. What does not fit is one sentence, and nothing has changed. */
+TD_API int td_train_state_load(td_train_state *state, const char *path);
 
 #ifdef __cplusplus
 }

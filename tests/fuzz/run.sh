@@ -10,7 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=${FUZZ_BUILD:-$root/build-fuzz}
 [ -e "$root/tests/fuzz/fuzz_$name.c" ] || { echo "there is no tests/fuzz/fuzz_$name.c"; exit 2; }
 [ -e "$build/build.ninja" ] || meson setup "$build" "$root" --buildtype=release
-rooms="io nn optim data comm autograd tensor base"
+rooms="io ddp nn optim data comm autograd tensor base"
 archives=""
 for room in $rooms; do archives="$archives $room/libtd_$room.a"; done
 # shellcheck disable=SC2086

@@ -12,7 +12,7 @@ declare -A knows=(
     [data]="tensor base"
     [comm]="autograd tensor base"
     [ddp]="nn comm optim autograd tensor base"
-    [io]="nn optim data comm autograd tensor base"
+    [io]="ddp nn optim data comm autograd tensor base"
     [job]="io ddp data nn comm optim autograd tensor base"
     [launcher]="base"
 )
