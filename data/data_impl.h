@@ -5,6 +5,7 @@
  *   idx.c       the IDX format on top of it
  *   tokens.c    token ids of mapped files, in windows
  *   sampler.c   pure functions: the order of an epoch, and which part of it is whose
+ *   augment.c   random crop and flip, normalisation of one picture: pure functions of (seed, epoch, sample)
  *   prefetch.c  the threads that read ahead, and the bounded queue
  *   loader.c    the user's end of it, and a loader's life
  */
@@ -51,5 +52,15 @@ typedef struct { int64_t first, rows; } td__share;             /* of the epoch's
 int64_t   td__batches(int64_t rows, int64_t batch, int parts, bool drop_last);
 td__share td__shard(int64_t k, int part, int parts, int64_t batch, int64_t rows);
 void      td__epoch_order(uint64_t seed, int64_t epoch, int64_t rows, int64_t *order);   /* a permutation of 0 … rows-1        */
+
+/* ---- augment.c ------------------------------------------------------------------------------------------------------------- */
+bool td__augment_wanted(const td_augment *a);
+int  td__augment_check(const td_dataset *data, const td_augment *a);    /* 0, or td__fail as td_loader_new                   */
+bool td__augment_copy(td_augment *to, const td_augment *from, const td_dataset *data);   /* false: no memory; drop all the same */
+void td__augment_drop(td_augment *a);
+typedef struct { int64_t top, left; bool mirrored; } td__view;  /* where the window begins: -padding … +padding           */
+td__view td__augment_view(const td_augment *a, uint64_t seed, int64_t epoch, int64_t sample);
+/* to and from: f32 (c,h,w), apart from each other. */
+void     td__augment_apply(const td_augment *a, td__view view, int64_t c, int64_t h, int64_t w, const float *from, float *to);
 
 #endif

@@ -38,6 +38,8 @@ static void restart(td_loader *l, td__position to)
     for (int i = 0; i < l->n_slots; i++)
         l->slots[i].state = TD__SLOT_FREE;
     l->claim = l->take = to;
+    if (to.k == l->batches)                    /* at an epoch's end the next to read is the next epoch's first */
+        l->claim = (td__position){ .epoch = to.epoch + 1 };
     l->claim_slot = l->take_slot = 0;
     pthread_mutex_unlock(&l->lock);
 }
@@ -168,6 +170,30 @@ void td_loader_set_epoch(td_loader *l, int64_t epoch)
         restart(l, (td__position){ .epoch = epoch });
 }
 
+int64_t td_loader_position(const td_loader *l)
+{
+    TD_ENTER();
+    if (!l)
+        td__fail(TD_ERR_ARGUMENT, "td_loader_position: the loader is NULL");
+    return l ? l->take.k : 0;
+}
+
+int td_loader_seek(td_loader *l, int64_t epoch, int64_t batch)
+{
+    TD_ENTER();
+    if (!l)
+        return td__fail(TD_ERR_ARGUMENT, "td_loader_seek: the loader is NULL");
+    if (l == &poison)
+        return td__pending() ? td__pending() : TD_ERR_ABORTED;
+    if (epoch < 0 || epoch == INT64_MAX)
+        return td__fail(TD_ERR_ARGUMENT, "td_loader_seek: the epoch is %lld, expected 0 or more, below 2^63 - 1", (long long)epoch);
+    if (batch < 0 || batch > l->batches)
+        return td__fail(TD_ERR_ARGUMENT, "td_loader_seek: the batch is %lld, expected 0 to %lld, the batches of an epoch", (long long)batch,
+                        (long long)l->batches);
+    restart(l, (td__position){ .epoch = epoch, .k = batch });
+    return 0;
+}
+
 double td_loader_waited_ms(const td_loader *l)
 {
     TD_ENTER();
@@ -192,19 +218,22 @@ static void destroy(td_loader *l)
     for (int i = 0; i < l->started; i++)
         pthread_join(l->thread[i], NULL);
     announce(l, NULL);
-    for (int i = 0; l->slots && i < l->n_slots; i++)
+    for (int i = 0; l->slots && i < l->n_slots; i++) {
+        td__free(l->slots[i].raw);
         for (size_t f = 0; f <= l->data->n_fields; f++) {
             if (l->slots[i].tensor[f])
                 td__tensor_unref(l->slots[i].tensor[f]);
             if (!l->ops->host_memory)
                 td__free(l->slots[i].host[f]);
         }
+    }
     pthread_cond_destroy(&l->work);
     pthread_cond_destroy(&l->ready);
     pthread_cond_destroy(&l->idle);
     pthread_mutex_destroy(&l->lock);
     if (l->data->taken)
         td__dataset_destroy(l->data);
+    td__augment_drop(&l->augment);
     td__free(l->order);
     td__free(l->slots);
     td__free(l->thread);
@@ -257,7 +286,8 @@ static int make_slot(td_loader *l, td__slot *s, int64_t capacity)
         if (!l->ops->host_memory && !s->host[i])
             return TD_ERR_MEMORY;
     }
-    return 0;
+    s->raw = l->augments ? td__alloc(l->data->bytes[0]) : NULL;
+    return l->augments && !s->raw ? TD_ERR_MEMORY : 0;
 }
 
 static int check(td_dataset *data, const td_loader_opts *o)
@@ -275,7 +305,7 @@ static int check(td_dataset *data, const td_loader_opts *o)
     if (o->parts < 0 || o->part < 0 || (o->parts == 0 ? o->part != 0 : o->part >= o->parts))
         return td__fail(TD_ERR_ARGUMENT, "td_loader_new: part is %d of parts %d, expected 0 to parts - 1 (both 0: the world's)",
                         o->part, o->parts);
-    return 0;
+    return td__augment_check(data, &o->augment);
 }
 
 td_loader *td_loader_new(td_dataset *data, const td_loader_opts *opts)
@@ -298,6 +328,7 @@ td_loader *td_loader_new(td_dataset *data, const td_loader_opts *opts)
     l->n_slots = (o->queue ? o->queue : 4) + 1;
     l->order_epoch = -1;
     l->data = data;
+    l->augments = td__augment_wanted(&o->augment);
     l->device = td_device_default();
     l->ops = td__device_ops(l->device);
     int64_t global;
@@ -314,7 +345,7 @@ td_loader *td_loader_new(td_dataset *data, const td_loader_opts *opts)
     l->thread = td__calloc((size_t)l->threads * sizeof *l->thread);
     l->slots = td__calloc((size_t)l->n_slots * sizeof *l->slots);
     l->order = l->shuffle ? td__alloc((size_t)data->rows * sizeof *l->order) : NULL;
-    bool made = l->ops && l->thread && l->slots && (l->order || !l->shuffle);
+    bool made = td__augment_copy(&l->augment, &o->augment, data) && l->ops && l->thread && l->slots && (l->order || !l->shuffle);
     for (int i = 0; made && i < l->n_slots; i++)
         made = make_slot(l, &l->slots[i], capacity) == 0;
     if (!made) {

@@ -12,7 +12,8 @@ typedef enum { TD__SLOT_FREE, TD__SLOT_CLAIMED, TD__SLOT_READY, TD__SLOT_FAILED,
 
 typedef struct {
     td__slot_state state;
-    int64_t     rows;
+    int64_t     rows, epoch;
+    float      *raw;                           /* one picture as it was read, when the loader augments */
     td_tensor  *tensor[TD__MAX_FIELDS + 1];    /* the fields', then the sample numbers; capacity is the storage's */
     void       *host[TD__MAX_FIELDS + 1];      /* where threads write: the storage itself when the CPU can reach it */
     int         code;                          /* when FAILED: why */
@@ -42,6 +43,8 @@ struct td_loader {
     td__slot *held;
     int64_t  *order, order_epoch;              /* of the epoch that is being claimed; NULL without shuffle */
     double    waited;
+    bool      augments;
+    td_augment augment;                        /* its mean and std are the loader's own */
 
     td_loader *next, *prev;
 };

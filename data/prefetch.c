@@ -23,6 +23,7 @@ static td__slot *claim(td_loader *l)
     for (int64_t i = 0; i < share.rows; i++)
         ids[i] = l->order ? l->order[share.first + i] : share.first + i;
     s->rows = share.rows;
+    s->epoch = l->claim.epoch;
     s->state = TD__SLOT_CLAIMED;
     l->claim_slot = (l->claim_slot + 1) % l->n_slots;
     if (++l->claim.k == l->batches)
@@ -54,10 +55,18 @@ static td__slot_state fill(td_loader *l, td__slot *s)
         void *into[TD__MAX_FIELDS];
         for (size_t f = 0; f < data->n_fields; f++)
             into[f] = (char *)s->host[f] + (size_t)i * data->bytes[f];
+        float *picture = into[0];
+        if (l->augments)
+            into[0] = s->raw;
         int rc = data->read(data->user, ids[i], into);
         if (rc != 0 || td__pending_here()) {
             explain(s, ids[i], rc);
             return TD__SLOT_FAILED;
+        }
+        if (l->augments) {
+            const int64_t *dim = data->field[0].shape.dim;
+            td__view view = td__augment_view(&l->augment, l->seed, s->epoch, ids[i]);
+            td__augment_apply(&l->augment, view, dim[0], dim[1], dim[2], s->raw, picture);
         }
     }
     return TD__SLOT_READY;

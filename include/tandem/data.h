@@ -60,6 +60,17 @@ typedef struct {
     uint64_t reserved[4];
 } td_batch;                                                               /* the loader's until its next              */
 
+/* What the loader's threads do to field 0, f32 (C,H,W) pictures, of every sample they read, in this order: random crop, random flip,
+ * normalisation. The random numbers are Philox of (seed, epoch, the sample's number) alone: the same whatever the number of parts and
+ * threads and the batch size, new in every epoch. */
+typedef struct {
+    int  crop_padding;              /* default 0: no crop. p > 0: the picture with p rows and columns of zeros on each side, of
+                                       which a window of its own size is kept, each of the (2p+1)^2 places as likely     */
+    bool flip;                      /* default false; true: mirrored left to right with probability 1/2                 */
+    const double *mean, *std;       /* default NULL: 0 and 1. C numbers each, copied: (x - mean[c]) / std[c], std above 0  */
+    uint64_t reserved[4];
+} td_augment;
+
 typedef struct {
     int64_t  batch;                 /* rows per part; default 32                                                     */
     bool     shuffle;               /* default false; the order is a function of (seed, epoch) alone                 */
@@ -68,6 +79,7 @@ typedef struct {
     int      threads;               /* prefetching threads; default 1                                                */
     int      queue;                 /* batches read ahead; default 4                                                 */
     int      part, parts;           /* default (parts 0): rank and size of the world                                 */
+    td_augment augment;             /* default: samples as they are read                                             */
     uint64_t reserved[8];
 } td_loader_opts;
 TD_API td_loader *td_loader_new(td_dataset *takes, const td_loader_opts *opts);
@@ -78,6 +90,11 @@ TD_API bool       td_loader_next(td_loader *loader, td_batch *batch);
 TD_API int64_t    td_loader_batches(const td_loader *loader);             /* per epoch, the same on every part        */
 TD_API int64_t    td_loader_epoch(const td_loader *loader);
 TD_API void       td_loader_set_epoch(td_loader *loader, int64_t epoch);  /* the next batch is this epoch's first     */
+TD_API int64_t    td_loader_position(const td_loader *loader);            /* batches handed out of this epoch, 0 … td_loader_batches */
+/* The next batch is number `batch` of that epoch, from 0, bit for bit as if all before it had been read; td_loader_batches: the next call
+ * finds the epoch's end. So td_loader_seek(l, td_loader_epoch(k), td_loader_position(k)) goes on where another loader k of the same data and
+ * options stands. Ends the batch in hand. 0 or a negative code. */
+TD_API int        td_loader_seek(td_loader *loader, int64_t epoch, int64_t batch);
 TD_API double     td_loader_waited_ms(const td_loader *loader);           /* time td_loader_next waited since the last call of this */
 
 #ifdef __cplusplus
