@@ -28,7 +28,7 @@ static int grad(td_call *c, td_k_binary *kernel, td_tensor *g, td_grad_slot *slo
     return 0;
 }
 
-#define ACTIVATION(row, save_input)                                                                          \
+#define ACTIVATION(row, save_input, autocast)                                                                \
     static int run_##row(td_call *c)                                                                         \
     {                                                                                                        \
         td_tensor *out = td_call_output(c, 0);                                                               \
@@ -40,18 +40,18 @@ static int grad(td_call *c, td_k_binary *kernel, td_tensor *g, td_grad_slot *slo
         int code = td__need("td_" #row, g[0], row##_grad);                                                   \
         return code ? code : grad(c, td__kernels(g[0])->row##_grad, g[0], slot);                             \
     }                                                                                                        \
-    const td_op td__op_##row = { .name = #row, .infer = infer, .run = run_##row, .grad = grad_##row };       \
+    const td_op td__op_##row = { .name = #row, .infer = infer, .run = run_##row, .grad = grad_##row, .flags = autocast }; \
     td_tensor *td_##row(td_tensor *x)                                                                        \
     {                                                                                                        \
         TD_ENTER();                                                                                          \
         return td_apply(&td__op_##row, &x, 1, NULL);                                                         \
     }
-ACTIVATION(relu, false)
-ACTIVATION(gelu, true)
-ACTIVATION(gelu_tanh, true)
-ACTIVATION(sigmoid, false)
-ACTIVATION(tanh, false)
-ACTIVATION(silu, true)
-ACTIVATION(exp, false)
-ACTIVATION(ln, true)
-ACTIVATION(sqrt, false)
+ACTIVATION(relu, false, 0)
+ACTIVATION(gelu, true, 0)
+ACTIVATION(gelu_tanh, true, 0)
+ACTIVATION(sigmoid, false, 0)
+ACTIVATION(tanh, false, 0)
+ACTIVATION(silu, true, 0)
+ACTIVATION(exp, false, TD_OP_HIGH)
+ACTIVATION(ln, true, TD_OP_HIGH)
+ACTIVATION(sqrt, false, 0)

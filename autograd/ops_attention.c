@@ -139,7 +139,7 @@ static int attention_grad(td_call *c, td_tensor *const *grad_out, td_grad_slot *
 }
 
 const td_op td__op_attention = { .name = "attention", .infer = attention_infer, .run = attention_run, .grad = attention_grad,
-                                 .attr_size = sizeof(attention_attr), .optional = 1u << MASK };
+                                 .attr_size = sizeof(attention_attr), .optional = 1u << MASK, .flags = TD_OP_LOW };
 
 td_tensor *td_attention(td_tensor *q, td_tensor *k, td_tensor *v, const td_attention_opts *opts)
 {

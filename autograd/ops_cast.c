@@ -24,7 +24,7 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 
 /* kernels add only within one dtype: the door serves the rest with a temporary */
 const td_op td__op_cast = { .name = "cast", .infer = infer, .run = run, .grad = grad, .attr_size = sizeof(cast_attr),
-                            .flags = TD_OP_NO_ADD | TD_OP_KEEPS_DIVISOR };
+                            .flags = TD_OP_NO_ADD | TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 td_tensor *td_cast(td_tensor *x, td_dtype dtype)
 {

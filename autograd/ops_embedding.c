@@ -11,7 +11,7 @@ static int infer(td_call *c)
     const td_embedding_opts *o = td_call_attr(c);
     td_tensor *w = td_call_input(c, 0), *ids = td_call_input(c, 1);
     char wt[128], it[128];
-    int code = td__op_float(c, 0, "the weight");
+    int code = td__is_half(w->dtype) ? 0 : td__op_float(c, 0, "the weight");
     if (!code)
         code = td__op_integers(c, 1, "ids");
     if (code)
@@ -67,7 +67,8 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return before ? 0 : td__pending();
 }
 
-const td_op td__op_embedding = { .name = "embedding", .infer = infer, .run = run, .grad = grad, .attr_size = sizeof(td_embedding_opts) };
+const td_op td__op_embedding = { .name = "embedding", .infer = infer, .run = run, .grad = grad,
+                                 .attr_size = sizeof(td_embedding_opts), .flags = TD_OP_ANY_DTYPE };
 
 td_tensor *td_embedding(td_tensor *weight, td_tensor *ids, const td_embedding_opts *opts)
 {

@@ -78,7 +78,7 @@ static int grad_index_select(td_call *c, td_tensor *const *g, td_grad_slot *slot
 }
 
 const td_op td__op_index_select = { .name = "index_select", .infer = infer_index_select, .run = run_index_select, .grad = grad_index_select,
-                                    .attr_size = sizeof(axis_attr) };
+                                    .attr_size = sizeof(axis_attr), .flags = TD_OP_ANY_DTYPE };
 
 td_tensor *td_index_select(td_tensor *x, int axis, td_tensor *index)
 {
@@ -128,7 +128,8 @@ static int grad_gather(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return before ? 0 : td__pending();
 }
 
-const td_op td__op_gather = { .name = "gather", .infer = infer_gather, .run = run_gather, .grad = grad_gather, .attr_size = sizeof(axis_attr) };
+const td_op td__op_gather = { .name = "gather", .infer = infer_gather, .run = run_gather, .grad = grad_gather,
+                              .attr_size = sizeof(axis_attr), .flags = TD_OP_ANY_DTYPE };
 
 td_tensor *td_gather(td_tensor *x, int axis, td_tensor *index)
 {

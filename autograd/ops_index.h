@@ -27,8 +27,8 @@ static inline int td__op_integers(td_call *c, int i, const char *name)
 static inline int td__op_picks(td_call *c)
 {
     td_dtype t = td_call_input(c, 0)->dtype;
-    return !td_call_needs_grad(c, 0) || td__is_float(t) ? 0
-           : td_call_error(c, TD_ERR_DTYPE, "x is %s and needs a gradient; gradients are computed in f32 and f64", td_dtype_name(t));
+    return !td_call_needs_grad(c, 0) || td__is_real(t) ? 0
+           : td_call_error(c, TD_ERR_DTYPE, "x is %s and needs a gradient; only floats have one", td_dtype_name(t));
 }
 
 /* x as contiguous i64, every element in [0, size): x itself with one reference more, or a copy. The caller unrefs or saves it

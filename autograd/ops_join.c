@@ -67,7 +67,8 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return code;
 }
 
-const td_op td__op_concat = { .name = "concat", .infer = infer, .run = run, .grad = grad, .attr_size = sizeof(axis_attr) };
+const td_op td__op_concat = { .name = "concat", .infer = infer, .run = run, .grad = grad,
+                              .attr_size = sizeof(axis_attr), .flags = TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 /* Level by level: groups of TD_OP_MAX_INPUTS become one piece each. */
 static td_tensor *join(td_tensor *const *list, size_t n, int axis)

@@ -127,7 +127,7 @@ static int layer_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *i
 }
 
 const td_op td__op_layer_norm = { .name = "layer_norm", .infer = rows_infer, .run = layer_run, .grad = layer_grad, .attr_size = sizeof(rows_attr),
-                                  .optional = 1u << 1 | 1u << 2 };
+                                  .optional = 1u << 1 | 1u << 2, .flags = TD_OP_HIGH };
 
 static int rms_run(td_call *call)
 {
@@ -140,7 +140,7 @@ static int rms_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in)
 }
 
 const td_op td__op_rms_norm = { .name = "rms_norm", .infer = rows_infer, .run = rms_run, .grad = rms_grad, .attr_size = sizeof(rows_attr),
-                                .optional = 1u << 1 };
+                                .optional = 1u << 1, .flags = TD_OP_HIGH };
 
 /* ---- groups of channels ------------------------------------------------------------------------------------------------------------ */
 
@@ -206,7 +206,7 @@ static int group_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *i
 }
 
 const td_op td__op_group_norm = { .name = "group_norm", .infer = group_infer, .run = group_run, .grad = group_grad, .attr_size = sizeof(group_attr),
-                                  .optional = 1u << 1 | 1u << 2 };
+                                  .optional = 1u << 1 | 1u << 2, .flags = TD_OP_HIGH };
 
 /* ---- public ------------------------------------------------------------------------------------------------------------------------ */
 

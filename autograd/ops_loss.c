@@ -89,7 +89,7 @@ static int grad_cross_entropy(td_call *c, td_tensor *const *g, td_grad_slot *slo
 }
 
 const td_op td__op_cross_entropy = { .name = "cross_entropy", .infer = infer_cross_entropy, .run = run_cross_entropy, .grad = grad_cross_entropy,
-                                     .attr_size = sizeof(td_cross_entropy_opts) };
+                                     .attr_size = sizeof(td_cross_entropy_opts), .flags = TD_OP_HIGH };
 
 td_tensor *td_cross_entropy(td_tensor *logits, td_tensor *target, const td_cross_entropy_opts *opts)
 {
@@ -151,7 +151,7 @@ static int grad_mse(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return code;
 }
 
-const td_op td__op_mse = { .name = "mse", .infer = infer_mse, .run = run_mse, .grad = grad_mse };
+const td_op td__op_mse = { .name = "mse", .infer = infer_mse, .run = run_mse, .grad = grad_mse, .flags = TD_OP_HIGH };
 
 td_tensor *td_mse(td_tensor *x, td_tensor *target)
 {

@@ -279,7 +279,7 @@ static int grad_matmul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return code;
 }
 
-const td_op td__op_matmul = { .name = "matmul", .infer = infer_matmul, .run = run_matmul, .grad = grad_matmul };
+const td_op td__op_matmul = { .name = "matmul", .infer = infer_matmul, .run = run_matmul, .grad = grad_matmul, .flags = TD_OP_LOW };
 
 td_tensor *td_matmul(td_tensor *a, td_tensor *b)
 {
@@ -384,7 +384,8 @@ static int grad_linear(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return code;
 }
 
-const td_op td__op_linear = { .name = "linear", .infer = infer_linear, .run = run_linear, .grad = grad_linear, .optional = 1u << 2 };
+const td_op td__op_linear = { .name = "linear", .infer = infer_linear, .run = run_linear, .grad = grad_linear,
+                              .optional = 1u << 2, .flags = TD_OP_LOW };
 
 td_tensor *td_linear(td_tensor *x, td_tensor *w, td_tensor *b)
 {

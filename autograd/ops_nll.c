@@ -63,7 +63,8 @@ static int grad_nll(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return 0;
 }
 
-const td_op td__op_nll = { .name = "nll", .infer = infer_nll, .run = run_nll, .grad = grad_nll, .attr_size = sizeof(td_nll_opts) };
+const td_op td__op_nll = { .name = "nll", .infer = infer_nll, .run = run_nll, .grad = grad_nll,
+                           .attr_size = sizeof(td_nll_opts), .flags = TD_OP_HIGH };
 
 td_tensor *td_nll(td_tensor *log_probabilities, td_tensor *target, const td_nll_opts *opts)
 {
@@ -157,7 +158,7 @@ static int grad_bce(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_bce_with_logits = { .name = "bce_with_logits", .infer = infer_bce, .run = run_bce, .grad = grad_bce,
-                                       .optional = 1u << 2 };
+                                       .optional = 1u << 2, .flags = TD_OP_HIGH };
 
 td_tensor *td_bce_with_logits(td_tensor *x, td_tensor *target, const td_bce_opts *opts)
 {

@@ -60,8 +60,9 @@ static int norm_run(td_call *call)
 {
     const norm_attr *a = td_call_attr(call);
     td_tensor *in[5], *x = td_call_input(call, 0);
+    const bool learns = a->train && !td_recomputing();     /* a checkpoint's second run has been counted in the first         */
     for (int i = 0; i < 5; i++)
-        in[i] = td_call_input(call, i);
+        in[i] = i < 3 || learns || !a->train ? td_call_input(call, i) : NULL;
     int64_t n, c, inner;
     norm_sizes(call, &n, &c, &inner);
     int code = td__need("td_batch_norm", x, batch_norm);
@@ -76,7 +77,7 @@ static int norm_run(td_call *call)
     }
     td__kernels(x)->batch_norm(x->dtype, n, c, inner, td__ptr(td_call_output(call, 0)), td__ptr(mean), td__ptr(rstd), td__ptr(x),
                                td__image_ptr(in[1]), td__image_ptr(in[2]), td__image_ptr(in[3]), td__image_ptr(in[4]), a->train, a->momentum, a->eps);
-    if (a->train && in[3] && n * inner > 0) {
+    if (learns && in[3] && n * inner > 0) {
         in[3]->storage->version++;
         in[4]->storage->version++;
     }
@@ -105,7 +106,7 @@ static int norm_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in
 }
 
 const td_op td__op_batch_norm = { .name = "batch_norm", .infer = norm_infer, .run = norm_run, .grad = norm_grad, .attr_size = sizeof(norm_attr),
-                                  .optional = 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4 };
+                                  .optional = 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4, .flags = TD_OP_HIGH };
 
 td_tensor *td_batch_norm(td_tensor *x, td_tensor *w, td_tensor *b, td_tensor *running_mean, td_tensor *running_var, const td_batch_norm_opts *opts)
 {

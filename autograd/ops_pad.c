@@ -52,7 +52,8 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return code;
 }
 
-const td_op td__op_pad = { .name = "pad", .infer = infer, .run = run, .grad = grad, .attr_size = sizeof(pad_attr) };
+const td_op td__op_pad = { .name = "pad", .infer = infer, .run = run, .grad = grad,
+                           .attr_size = sizeof(pad_attr), .flags = TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 td_tensor *td_pad(td_tensor *x, const int64_t *before, const int64_t *after, int n, double value)
 {

@@ -67,7 +67,7 @@ static int grad_pow(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return 0;
 }
 
-const td_op td__op_pow = { .name = "pow", .infer = infer_float, .run = run_pow, .grad = grad_pow, .attr_size = sizeof(numbers) };
+const td_op td__op_pow = { .name = "pow", .infer = infer_float, .run = run_pow, .grad = grad_pow, .attr_size = sizeof(numbers), .flags = TD_OP_HIGH };
 
 static int infer_clamp(td_call *c)
 {

@@ -129,8 +129,10 @@ static int grad_mean(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
     return grad_scaled_sum(c, "td_mean", g[0], &slot[0], true);
 }
-const td_op td__op_sum = { .name = "sum", .infer = infer_sum, .run = run_sum, .grad = grad_sum, .attr_size = sizeof(td__reduce_attr) };
-const td_op td__op_mean = { .name = "mean", .infer = infer_mean, .run = run_mean, .grad = grad_mean, .attr_size = sizeof(td__reduce_attr) };
+const td_op td__op_sum = { .name = "sum", .infer = infer_sum, .run = run_sum, .grad = grad_sum,
+                           .attr_size = sizeof(td__reduce_attr), .flags = TD_OP_HIGH };
+const td_op td__op_mean = { .name = "mean", .infer = infer_mean, .run = run_mean, .grad = grad_mean,
+                            .attr_size = sizeof(td__reduce_attr), .flags = TD_OP_HIGH };
 
 /* ---- amax, amin: the gradient is shared evenly among the elements that tie ---------------------------------------------------- */
 
@@ -192,8 +194,10 @@ static int run_amin(td_call *c)
 {
     return run_extreme(c, false);
 }
-const td_op td__op_amax = { .name = "amax", .infer = infer_extreme, .run = run_amax, .grad = grad_extreme, .attr_size = sizeof(td__reduce_attr) };
-const td_op td__op_amin = { .name = "amin", .infer = infer_extreme, .run = run_amin, .grad = grad_extreme, .attr_size = sizeof(td__reduce_attr) };
+const td_op td__op_amax = { .name = "amax", .infer = infer_extreme, .run = run_amax, .grad = grad_extreme,
+                            .attr_size = sizeof(td__reduce_attr) };
+const td_op td__op_amin = { .name = "amin", .infer = infer_extreme, .run = run_amin, .grad = grad_extreme,
+                            .attr_size = sizeof(td__reduce_attr) };
 
 /* ---- argmax ------------------------------------------------------------------------------------------------------------------ */
 

@@ -4,7 +4,7 @@
 #define TD_OPS_SHARED_H
 #include "ops_list.h"
 
-/* Where only f32 and f64 work. 0, or the sentence. */
+/* Floats of any width: f16 and bf16 come as f32 (op.h). 0, or the sentence. */
 static inline int td__op_float(td_call *c, int i, const char *what)
 {
     td_dtype t = td_call_input(c, i)->dtype;

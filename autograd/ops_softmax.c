@@ -111,7 +111,7 @@ static int grad(td_call *c, const char *who, rows_grad_kernel *kernel, td_tensor
         return code ? code : grad(c, "td_" #row, td__kernels(g[0])->row##_grad, g, slot);                    \
     }                                                                                                        \
     const td_op td__op_##row = { .name = #row, .infer = infer_##row, .run = run_##row, .grad = grad_##row,   \
-                                 .attr_size = sizeof(softmax_attr) };                                        \
+                                 .attr_size = sizeof(softmax_attr), .flags = TD_OP_HIGH };                                        \
     td_tensor *td_##row(td_tensor *x, int axis)                                                              \
     {                                                                                                        \
         TD_ENTER();                                                                                          \

@@ -113,7 +113,7 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return code;
 }
 
-const td_op td__op_var = { .name = "var", .infer = infer, .run = run, .grad = grad, .attr_size = sizeof(var_attr) };
+const td_op td__op_var = { .name = "var", .infer = infer, .run = run, .grad = grad, .attr_size = sizeof(var_attr), .flags = TD_OP_HIGH };
 
 td_tensor *td_var(td_tensor *x, const int *axes, int n_axes, bool keep, int correction)
 {

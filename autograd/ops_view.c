@@ -128,7 +128,7 @@ static int grad_same(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_reshape = { .name = "reshape", .infer = infer_reshape, .run = run_reshape, .grad = grad_same,
-                               .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW | TD_OP_KEEPS_DIVISOR };
+                               .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW | TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 /* ---- permute ---------------------------------------------------------------------------------------------------------------- */
 
@@ -171,7 +171,7 @@ static int grad_permute(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_permute = { .name = "permute", .infer = infer_permute, .grad = grad_permute, .attr_size = sizeof(order_attr),
-                               .flags = TD_OP_VIEW };
+                               .flags = TD_OP_VIEW | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 /* ---- expand ------------------------------------------------------------------------------------------------------------------ */
 
@@ -199,7 +199,8 @@ static int grad_expand(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return td__sum_to(g[0], 1.0, slot[0].into, slot[0].add);
 }
 
-const td_op td__op_expand = { .name = "expand", .infer = infer_expand, .grad = grad_expand, .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW };
+const td_op td__op_expand = { .name = "expand", .infer = infer_expand, .grad = grad_expand,
+                              .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW | TD_OP_ANY_DTYPE };
 
 /* ---- narrow ------------------------------------------------------------------------------------------------------------------ */
 
@@ -244,7 +245,7 @@ static int grad_narrow(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_narrow = { .name = "narrow", .infer = infer_narrow, .grad = grad_narrow, .attr_size = sizeof(narrow_attr),
-                              .flags = TD_OP_VIEW };
+                              .flags = TD_OP_VIEW | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 /* ---- contiguous, detach ------------------------------------------------------------------------------------------------------ */
 
@@ -258,14 +259,14 @@ static int run_contiguous(td_call *c)
     return td__copy(td_call_output(c, 0), td_call_input(c, 0), false);
 }
 const td_op td__op_contiguous = { .name = "contiguous", .infer = infer_contiguous, .run = run_contiguous, .grad = grad_same,
-                                  .flags = TD_OP_KEEPS_DIVISOR };
+                                  .flags = TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 static int infer_detach(td_call *c)
 {
     td_tensor *x = td_call_input(c, 0);
     return td_call_view(c, x->shape, x->stride, 0);
 }
-const td_op td__op_detach = { .name = "detach", .infer = infer_detach, .flags = TD_OP_VIEW };
+const td_op td__op_detach = { .name = "detach", .infer = infer_detach, .flags = TD_OP_VIEW | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
 
 /* ---- public ------------------------------------------------------------------------------------------------------------------ */
 

@@ -138,7 +138,8 @@ int td__copy(td_tensor *into, td_tensor *from, bool add)
     char a[128], b[128];
     if (!td__shape_equal(into->shape, from->shape))
         return td__fail(TD_ERR_INTERNAL, "copy: shape %s into shape %s", td__shape_text(from->shape, a), td__shape_text(into->shape, b));
-    if (add && (into->dtype != from->dtype || !td__is_arith(into->dtype)))
+    bool same = into->dtype == from->dtype && (td__is_arith(into->dtype) || td__is_half(into->dtype));
+    if (add && !same && !(td__is_half(into->dtype) && from->dtype == TD_F32))
         return td__fail(TD_ERR_DTYPE, "copy: %s cannot be added to %s", td_dtype_name(from->dtype), td_dtype_name(into->dtype));
     if (!td__device_equal(into->storage->device, from->storage->device))
         return copy_across(into, from, add);

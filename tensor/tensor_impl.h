@@ -15,6 +15,7 @@ typedef struct td_device_ops {
     const char *name;                                          /* "cpu"                                                    */
     td_device_kind kind;
     bool  host_memory;                                         /* may the CPU read its pointers?                          */
+    bool  computes_half;                                       /* do its kernels take f16 and bf16? else f32 copies do      */
     int   (*count)(void);                                      /* how many such devices this process may use               */
     void *(*alloc)(int index, size_t bytes);                   /* 64-byte aligned, caching; NULL after td__fail             */
     void  (*free)(int index, void *block);
@@ -42,6 +43,8 @@ int    td__dtype_check(const char *who, td_dtype dtype);        /* 0, or td__fai
 double td__element_get(td_dtype dtype, const void *at);
 void   td__element_put(td_dtype dtype, void *at, double value);
 static inline bool td__is_float(td_dtype t) { return t == TD_F32 || t == TD_F64; }              /* what "float" rows take   */
+static inline bool td__is_half(td_dtype t) { return t == TD_F16 || t == TD_BF16; }
+static inline bool td__is_real(td_dtype t) { return td__is_float(t) || td__is_half(t); }         /* what can have a gradient  */
 static inline bool td__is_arith(td_dtype t) { return td__is_float(t) || t == TD_I64 || t == TD_I32; }
 
 /* ---- storage.c ------------------------------------------------------------------------------------------------------------------- */

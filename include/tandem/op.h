@@ -21,8 +21,18 @@ enum {
     TD_OP_KEEPS_DIVISOR = 1u << 1, /* the result of a stamped loss stays stamped (scale, add, …)                       */
     TD_OP_VIEW = 1u << 2,          /* output 0 may share the storage of input 0: infer calls td_call_view              */
     TD_OP_RANDOM = 1u << 3,        /* draws random numbers: takes an index of the random calls of this forward         */
+    TD_OP_LOW = 1u << 4,           /* inside TD_AUTOCAST its f32, f16 and bf16 inputs become the region's dtype         */
+    TD_OP_HIGH = 1u << 5,          /* inside TD_AUTOCAST its f16 and bf16 inputs become f32; with neither flag inputs of
+                                      several of the three dtypes become the widest                                    */
+    TD_OP_ANY_DTYPE = 1u << 6,     /* infer and run take f16 and bf16 as they are (they move elements); see below       */
+    TD_OP_ANY_DTYPE_GRAD = 1u << 7,   /* so does grad                                                                  */
 };
 
+/* f16 and bf16. A device that has no kernels for them (the CPU) computes in f32: infer and run see f32 copies of such inputs, f32
+ * outputs are rounded once to the inputs' dtype, what is saved of inputs and outputs stays in 16 bits, and grad sees f32 copies of
+ * grad_out and of saved inputs and outputs and f32 slots, which are rounded once as they are written or added. So an operation that
+ * knows f32 alone takes f16 and bf16, too. Tensors made in run (and saved) stay what they are. Views are never copied. The float
+ * inputs of one call must share one dtype. */
 typedef struct td_op {
     const char *name;                                   /* "relu"; messages say td_<name>                            */
     int  (*infer)(td_call *call);                       /* check inputs; td_call_infer each output; or td_call_error  */

@@ -52,6 +52,25 @@ ADD_ROW(add_f64, double)
 ADD_ROW(add_i64, uint64_t)
 ADD_ROW(add_i32, uint32_t)
 
+/* 16 bits: the sum is formed in f32 and rounded once. */
+#define ADD_HALF_ROW(name, half, HALF, from, FROM)                                                                  \
+    static void name(int64_t n, void *restrict out, int64_t so, const void *restrict in, int64_t si)                \
+    {                                                                                                               \
+        HALF *restrict o = out;                                                                                     \
+        const FROM *restrict x = in;                                                                                \
+        if (so == 1 && si == 1) {                                                                                   \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++)                                                     \
+                o[i] = td__f32_to_##half(td__##half##_to_f32(o[i]) + td__get_##from(x[i]));                         \
+        } else {                                                                                                    \
+            for (int64_t i = 0; i < n; i++)                                                                         \
+                o[i * so] = td__f32_to_##half(td__##half##_to_f32(o[i * so]) + td__get_##from(x[i * si]));          \
+        }                                                                                                           \
+    }
+ADD_HALF_ROW(add_f16, f16, td_f16, f16, td_f16)
+ADD_HALF_ROW(add_bf16, bf16, td_bf16, bf16, td_bf16)
+ADD_HALF_ROW(add_f32_to_f16, f16, td_f16, f32, float)
+ADD_HALF_ROW(add_f32_to_bf16, bf16, td_bf16, f32, float)
+
 #define CONVERT_ROW(from, FROM, to, TO)                                                                             \
     static void from##_to_##to(int64_t n, void *restrict out, int64_t so, const void *restrict in, int64_t si)      \
     {                                                                                                               \
@@ -87,7 +106,10 @@ static row_fn *const convert_rows[8][8] = {
     [TD_F32] = TABLE_ROW(f32), [TD_F64] = TABLE_ROW(f64), [TD_F16] = TABLE_ROW(f16), [TD_BF16] = TABLE_ROW(bf16),
     [TD_I64] = TABLE_ROW(i64), [TD_I32] = TABLE_ROW(i32), [TD_U8] = TABLE_ROW(u8), [TD_BOOL] = TABLE_ROW(b8),
 };
-static row_fn *const add_rows[8] = { [TD_F32] = add_f32, [TD_F64] = add_f64, [TD_I64] = add_i64, [TD_I32] = add_i32 };
+static row_fn *const add_rows[8] = { [TD_F32] = add_f32, [TD_F64] = add_f64, [TD_F16] = add_f16, [TD_BF16] = add_bf16,
+                                     [TD_I64] = add_i64, [TD_I32] = add_i32 };
+/* an f32 that is added to 16 bits is rounded once, not twice */
+static row_fn *const add_f32_rows[8] = { [TD_F32] = add_f32, [TD_F16] = add_f32_to_f16, [TD_BF16] = add_f32_to_bf16 };
 
 static row_fn *copy_row(size_t size)
 {
@@ -211,8 +233,8 @@ void K(copy)(const td_loop *l, td_dtype to, void *out, td_dtype from, const void
 {
     job j = { .l = l, .to = td_dtype_size(to), .from = td_dtype_size(from), .out = out, .in = x };
     row_fn *plain = to == from ? copy_row(j.to) : convert_rows[to][from];
-    j.row = add ? add_rows[to] : plain;
-    j.run = transposed_run(l);
+    j.row = !add ? plain : from == TD_F32 ? add_f32_rows[to] : add_rows[to];
+    j.run = add && to != from ? -1 : transposed_run(l);        /* tiles hold the output's dtype                          */
     if (j.run < 0) {
         walk_all_rows(&j);
         return;
