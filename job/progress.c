@@ -108,7 +108,7 @@ void td_progress_step(td_progress *p, int64_t rows, td_tensor *loss, const td_dd
         return;
     double now = td__now();
     bool draw = p->columns && now - p->shown >= 0.1, line = now - p->lined >= p->every;
-    if (!draw && !line)
+    if (!draw && !line && p->done != p->steps)   /* td_progress_end shows the last one's loss */
         return;
     p->loss = td_item(loss);
     if (draw) {
