@@ -1,4 +1,4 @@
-/* autograd/ops_conv.c: td_conv2d and its gradients. x (N,C,H,W), w (O,C,KH,KW), b (O) or NULL.
+/* autograd/ops_conv.c: td_conv2d and its gradients. x (N,C,H,W), w (O,C/groups,KH,KW), b (O) or NULL.
  */
 #include "ops_image.h"
 #include "ops_list.h"
@@ -9,8 +9,9 @@ static td_conv2d_shape conv_shape(const td_call *call)
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     return (td_conv2d_shape){
         .n = x.dim[0], .c = x.dim[1], .h = x.dim[2], .w = x.dim[3], .o = w.dim[0], .kh = w.dim[2], .kw = w.dim[3],
-        .oh = td__image_out(x.dim[2], w.dim[2], o->stride, o->padding), .ow = td__image_out(x.dim[3], w.dim[3], o->stride, o->padding),
-        .stride = o->stride, .padding = o->padding,
+        .oh = td__image_out(x.dim[2], td__image_reach(w.dim[2], o->dilation), o->stride, o->padding),
+        .ow = td__image_out(x.dim[3], td__image_reach(w.dim[3], o->dilation), o->stride, o->padding),
+        .stride = o->stride, .padding = o->padding, .dilation = o->dilation, .groups = o->groups,
     };
 }
 
@@ -28,16 +29,23 @@ static int conv_infer(td_call *call)
     if (x.ndim != 4)
         return td_call_error(call, TD_ERR_SHAPE, "x has shape %s, expected 4 dimensions (N,C,H,W)", td__shape_text(x, xt));
     if (w.ndim != 4)
-        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s, expected 4 dimensions (O,C,KH,KW)", td__shape_text(w, wt));
-    if (x.dim[1] != w.dim[1])
+        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s, expected 4 dimensions (O,C/groups,KH,KW)", td__shape_text(w, wt));
+    code = td__image_conv(call, w, o->stride, o->padding, o->dilation, o->groups);
+    if (code)
+        return code;
+    if (x.dim[1] % o->groups != 0)
+        return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels (dimension 1), not a multiple of groups %d", td__shape_text(x, xt),
+                             (long long)x.dim[1], o->groups);
+    if (w.dim[0] % o->groups != 0)
+        return td_call_error(call, TD_ERR_SHAPE, "w %s has %lld output channels (dimension 0), not a multiple of groups %d",
+                             td__shape_text(w, wt), (long long)w.dim[0], o->groups);
+    if (x.dim[1] / o->groups != w.dim[1] && o->groups == 1)
         return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels (dimension 1) and w %s expects %lld", td__shape_text(x, xt),
                              (long long)x.dim[1], td__shape_text(w, wt), (long long)w.dim[1]);
-    if (w.dim[2] < 1 || w.dim[3] < 1)
-        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s: its windows are empty", td__shape_text(w, wt));
-    if (o->stride < 1)
-        return td_call_error(call, TD_ERR_ARGUMENT, "stride is %d, expected at least 1 (0 means 1)", o->stride);
-    if (o->padding < 0)
-        return td_call_error(call, TD_ERR_ARGUMENT, "padding is %d, expected at least 0", o->padding);
+    if (x.dim[1] / o->groups != w.dim[1])
+        return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels in each of %d groups and w %s expects %lld (dimension 1)",
+                             td__shape_text(x, xt), (long long)(x.dim[1] / o->groups), o->groups, td__shape_text(w, wt),
+                             (long long)w.dim[1]);
     if (b) {
         td_shape s = td_call_input_shape(call, 2);
         char bt[128];
@@ -47,8 +55,8 @@ static int conv_infer(td_call *call)
     }
     td_conv2d_shape s = conv_shape(call);
     if (s.oh < 0 || s.ow < 0)
-        return td_call_error(call, TD_ERR_SHAPE, "the window of w %s is larger than x %s with padding %d", td__shape_text(w, wt),
-                             td__shape_text(x, xt), o->padding);
+        return td_call_error(call, TD_ERR_SHAPE, "the window of w %s with dilation %d is larger than x %s with padding %d",
+                             td__shape_text(w, wt), o->dilation, td__shape_text(x, xt), o->padding);
     return td_call_infer(call, 0, (td_shape){ 4, { s.n, s.o, s.oh, s.ow } }, td_dtype_of(td_call_input(call, 0)));
 }
 
@@ -60,7 +68,7 @@ static int conv_run(td_call *call)
         return code;
     const td_conv2d_shape s = conv_shape(call);
     const int before = td__pending();
-    td__kernels(x)->conv2d(x->dtype, &s, td__ptr(out), td__ptr(x), td__ptr(w), td__image_ptr(b));
+    td__kernels(x)->conv2d(x->dtype, &s, td__ptr(out), td__ptr(x), td__ptr(w), td__image_ptr(b), false);
     if (td_call_needs_grad(call, 1))
         td_call_save(call, x);
     if (td_call_needs_grad(call, 0))
@@ -81,7 +89,7 @@ static int conv_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in
     if (code)
         return code;
     if (in[0].into)
-        td__kernels(g)->conv2d_grad_x(g->dtype, &s, td__ptr(in[0].into), td__ptr(g), td__ptr(w), in[0].add);
+        td__kernels(g)->conv2d_grad_x(g->dtype, &s, td__ptr(in[0].into), td__ptr(g), td__ptr(w), NULL, in[0].add);
     td_tensor *gb = in[2].into;
     if (in[1].into || gb)
         td__kernels(g)->conv2d_grad_w(g->dtype, &s, td__image_ptr(in[1].into), td__image_ptr(gb), td__ptr(g), td__image_ptr(x), in[1].add,
@@ -90,14 +98,15 @@ static int conv_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in
 }
 
 const td_op td__op_conv2d = { .name = "conv2d", .infer = conv_infer, .run = conv_run, .grad = conv_grad, .attr_size = sizeof(td_conv2d_opts),
-                              .optional = 1u << 2 };
+                              .optional = 1u << 2, .flags = TD_OP_LOW };
 
 td_tensor *td_conv2d(td_tensor *x, td_tensor *w, td_tensor *b, const td_conv2d_opts *opts)
 {
     TD_ENTER();
     td_conv2d_opts o = opts ? *opts : (td_conv2d_opts){ 0 };
-    if (o.stride == 0)
-        o.stride = 1;
+    o.stride = o.stride ? o.stride : 1;
+    o.dilation = o.dilation ? o.dilation : 1;
+    o.groups = o.groups ? o.groups : 1;
     td_tensor *in[] = { td__image_arg(x), td__image_arg(w), td__image_arg(b) };
     return td_apply(&td__op_conv2d, in, 3, &o);
 }

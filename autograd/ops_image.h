@@ -1,4 +1,4 @@
-/* autograd/ops_image.h: checks and shapes that the image operations share. Internal to ops_conv.c, ops_pool.c, ops_norm.c, ops_layer_norm.c.
+/* autograd/ops_image.h: checks and shapes that the image operations share. Internal to ops_conv.c, ops_conv_transpose.c, ops_pool.c, ops_norm.c, ops_layer_norm.c.
  */
 #ifndef TD_OPS_IMAGE_H
 #define TD_OPS_IMAGE_H
@@ -26,6 +26,29 @@ static inline int64_t td__image_out(int64_t size, int64_t window, int stride, in
 {
     int64_t room = size + 2 * (int64_t)padding - window;
     return room < 0 ? -1 : room / stride + 1;
+}
+
+/* The rows that a kernel of `window` rows covers. */
+static inline int64_t td__image_reach(int64_t window, int dilation)
+{
+    return (window - 1) * dilation + 1;
+}
+
+/* What every convolution checks of its weights and numbers. 0, or the error recorded. */
+static inline int td__image_conv(td_call *call, td_shape w, int stride, int padding, int dilation, int groups)
+{
+    char wt[128];
+    if (w.dim[2] < 1 || w.dim[3] < 1)
+        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s: its windows are empty", td__shape_text(w, wt));
+    if (stride < 1)
+        return td_call_error(call, TD_ERR_ARGUMENT, "stride is %d, expected at least 1 (0 means 1)", stride);
+    if (padding < 0)
+        return td_call_error(call, TD_ERR_ARGUMENT, "padding is %d, expected at least 0", padding);
+    if (dilation < 1)
+        return td_call_error(call, TD_ERR_ARGUMENT, "dilation is %d, expected at least 1 (0 means 1)", dilation);
+    if (groups < 1)
+        return td_call_error(call, TD_ERR_ARGUMENT, "groups is %d, expected at least 1 (0 means 1)", groups);
+    return 0;
 }
 
 /* After a kernel that needs workspace: the error that it met, if any. An older error that is pending does not count. */

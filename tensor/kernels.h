@@ -13,7 +13,9 @@
 typedef struct { int ndim; int64_t dim[TD_MAX_DIMS]; int64_t stride[4][TD_MAX_DIMS]; } td_loop;
 /* `keep`: the result's elements (operand 0 out, 1 in); `red`: the elements summed into each (operand 1 in). */
 typedef struct { td_loop keep, red; } td_reduce_loop;
-typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding; } td_conv2d_shape;   /* pools: kh = kw = window, o = c */
+/* Of a convolution x (n,c,h,w) * w (o,c/groups,kh,kw) -> (n,o,oh,ow). Pools: kh = kw = window, o = c; dilation and groups are not read,
+ * adaptive ones read sizes only. */
+typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding, dilation, groups; } td_conv2d_shape;
 /* q (n,h,t,d), k and v (n,h,s,d): strides in elements of n, h and rows; a row's elements are neighbours. mask: strides of n, h, t, s; 0
  * where it repeats; bool, or added in the dtype. causal: query t sees keys 0 … t. */
 typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
@@ -26,7 +28,7 @@ typedef struct td_kernels {
     const char *name;                                            /* "cpu avx2"                                             */
 
     /* movement: tensor/cpu/move.c (all dtypes; rounds to nearest even) */
-    void (*copy)(const td_loop *l, td_dtype to, void *out, td_dtype from, const void *x, bool add);  /* add: arith, same dtype */
+    void (*copy)(const td_loop *l, td_dtype to, void *out, td_dtype from, const void *x, bool add);  /* add: one dtype, not u8, bool; or f32 to f16, bf16 */
     void (*fill)(const td_loop *l, td_dtype t, void *out, double value);   /* integers and bool: converted                   */
     void (*arange)(td_dtype t, int64_t n, void *out);
 
@@ -115,6 +117,16 @@ typedef struct td_kernels {
     void (*group_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, int64_t groups, void *gx, void *gw, void *gb, const void *gy,
                             const void *x, const void *w, const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b);
 
+    /* recurrent cells: tensor/cpu/rnn.c (float, contiguous): gates (n,4*hidden): input, forget, cell, output; gi, gh (n,3*hidden): reset, update, new;
+     * states (n,hidden). act (n,4*hidden), what the gradients read, may be NULL. Gradients that are NULL are not wanted; gh and gc_out of
+     * lstm_cell_grad that are NULL did not arrive. */
+    void (*lstm_cell)(td_dtype t, int64_t n, int64_t hidden, void *h, void *c_out, void *act, const void *gates, const void *c);
+    void (*lstm_cell_grad)(td_dtype t, int64_t n, int64_t hidden, void *ggates, void *gc, const void *gh, const void *gc_out, const void *act,
+                           const void *c, const void *c_out, bool add_gates, bool add_c);
+    void (*gru_cell)(td_dtype t, int64_t n, int64_t hidden, void *out, void *act, const void *gi, const void *gh, const void *h);
+    void (*gru_cell_grad)(td_dtype t, int64_t n, int64_t hidden, void *ggi, void *ggh, void *gprev, const void *g, const void *act, const void *h,
+                          bool add_gi, bool add_gh, bool add_h);
+
     /* by index: tensor/cpu/index.c (all dtypes; gradients float): x (outer,size,inner). The others trust that index_check found *bad -1: the first
      * position whose index is not in [0,size). */
     void (*index_check)(int64_t n, const int64_t *index, int64_t size, int64_t *bad);
@@ -127,15 +139,19 @@ typedef struct td_kernels {
     void (*gather_grad)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *gx, const void *g, const int64_t *index,
                         bool add);
 
-    /* images: tensor/cpu/conv2d.c, pool2d.c, batch_norm.c (float, contiguous NCHW) */
-    void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias);
-    void (*conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, bool add);
+    /* images: tensor/cpu/conv2d.c, pool2d.c, adaptive_pool2d.c, batch_norm.c (float, contiguous NCHW); bias (per channel of what is
+     * written) may be NULL, gradients that are NULL are not wanted */
+    void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias, bool add);
+    void (*conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, const void *bias, bool add);
     void (*conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w,
                           bool add_b);
     void (*max_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, int32_t *where, const void *x);   /* where: h*W+w         */
     void (*max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where, bool add);
     void (*avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x);
     void (*avg_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, bool add);
+    void (*adaptive_max_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, int32_t *where, const void *x);  /* gradient: max_pool2d_grad */
+    void (*adaptive_avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x);
+    void (*adaptive_avg_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, bool add);
     /* x (n,c,inner); mean and rstd (c) are saved; running ones updated when not NULL */
     void (*batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *w,
                        const void *b, void *running_mean, void *running_var, bool train, double momentum, double eps);

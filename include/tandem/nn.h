@@ -55,8 +55,22 @@ TD_API size_t      td_summary_format(const td_module *m, char *into, size_t size
 /* ---- layers. Parameters are f32, named and initialised as in PyTorch: weight and bias uniform in +-1/sqrt(fan_in) -------- */
 typedef struct { bool no_bias; uint64_t reserved[4]; } td_nn_linear_opts;   /* default false: with bias                        */
 TD_API td_module *td_nn_linear(int64_t in, int64_t out, const td_nn_linear_opts *opts);     /* weight (out,in) bias (out) */
-typedef struct { int stride, padding; bool no_bias; uint64_t reserved[4]; } td_nn_conv2d_opts;  /* stride default 1        */
+typedef struct {
+    int stride, padding;          /* default 1 and 0                                                                    */
+    bool no_bias;                 /* default false: with bias                                                           */
+    int dilation, groups;         /* default 1 and 1; groups divides in and out                                         */
+    uint64_t reserved[4];
+} td_nn_conv2d_opts;
+/* weight (out,in/groups,kernel,kernel) bias (out); fan_in = in/groups * kernel^2 */
 TD_API td_module *td_nn_conv2d(int64_t in, int64_t out, int kernel, const td_nn_conv2d_opts *opts);
+typedef struct {
+    int stride, padding, output_padding;   /* default 1, 0 and 0                                                       */
+    bool no_bias;                 /* default false: with bias                                                           */
+    int dilation, groups;         /* default 1 and 1; groups divides in and out                                         */
+    uint64_t reserved[4];
+} td_nn_conv_transpose2d_opts;
+/* weight (in,out/groups,kernel,kernel) bias (out); fan_in = out/groups * kernel^2, as PyTorch has it */
+TD_API td_module *td_nn_conv_transpose2d(int64_t in, int64_t out, int kernel, const td_nn_conv_transpose2d_opts *opts);
 typedef struct { double momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* defaults 0.1, 1e-5, false */
 TD_API td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts);    /* (N,C,…)                  */
 typedef struct {
@@ -80,6 +94,31 @@ typedef struct {
 TD_API td_module *td_nn_group_norm(int64_t groups, int64_t channels, const td_nn_group_norm_opts *opts);    /* (N,C,…)   */
 /* weight (count,width) from N(0,1), the padding row zero; ids in [0,count), of any shape, i64 or i32 -> (…,width) */
 TD_API td_module *td_nn_embedding(int64_t count, int64_t width, const td_embedding_opts *opts);
+/* ---- recurrent layers: parameters weight_ih_l0 (G*H,I) weight_hh_l0 (G*H,H) bias_ih_l0 bias_hh_l0 (G*H), likewise _l1 … and _l0_reverse …; G is 4
+ * for the LSTM (gates i f g o), 3 for the GRU (r z n); all uniform in +-1/sqrt(hidden), as PyTorch. Layer k > 0 has I = directions * hidden. The
+ * products of the input are one product for all time steps. */
+typedef struct {
+    int    layers;        /* default 1                                                                                  */
+    bool   bidirectional; /* default false; true: a second direction; results have 2*hidden features, forward ones first  */
+    double dropout;       /* default 0; in [0,1): on the results of every layer but the last, while training            */
+    bool   batch_first;   /* default false: x is (T,N,in); true: (N,T,in), and so is the result                         */
+    bool   no_bias;       /* default false: with bias                                                                   */
+    uint64_t reserved[4];
+} td_nn_rnn_opts;
+TD_API td_module *td_nn_lstm(int64_t in, int64_t hidden, const td_nn_rnn_opts *opts);
+TD_API td_module *td_nn_gru(int64_t in, int64_t hidden, const td_nn_rnn_opts *opts);
+/* x (T,N,in) -> (T,N,directions*hidden), T >= 1: the last layer's states. h, c: in: the first state (layers*directions,N,hidden), NULL or a NULL tensor:
+ * zeros; out: the last state, part of the graph: td_detach it before the next window of truncated back-propagation through time. The results
+ * belong to the scope of the caller. td_forward begins with zeros and gives the result alone. */
+TD_API td_tensor *td_lstm_forward(td_module *m, td_tensor *x, td_tensor **h, td_tensor **c);
+TD_API td_tensor *td_gru_forward(td_module *m, td_tensor *x, td_tensor **h);
+/* One time step as a module of its own: weight_ih (G*H,in), weight_hh (G*H,H), bias_ih, bias_hh (G*H). x (N,in); h, c (N,hidden) as above;
+ * the result is h'. */
+typedef struct { bool no_bias; uint64_t reserved[4]; } td_nn_rnn_cell_opts;   /* default false: with bias                      */
+TD_API td_module *td_nn_lstm_cell(int64_t in, int64_t hidden, const td_nn_rnn_cell_opts *opts);
+TD_API td_module *td_nn_gru_cell(int64_t in, int64_t hidden, const td_nn_rnn_cell_opts *opts);
+TD_API td_tensor *td_lstm_cell_forward(td_module *m, td_tensor *x, td_tensor **h, td_tensor **c);
+TD_API td_tensor *td_gru_cell_forward(td_module *m, td_tensor *x, td_tensor **h);
 TD_API td_module *td_nn_relu(void);
 TD_API td_module *td_nn_gelu(void);
 TD_API td_module *td_nn_silu(void);
@@ -87,6 +126,8 @@ TD_API td_module *td_nn_sigmoid(void);
 TD_API td_module *td_nn_tanh(void);
 TD_API td_module *td_nn_max_pool2d(int window, const td_pool2d_opts *opts);
 TD_API td_module *td_nn_avg_pool2d(int window, const td_pool2d_opts *opts);
+TD_API td_module *td_nn_adaptive_avg_pool2d(int64_t out_h, int64_t out_w);
+TD_API td_module *td_nn_adaptive_max_pool2d(int64_t out_h, int64_t out_w);
 TD_API td_module *td_nn_dropout(double p);
 TD_API td_module *td_nn_flatten(void);                    /* (N,…) -> (N, rest)                                        */
 TD_API td_module *td_nn_sequential_n(td_module *const *layers, size_t n);   /* takes the layers, named "0", "1", …       */

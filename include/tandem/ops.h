@@ -121,6 +121,16 @@ TD_API td_tensor *td_rotary_table(int64_t positions, int64_t d, double base, td_
 /* silu(gate) * up with silu(x) = x * sigmoid(x), same shape and float dtype (SwiGLU without its three products; Shazeer 2020). */
 TD_API td_tensor *td_swiglu(td_tensor *gate, td_tensor *up);
 
+/* ---- recurrent cells (float): what follows the products of one time step, fused; the modules are in nn.h --------------------- */
+/* gates (N,4H): the sums of the input, forget, cell and output gates i f g o, side by side (PyTorch's order), c (N,H) -> two results (N,H):
+ * c' = sigmoid(f) * c + sigmoid(i) * tanh(g), h' = sigmoid(o) * tanh(c'). Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000.
+ * h_out or c_out may be NULL: not wanted. After an error both are poisoned. Shapes that do not fit: TD_ERR_SHAPE. */
+TD_API void       td_lstm_cell(td_tensor *gates, td_tensor *c, td_tensor **h_out, td_tensor **c_out);
+/* gi, gh (N,3H): the sums of the reset, update and new gates r z n from the input and from the state, biases included; h (N,H) -> h' (N,H):
+ * (1 - z) * tanh(gi_n + r * gh_n) + z * h with r = sigmoid(gi_r + gh_r), z = sigmoid(gi_z + gh_z) (Cho et al. 2014, the reset gate after
+ * the product, as PyTorch and cuDNN). Shapes that do not fit: TD_ERR_SHAPE. */
+TD_API td_tensor *td_gru_cell(td_tensor *gi, td_tensor *gh, td_tensor *h);
+
 /* ---- losses: mean-reducing ones stamp their result with its divisor (autograd.h) --------------------------------------- */
 typedef struct {
     double  label_smoothing;     /* default 0; in [0,1): target mixed with the uniform distribution                 */
@@ -154,10 +164,24 @@ TD_API td_tensor *td_bce_with_logits(td_tensor *x, td_tensor *target, const td_b
 typedef struct {
     int stride;                   /* default 1, both directions                                                      */
     int padding;                  /* default 0, zeros on every side                                                  */
+    int dilation;                 /* default 1: distance of the kernel's elements, both directions                   */
+    int groups;                   /* default 1: channels in so many neighbouring groups, each convolved by itself     */
     uint64_t reserved[4];
 } td_conv2d_opts;
-/* x (N,C,H,W)  w (O,C,KH,KW)  b (O)|NULL -> (N,O,OH,OW), OH = (H + 2*padding - KH)/stride + 1 (cross-correlation) */
+/* x (N,C,H,W)  w (O,C/groups,KH,KW)  b (O)|NULL -> (N,O,OH,OW), OH = (H + 2*padding - dilation*(KH-1) - 1)/stride + 1
+ * (cross-correlation). groups divides C and O (else TD_ERR_SHAPE); groups = C = O is depthwise. */
 TD_API td_tensor *td_conv2d(td_tensor *x, td_tensor *w, td_tensor *b, const td_conv2d_opts *opts);
+typedef struct {
+    int stride;                   /* default 1, both directions                                                      */
+    int padding;                  /* default 0: rows and columns cut off on every side of the result                 */
+    int output_padding;           /* default 0; rows and columns more at bottom and right; less than stride or dilation */
+    int dilation;                 /* default 1                                                                       */
+    int groups;                   /* default 1                                                                       */
+    uint64_t reserved[4];
+} td_conv_transpose2d_opts;
+/* The gradient of td_conv2d with respect to its x, as an operation: x (N,C,H,W)  w (C,O/groups,KH,KW)  b (O)|NULL -> (N,O,OH,OW),
+ * OH = (H-1)*stride - 2*padding + dilation*(KH-1) + output_padding + 1, at least 1 (else TD_ERR_SHAPE). */
+TD_API td_tensor *td_conv_transpose2d(td_tensor *x, td_tensor *w, td_tensor *b, const td_conv_transpose2d_opts *opts);
 typedef struct {
     int stride;                   /* default: the window's size                                                      */
     int padding;                  /* default 0; at most half the window                                              */
@@ -165,6 +189,10 @@ typedef struct {
 } td_pool2d_opts;
 TD_API td_tensor *td_max_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* gradient to the first maximum */
 TD_API td_tensor *td_avg_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts);  /* padding counts, as PyTorch's default */
+/* x (N,C,H,W), H and W at least 1 -> (N,C,out_h,out_w), out_h and out_w at least 1: pixel i is made of the rows floor(i*H/out_h) up to
+ * ceil((i+1)*H/out_h) - 1, columns alike (PyTorch): windows overlap where the sizes do not divide. */
+TD_API td_tensor *td_adaptive_avg_pool2d(td_tensor *x, int64_t out_h, int64_t out_w);
+TD_API td_tensor *td_adaptive_max_pool2d(td_tensor *x, int64_t out_h, int64_t out_w);   /* gradient to the first maximum */
 typedef struct {
     bool  train;                  /* default false; true: batch statistics, and the running ones are updated          */
     double momentum;              /* default 0.1: running = (1-momentum)*running + momentum*batch; TD_ZERO for 0       */

@@ -8,6 +8,9 @@
  *
  * The gradient of x is the same product for each phase of x: gout in the frame, and the kernel's elements of that phase as terms.
  *
+ * Groups are images of their own, with their own weights: (n,groups) are the items over which the loops run. A group with few output
+ * channels takes narrower tiles, down to one channel (depthwise), and its weights' gradient sums along the pixels (conv2d_weight.h).
+ *
  * A result does not depend on the number of threads, nor on the other images of the batch.
  */
 #include "cpu.h"
@@ -16,15 +19,18 @@
 /* Products: a*b+c may be fused here (it is elsewhere off, for the sake of element-wise results equal in all builds). */
 #pragma GCC optimize("fp-contract=fast")
 
-/* Register tiles: M*Q + Q + 1 and A*B + B + 1 vectors must fit the registers (32 of 64 bytes, 16 of 32, 16 of 16 with a temporary). */
+/* Register tiles: M*Q + Q + 1 and A*B + B + 1 vectors must fit the registers (32 of 64 bytes, 16 of 32, 16 of 16 with a temporary). Q4, Q2, Q1: vectors
+ * beside 4, 2 and 1 channels. */
 #if defined(__AVX512F__)
-enum { CONV_BYTES = 64, CONV_M = 8, CONV_Q = 3, CONV_A = 12, CONV_B = 2 };
+enum { CONV_BYTES = 64, CONV_M = 8, CONV_Q = 3, CONV_Q4 = 5, CONV_Q2 = 8, CONV_Q1 = 8, CONV_A = 12, CONV_B = 2 };
 #elif defined(__AVX2__)
-enum { CONV_BYTES = 32, CONV_M = 4, CONV_Q = 3, CONV_A = 6, CONV_B = 2 };
+enum { CONV_BYTES = 32, CONV_M = 4, CONV_Q = 3, CONV_Q4 = 3, CONV_Q2 = 4, CONV_Q1 = 8, CONV_A = 6, CONV_B = 2 };
 #else
-enum { CONV_BYTES = 16, CONV_M = 4, CONV_Q = 2, CONV_A = 6, CONV_B = 2 };
+enum { CONV_BYTES = 16, CONV_M = 4, CONV_Q = 2, CONV_Q4 = 2, CONV_Q2 = 3, CONV_Q1 = 6, CONV_A = 6, CONV_B = 2 };
 #endif
 enum {
+    CONV_Q_MOST = 8,                 /* of all Q                                                                              */
+    CONV_K = 9,                      /* terms whose sums along the pixels are held together: a window of 3x3                  */
     CONV_L2 = 512 * 1024,            /* bytes that may be held in a core's second cache                                      */
     CONV_TILE_ROW = 512,             /* virtual positions computed before they are spread: the tile stays in the first cache  */
     CONV_PARALLEL = 1 << 18,         /* multiplications below which threads cost more than they give                         */
@@ -39,6 +45,7 @@ typedef struct {
 
 typedef struct {
     int64_t channels, terms;
+    int m;                           /* channels of a register tile                                                             */
     int64_t *off, *w_at, w_channel;  /* per term: place in the frame, place in the weights; per channel: place in the weights    */
     int64_t base, row, rows, cols;   /* virtual positions base + r*row + c                                                     */
     int64_t chunk, tile_ld;          /* rows per tile, elements between a tile's channels                                      */
@@ -75,7 +82,7 @@ static int conv_thread(void)
     return omp_get_thread_num();
 }
 
-static int conv_threads(int64_t n, const conv_frame *f, const conv_pass *pass, int passes)
+static int conv_threads(int64_t n, const conv_pass *pass, int passes)
 {
     int64_t work = 0;
     for (int i = 0; i < passes; i++)
@@ -84,28 +91,31 @@ static int conv_threads(int64_t n, const conv_frame *f, const conv_pass *pass, i
     return n < most ? (int)n : most;
 }
 
-/* Rows per tile, evenly cut, and room for the last vector's overrun. */
+/* The tile's channels; its rows, evenly cut, and room for the last vector's overrun. */
 static void conv_chunks(conv_pass *p)
 {
+    p->m = p->channels > 4 || CONV_M == 4 ? CONV_M : 4;
+    if (p->channels <= 2)
+        p->m = p->channels == 2 ? 2 : 1;
     int64_t chunks = ceil_div(p->rows, larger(CONV_TILE_ROW / p->row, 1));
     p->chunk = ceil_div(p->rows, chunks);
     p->tile_ld = round_up(p->chunk * p->row, 16) + 16;
 }
 
-/* The frame of x, and where each term of an output's sum lies in it. off: c*kh*kw. */
+/* The frame of one group of x, and where each term of an output's sum lies in it. off: (c/groups)*kh*kw. */
 static conv_frame conv_frame_x(const td_conv2d_shape *s, int64_t *off)
 {
-    const int64_t st = s->stride, p = s->padding;
-    conv_frame f = { .channels = s->c, .h = s->h, .w = s->w, .step = st, .top = p, .left = p };
-    f.phases_h = st < s->kh ? st : s->kh;
-    f.phases_w = st < s->kw ? st : s->kw;
+    const int64_t st = s->stride, p = s->padding, d = s->dilation, tall = d * (s->kh - 1) + 1, wide = d * (s->kw - 1) + 1;
+    conv_frame f = { .channels = s->c / s->groups, .h = s->h, .w = s->w, .step = st, .top = p, .left = p };
+    f.phases_h = st < tall ? st : tall;
+    f.phases_w = st < wide ? st : wide;
     f.row = st == 1 ? s->w + p : ceil_div(s->w + 2 * p, st);
     f.phase = ceil_div(s->h + 2 * p, st) * f.row + (st == 1 ? p : 0);
     f.plane = f.phases_h * f.phases_w * f.phase;
     f.size = f.channels * f.plane;
-    for (int64_t c = 0; c < s->c; c++)
-        for (int64_t i = 0; i < s->kh; i++)
-            for (int64_t j = 0; j < s->kw; j++)
+    for (int64_t c = 0; c < f.channels; c++)
+        for (int64_t i = 0; i < s->kh * d; i += d)
+            for (int64_t j = 0; j < s->kw * d; j += d)
                 *off++ = c * f.plane + (i % st * f.phases_w + j % st) * f.phase + i / st * f.row + j / st;
     return f;
 }
@@ -113,57 +123,75 @@ static conv_frame conv_frame_x(const td_conv2d_shape *s, int64_t *off)
 #define T float
 #define F(name) name##_f32
 #include "conv2d_body.h"
+#include "conv2d_weight.h"
 #define T double
 #define F(name) name##_f64
 #include "conv2d_body.h"
+#include "conv2d_weight.h"
 
 static bool conv_empty(const td_conv2d_shape *s)
 {
     return s->n <= 0 || s->o <= 0 || s->oh <= 0 || s->ow <= 0;
 }
 
-void K(conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias)
+static int64_t conv_weights(const td_conv2d_shape *s)         /* of one group                                                    */
+{
+    return s->o / s->groups * (s->c / s->groups) * s->kh * s->kw;
+}
+
+void K(conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias, bool add)
 {
     if (conv_empty(s))
         return;
-    const int64_t terms = s->c * s->kh * s->kw;
+    const int64_t terms = s->c / s->groups * s->kh * s->kw;
     int64_t *table = td__alloc(sizeof(int64_t) * (size_t)(2 * terms + 1));
     if (!table)
         return;
     conv_frame f = conv_frame_x(s, table);
-    conv_pass pass = { .channels = s->o, .terms = terms, .off = table, .w_at = table + terms, .w_channel = terms, .row = f.row,
+    conv_pass pass = { .channels = s->o / s->groups, .terms = terms, .off = table, .w_at = table + terms, .w_channel = terms, .row = f.row,
                        .rows = s->oh, .cols = s->ow, .out_h = s->oh, .out_w = s->ow, .out_step = 1 };
     for (int64_t k = 0; k < terms; k++)
         pass.w_at[k] = k;
     conv_chunks(&pass);
     if (t == TD_F32)
-        run_f32(s->n, &f, &pass, 1, out, x, w, bias, false);
+        run_f32(s->n, s->groups, &f, &pass, 1, out, x, w, conv_weights(s), bias, add);
     else
-        run_f64(s->n, &f, &pass, 1, out, x, w, bias, false);
+        run_f64(s->n, s->groups, &f, &pass, 1, out, x, w, conv_weights(s), bias, add);
     td__free(table);
 }
 
-/* Pixel h of x, in padded row h + padding = a*stride + phase, gets gout[a - i] * w[phase + stride*i] for all i: a product with
- * stride 1 per phase. */
-void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, bool add)
+/* What is left of a gradient of x when gout is empty. */
+static void conv_no_gout(td_dtype t, const td_conv2d_shape *s, void *gx, const void *bias, bool add)
 {
-    const int64_t st = s->stride, p = s->padding;
+    const int64_t pixels = s->h * s->w;
+    for (int64_t i = 0; i < s->n * s->c; i++)
+        for (int64_t j = i * pixels; j < (i + 1) * pixels; j++)
+            if (t == TD_F32)
+                ((float *)gx)[j] = (add ? ((float *)gx)[j] : 0) + (bias ? ((const float *)bias)[i % s->c] : 0);
+            else
+                ((double *)gx)[j] = (add ? ((double *)gx)[j] : 0) + (bias ? ((const double *)bias)[i % s->c] : 0);
+}
+
+/* Pixel h of x, in padded row h + padding = a*stride + phase, gets gout[a - q] * w[i] for all i with dilation*i = q*stride + phase: a product
+ * with stride 1 per phase. */
+void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, const void *bias, bool add)
+{
+    const int64_t st = s->stride, p = s->padding, d = s->dilation, cg = s->c / s->groups, og = s->o / s->groups;
     if (s->n <= 0 || s->c <= 0 || s->h <= 0 || s->w <= 0)
         return;
     if (conv_empty(s)) {
-        if (!add)
-            memset(gx, 0, (t == TD_F32 ? sizeof(float) : sizeof(double)) * (size_t)(s->n * s->c * s->h * s->w));
+        conv_no_gout(t, s, gx, bias, add);
         return;
     }
     /* zeroes that the terms reach before the first and after the last row and column of gout */
-    int64_t top = larger(0, ceil_div(s->kh, st) - 1 - p / st), bottom = larger(0, (p + s->h - 1) / st - (s->oh - 1));
-    int64_t left = larger(0, ceil_div(s->kw, st) - 1 - p / st), right = larger(0, (p + s->w - 1) / st - (s->ow - 1));
-    conv_frame f = { .channels = s->o, .h = s->oh, .w = s->ow, .step = 1, .top = top, .left = left, .phases_h = 1, .phases_w = 1 };
+    int64_t top = larger(0, (s->kh - 1) * d / st - p / st), bottom = larger(0, (p + s->h - 1) / st - (s->oh - 1));
+    int64_t left = larger(0, (s->kw - 1) * d / st - p / st), right = larger(0, (p + s->w - 1) / st - (s->ow - 1));
+    conv_frame f = { .channels = og, .h = s->oh, .w = s->ow, .step = 1, .top = top, .left = left, .phases_h = 1, .phases_w = 1 };
     f.row = s->ow + larger(left, right);
     f.phase = f.plane = (top + s->oh + bottom) * f.row + left + right;
     f.size = f.channels * f.plane;
 
-    const int64_t terms = s->o * s->kh * s->kw;
+    const int64_t terms = og * s->kh * s->kw;
     int64_t *table = td__alloc((size_t)(2 * terms + 1) * sizeof(int64_t) + (size_t)(st * st) * sizeof(conv_pass));
     if (!table)
         return;
@@ -176,22 +204,24 @@ void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void
             if (a1 < a0 || b1 < b0)
                 continue;
             conv_pass *q = &pass[passes++];
-            *q = (conv_pass){ .channels = s->c, .off = table + at, .w_at = table + terms + at, .w_channel = s->kh * s->kw,
+            *q = (conv_pass){ .channels = cg, .off = table + at, .w_at = table + terms + at, .w_channel = s->kh * s->kw,
                               .row = f.row, .base = a0 * f.row + b0, .rows = a1 - a0 + 1, .cols = b1 - b0 + 1, .out_h = s->h,
                               .out_w = s->w, .out_step = st, .out_top = a0 * st + i - p, .out_left = b0 * st + j - p };
-            for (int64_t o = 0; o < s->o; o++)
-                for (int64_t kh = i; kh < s->kh; kh += st)
-                    for (int64_t kw = j; kw < s->kw; kw += st, q->terms++) {
-                        q->off[q->terms] = o * f.plane + (top - kh / st) * f.row + left - kw / st;
-                        q->w_at[q->terms] = (o * s->c * s->kh + kh) * s->kw + kw;
+            for (int64_t o = 0; o < og; o++)
+                for (int64_t kh = 0; kh < s->kh; kh++)
+                    for (int64_t kw = 0; kw < s->kw; kw++) {
+                        if (kh * d % st != i || kw * d % st != j)
+                            continue;
+                        q->off[q->terms] = o * f.plane + (top - kh * d / st) * f.row + left - kw * d / st;
+                        q->w_at[q->terms++] = (o * cg * s->kh + kh) * s->kw + kw;
                     }
             at += q->terms;
             conv_chunks(q);
         }
     if (t == TD_F32)
-        run_f32(s->n, &f, pass, passes, gx, gout, w, NULL, add);
+        run_f32(s->n, s->groups, &f, pass, passes, gx, gout, w, conv_weights(s), bias, add);
     else
-        run_f64(s->n, &f, pass, passes, gx, gout, w, NULL, add);
+        run_f64(s->n, s->groups, &f, pass, passes, gx, gout, w, conv_weights(s), bias, add);
     td__free(table);
 }
 
@@ -203,22 +233,20 @@ static void grad_zero(td_dtype t, int64_t n, void *g, bool add)
 
 void K(conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w, bool add_b)
 {
-    const int64_t terms = s->c * s->kh * s->kw;
     if (conv_empty(s)) {
-        grad_zero(t, s->o * terms, gw, add_w);
+        grad_zero(t, conv_weights(s) * s->groups, gw, add_w);
         grad_zero(t, s->o, gbias, add_b);
         return;
     }
-    if (gw && terms > 0) {
-        int64_t *off = td__alloc(sizeof(int64_t) * (size_t)terms);
+    if (gw && conv_weights(s) > 0) {
+        int64_t *off = td__alloc(sizeof(int64_t) * (size_t)(s->c / s->groups * s->kh * s->kw));
         if (!off)
             return;
         conv_frame f = conv_frame_x(s, off);
-        int run = s->stride == 1 && s->kw == 3 ? 3 : 1;
         if (t == TD_F32)
-            run_weight_f32(s->n, &f, s->o, s->oh, s->ow, terms, off, run, gw, gout, x, add_w);
+            grad_w_f32(s, &f, off, gw, gout, x, add_w);
         else
-            run_weight_f64(s->n, &f, s->o, s->oh, s->ow, terms, off, run, gw, gout, x, add_w);
+            grad_w_f64(s, &f, off, gw, gout, x, add_w);
         td__free(off);
     }
     if (gbias && t == TD_F32)

@@ -38,9 +38,11 @@
     X(softmax) X(softmax_grad) X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad) /* softmax.c, loss.c */ \
     X(attention) X(attention_grad) X(rotary) X(swiglu) X(swiglu_grad)                /* attention.c, rotary.c, swiglu.c */ \
     X(layer_norm) X(layer_norm_grad) X(group_norm) X(group_norm_grad)                /* layer_norm.c, group_norm.c */ \
+    X(lstm_cell) X(lstm_cell_grad) X(gru_cell) X(gru_cell_grad)                      /* rnn.c         */     \
     X(index_check) X(index_select) X(index_select_grad) X(gather) X(gather_grad)     /* index.c       */     \
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.c      */     \
     X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.c      */     \
+    X(adaptive_max_pool2d) X(adaptive_avg_pool2d) X(adaptive_avg_pool2d_grad)        /* adaptive_pool2d.c */ \
     X(batch_norm) X(batch_norm_grad)                                                 /* batch_norm.c  */     \
     X(rand) X(randint)                                                               /* random.c      */     \
     X(dropout)                                                                       /* dropout.c     */     \

@@ -1,9 +1,11 @@
-/* tests/tensor/test_conv_kernels.c: conv2d and its gradients against the definition in double precision, on odd shapes, in every table. */
+/* tests/tensor/test_conv_kernels.c: conv2d and its gradients against the definition in double precision, on odd shapes, in every table.
+ */
 #include "image_kernels.h"
 
 static void reference(td_dtype t, const td_conv2d_shape *s, const void *x, const void *w, const void *bias, const void *gout, double *out, double *gx,
                       double *gw, double *gb)
 {
+    const int64_t cg = s->c / s->groups, og = s->o / s->groups;
     for (int64_t n = 0; n < s->n; n++)
         for (int64_t o = 0; o < s->o; o++)
             for (int64_t a = 0; a < s->oh; a++)
@@ -11,13 +13,13 @@ static void reference(td_dtype t, const td_conv2d_shape *s, const void *x, const
                     int64_t at = ((n * s->o + o) * s->oh + a) * s->ow + b;
                     double g = get(t, gout, at), sum = bias ? get(t, bias, o) : 0;
                     gb[o] += g;
-                    for (int64_t c = 0; c < s->c; c++)
+                    for (int64_t c = 0; c < cg; c++)
                         for (int64_t i = 0; i < s->kh; i++)
                             for (int64_t j = 0; j < s->kw; j++) {
-                                int64_t h = a * s->stride + i - s->padding, v = b * s->stride + j - s->padding;
+                                int64_t h = a * s->stride + i * s->dilation - s->padding, v = b * s->stride + j * s->dilation - s->padding;
                                 if (h < 0 || h >= s->h || v < 0 || v >= s->w)
                                     continue;
-                                int64_t xi = ((n * s->c + c) * s->h + h) * s->w + v, wi = ((o * s->c + c) * s->kh + i) * s->kw + j;
+                                int64_t xi = ((n * s->c + o / og * cg + c) * s->h + h) * s->w + v, wi = ((o * cg + c) * s->kh + i) * s->kw + j;
                                 sum += get(t, x, xi) * get(t, w, wi);
                                 gx[xi] += g * get(t, w, wi);
                                 gw[wi] += g * get(t, x, xi);
@@ -26,50 +28,64 @@ static void reference(td_dtype t, const td_conv2d_shape *s, const void *x, const
                 }
 }
 
-static void check(td_dtype t, int64_t n, int64_t c, int64_t h, int64_t w, int64_t o, int64_t kh, int64_t kw, int stride, int padding)
+/* Half of what was added to itself, and half of x + bias + x: the halves of sums are exact. */
+static void halve(td_dtype t, void *p, int64_t n)
 {
-    td_conv2d_shape s = { .n = n, .c = c, .h = h, .w = w, .o = o, .kh = kh, .kw = kw, .stride = stride, .padding = padding };
-    s.oh = (h + 2 * padding - kh) / stride + 1;
-    s.ow = (w + 2 * padding - kw) / stride + 1;
-    int64_t nx = n * c * h * w, nw = o * c * kh * kw, ny = n * o * s.oh * s.ow;
-    void *x = numbers(t, nx, 1), *wt = numbers(t, nw, 2), *bias = numbers(t, o, 3), *gout = numbers(t, ny, 4);
-    double *ref[5] = { zeroes(ny), zeroes(nx), zeroes(nw), zeroes(o), zeroes(ny) };
-    char what[160];
+    for (int64_t i = 0; i < n; i++)
+        put(t, p, i, get(t, p, i) / 2);
+}
+
+/* `more`: rows and columns of x that no window reaches, as a transposed convolution's output padding makes them */
+static void check(td_dtype t, int64_t n, int64_t c, int64_t h, int64_t w, int64_t o, int64_t kh, int64_t kw, int stride, int padding,
+                  int dilation, int groups, int more)
+{
+    td_conv2d_shape s = { .n = n, .c = c, .h = h, .w = w, .o = o, .kh = kh, .kw = kw, .stride = stride, .padding = padding,
+                          .dilation = dilation, .groups = groups };
+    s.oh = (h - more + 2 * padding - dilation * (kh - 1) - 1) / stride + 1;
+    s.ow = (w - more + 2 * padding - dilation * (kw - 1) - 1) / stride + 1;
+    int64_t nx = n * c * h * w, nw = o * c / groups * kh * kw, ny = n * o * s.oh * s.ow;
+    void *x = numbers(t, nx, 1), *wt = numbers(t, nw, 2), *bias = numbers(t, o, 3), *gout = numbers(t, ny, 4), *shift = numbers(t, c, 5);
+    double *ref[6] = { zeroes(ny), zeroes(nx), zeroes(nw), zeroes(o), zeroes(ny), zeroes(nx) };
+    char what[200];
     reference(t, &s, x, wt, bias, gout, ref[0], ref[1], ref[2], ref[3]);
     for (int64_t i = 0; i < ny; i++)
         ref[4][i] = ref[0][i] - get(t, bias, i / (s.oh * s.ow) % o);
-    double terms = (double)(c * kh * kw), grad_terms = (double)(o * kh * kw), pixels = (double)(n * s.oh * s.ow);
+    for (int64_t i = 0; i < nx; i++)
+        ref[5][i] = ref[1][i] + get(t, shift, i / (h * w) % c);
+    double terms = (double)(c / groups * kh * kw), grad_terms = (double)(o / groups * kh * kw), pixels = (double)(n * s.oh * s.ow);
     EACH_TABLE(k) {
         void *y = array(t, ny), *gx = array(t, nx), *gw = array(t, nw), *gb = array(t, o);
-#define SAY(name) (snprintf(what, sizeof what, name " x(%d,%d,%d,%d) w(%d,%d,%d) s%d p%d", (int)n, (int)c, (int)h, (int)w, (int)o, (int)kh, (int)kw, \
-                            stride, padding), what)
-        k->conv2d(t, &s, y, x, wt, bias);
+#define SAY(name) (snprintf(what, sizeof what, name " x(%d,%d,%d,%d) w(%d,%d,%d) s%d p%d d%d g%d", (int)n, (int)c, (int)h, (int)w, (int)o, (int)kh, \
+                            (int)kw, stride, padding, dilation, groups), what)
+        k->conv2d(t, &s, y, x, wt, bias, false);
         same(t, y, ref[0], ny, 2 + terms, SAY("conv2d"), k->name);
-        k->conv2d(t, &s, y, x, wt, NULL);
+        k->conv2d(t, &s, y, x, wt, NULL, false);
         same(t, y, ref[4], ny, 2 + terms, SAY("conv2d without bias"), k->name);
-        k->conv2d_grad_x(t, &s, gx, gout, wt, false);
+        k->conv2d(t, &s, y, x, wt, NULL, true);
+        halve(t, y, ny);
+        same(t, y, ref[4], ny, 3 + terms, SAY("conv2d added"), k->name);
+        k->conv2d_grad_x(t, &s, gx, gout, wt, shift, false);
+        same(t, gx, ref[5], nx, 3 + grad_terms, SAY("conv2d_grad_x with bias"), k->name);
+        k->conv2d_grad_x(t, &s, gx, gout, wt, NULL, false);
         same(t, gx, ref[1], nx, 2 + grad_terms, SAY("conv2d_grad_x"), k->name);
         k->conv2d_grad_w(t, &s, gw, gb, gout, x, false, false);
         same(t, gw, ref[2], nw, 2 + pixels, SAY("conv2d_grad_w"), k->name);
         same(t, gb, ref[3], o, 2, SAY("conv2d_grad_w bias"), k->name);
         /* added: twice the gradient; each destination on its own */
-        k->conv2d_grad_x(t, &s, gx, gout, wt, true);
+        k->conv2d_grad_x(t, &s, gx, gout, wt, NULL, true);
         k->conv2d_grad_w(t, &s, gw, NULL, gout, x, true, false);
-        k->conv2d_grad_w(t, &s, NULL, gb, gout, x, false, true);
-        for (int64_t i = 0; i < nx; i++)
-            put(t, gx, i, get(t, gx, i) / 2);
-        for (int64_t i = 0; i < nw; i++)
-            put(t, gw, i, get(t, gw, i) / 2);
-        for (int64_t i = 0; i < o; i++)
-            put(t, gb, i, get(t, gb, i) / 2);
+        k->conv2d_grad_w(t, &s, NULL, gb, gout, NULL, false, true);
+        halve(t, gx, nx);
+        halve(t, gw, nw);
+        halve(t, gb, o);
         same(t, gx, ref[1], nx, 3 + grad_terms, SAY("conv2d_grad_x added"), k->name);
         same(t, gw, ref[2], nw, 3 + pixels, SAY("conv2d_grad_w added"), k->name);
         same(t, gb, ref[3], o, 3, SAY("conv2d_grad_w bias added"), k->name);
         free(y), free(gx), free(gw), free(gb);
     }
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         free(ref[i]);
-    free(x), free(wt), free(bias), free(gout);
+    free(x), free(wt), free(bias), free(gout), free(shift);
 }
 
 static void shapes(void **state)
@@ -85,23 +101,71 @@ static void shapes(void **state)
     };
     for (size_t i = 0; i < TD_COUNT(shape); i++) {
         const int *p = shape[i];
-        check(TD_F32, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]);
-        check(TD_F64, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]);
+        check(TD_F32, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], 1, 1, 0);
+        check(TD_F64, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], 1, 1, 0);
     }
+    nothing_left();
+}
+
+/* Groups of every width of tile, depthwise with and without a multiplier, dilation with every remainder of the stride, and both. */
+static void groups_and_dilation(void **state)
+{
+    (void)state;
+    static const int shape[][12] = {   /* n c h w  o kh kw  stride padding dilation groups more */
+        { 2, 6, 7, 9, 6, 3, 3, 1, 1, 1, 6, 0 },     { 2, 5, 28, 28, 5, 3, 3, 1, 1, 1, 5, 0 },    { 1, 3, 9, 8, 6, 3, 3, 2, 1, 1, 3, 0 },
+        { 2, 4, 11, 13, 12, 5, 5, 1, 2, 1, 4, 0 },  { 1, 4, 10, 7, 16, 3, 3, 1, 0, 1, 4, 0 },    { 2, 4, 6, 6, 20, 3, 3, 1, 1, 1, 4, 0 },
+        { 1, 6, 7, 7, 14, 3, 3, 1, 1, 1, 2, 0 },    { 1, 4, 9, 9, 34, 3, 2, 1, 1, 1, 2, 0 },     { 1, 12, 8, 9, 36, 1, 1, 1, 0, 1, 2, 0 },
+        { 2, 6, 5, 4, 4, 1, 1, 1, 0, 1, 2, 0 },     { 3, 6, 13, 12, 8, 3, 3, 3, 2, 1, 2, 0 },    { 1, 2, 4, 4, 2, 4, 4, 1, 0, 1, 2, 0 },
+        { 2, 3, 12, 13, 4, 3, 3, 1, 2, 2, 1, 0 },   { 1, 2, 15, 9, 3, 3, 2, 1, 0, 3, 1, 0 },     { 2, 2, 13, 14, 5, 3, 3, 2, 2, 2, 1, 0 },
+        { 1, 3, 17, 16, 3, 3, 3, 2, 3, 3, 1, 0 },   { 1, 2, 14, 17, 9, 2, 3, 3, 1, 2, 1, 0 },    { 1, 1, 16, 16, 1, 2, 2, 4, 0, 6, 1, 0 },
+        { 1, 2, 12, 11, 2, 3, 3, 3, 3, 3, 1, 0 },   { 2, 4, 14, 11, 8, 3, 3, 1, 2, 2, 4, 0 },    { 2, 4, 15, 12, 4, 3, 3, 2, 2, 2, 4, 0 },
+        { 1, 6, 16, 13, 9, 3, 3, 2, 4, 3, 3, 0 },   { 1, 3, 5, 5, 3, 1, 3, 1, 5, 4, 3, 0 },      { 2, 4, 21, 70, 4, 3, 3, 1, 1, 1, 4, 0 },
+        { 1, 8, 9, 9, 4, 3, 3, 1, 1, 1, 4, 0 },     { 1, 6, 33, 33, 33, 3, 3, 1, 1, 1, 3, 0 },
+        /* with rows and columns that no window reaches */
+        { 2, 3, 10, 12, 4, 3, 3, 2, 1, 1, 1, 1 },   { 1, 2, 9, 11, 2, 2, 2, 3, 0, 1, 2, 2 },     { 1, 4, 12, 9, 6, 2, 2, 2, 1, 3, 2, 2 },
+        { 1, 2, 9, 9, 3, 1, 1, 1, 0, 2, 1, 1 },
+    };
+    for (size_t i = 0; i < TD_COUNT(shape); i++) {
+        const int *p = shape[i];
+        check(TD_F32, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11]);
+        check(TD_F64, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11]);
+    }
+    nothing_left();
+}
+
+/* Only the terms of a sum are multiplied: an infinity at a corner of x reaches the one weight that meets it, in both ways of summing. */
+static void infinite_corner(void **state)
+{
+    (void)state;
+    for (int groups = 1; groups <= 2; groups++)
+        for (td_dtype t = TD_F32; t <= TD_F64; t++) {
+            td_conv2d_shape s = { .n = 1, .c = 2, .h = 7, .w = 9, .o = 2, .kh = 3, .kw = 3, .oh = 5, .ow = 7, .stride = 1, .dilation = 1,
+                                  .groups = groups };
+            void *x = numbers(t, 126, 1), *g = numbers(t, 70, 2), *gw = array(t, 36);
+            for (int i = 0; i < 70; i++)     /* no zero, which would make a NaN of the one */
+                put(t, g, i, fabs(get(t, g, i)) + 1);
+            put(t, x, 62, INFINITY);         /* the last pixel of channel 0: element (2,2) of its kernels */
+            EACH_TABLE(k) {
+                k->conv2d_grad_w(t, &s, gw, NULL, g, x, false, false);
+                for (int i = 0; i < 36 / groups; i++)
+                    assert_int_equal(isfinite(get(t, gw, i)) != 0, !(i % (18 / groups) == 8 && (groups == 1 || i < 9)));
+            }
+            free(x), free(g), free(gw);
+        }
     nothing_left();
 }
 
 static void no_rows(void **state)
 {
     (void)state;
-    td_conv2d_shape s = { .n = 0, .c = 2, .h = 5, .w = 5, .o = 3, .kh = 3, .kw = 3, .oh = 3, .ow = 3, .stride = 1 };
+    td_conv2d_shape s = { .n = 0, .c = 2, .h = 5, .w = 5, .o = 3, .kh = 3, .kw = 3, .oh = 3, .ow = 3, .stride = 1, .dilation = 1, .groups = 1 };
     EACH_TABLE(k) {
         float gw[54], gb[3], none[1] = { 7 };
         for (int i = 0; i < 54; i++)
             gw[i] = 5;
         gb[0] = gb[1] = gb[2] = 5;
-        k->conv2d(TD_F32, &s, none, none, gw, gb);
-        k->conv2d_grad_x(TD_F32, &s, none, none, gw, false);
+        k->conv2d(TD_F32, &s, none, none, gw, gb, false);
+        k->conv2d_grad_x(TD_F32, &s, none, none, gw, gb, false);
         assert_true(none[0] == 7);
         k->conv2d_grad_w(TD_F32, &s, gw, gb, none, none, true, true);
         assert_true(gw[0] == 5 && gb[2] == 5);
@@ -114,12 +178,12 @@ static void no_rows(void **state)
 }
 
 /* Bit for bit the same on 1, 2 and 3 threads, and an image's result does not depend on its batch. */
-static void threads(void **state)
+static void threads_of(int64_t c, int64_t o, int groups, int dilation)
 {
-    (void)state;
     int before = omp_get_max_threads();
-    td_conv2d_shape s = { .n = 23, .c = 7, .h = 14, .w = 14, .o = 21, .kh = 3, .kw = 3, .oh = 14, .ow = 14, .stride = 1, .padding = 1 };
-    int64_t nx = s.n * s.c * s.h * s.w, nw = s.o * s.c * 9, ny = s.n * s.o * s.oh * s.ow;
+    td_conv2d_shape s = { .n = 23, .c = c, .h = 14, .w = 14, .o = o, .kh = 3, .kw = 3, .oh = 14, .ow = 14, .stride = 1, .padding = dilation,
+                          .dilation = dilation, .groups = groups };
+    int64_t nx = s.n * s.c * s.h * s.w, nw = s.o * s.c / groups * 9, ny = s.n * s.o * s.oh * s.ow;
     for (td_dtype t = TD_F32; t <= TD_F64; t++) {
         void *x = numbers(t, nx, 1), *w = numbers(t, nw, 2), *b = numbers(t, s.o, 3), *g = numbers(t, ny, 4);
         EACH_TABLE(k) {
@@ -127,8 +191,8 @@ static void threads(void **state)
             for (int i = 0; i < 3; i++) {
                 omp_set_num_threads(i + 1);
                 got[i][0] = array(t, ny), got[i][1] = array(t, nx), got[i][2] = array(t, nw), got[i][3] = array(t, s.o);
-                k->conv2d(t, &s, got[i][0], x, w, b);
-                k->conv2d_grad_x(t, &s, got[i][1], g, w, false);
+                k->conv2d(t, &s, got[i][0], x, w, b, false);
+                k->conv2d_grad_x(t, &s, got[i][1], g, w, NULL, false);
                 k->conv2d_grad_w(t, &s, got[i][2], got[i][3], g, x, false, false);
             }
             for (int i = 1; i < 3; i++) {
@@ -141,7 +205,7 @@ static void threads(void **state)
             one.n = 1;
             int64_t at = 5, from = at * s.c * s.h * s.w, to = at * s.o * s.oh * s.ow;
             void *alone = array(t, s.o * s.oh * s.ow);
-            k->conv2d(t, &one, alone, (char *)x + size_of(t) * (size_t)from, w, b);
+            k->conv2d(t, &one, alone, (char *)x + size_of(t) * (size_t)from, w, b, false);
             assert_memory_equal(alone, (char *)got[0][0] + size_of(t) * (size_t)to, size_of(t) * (size_t)(s.o * s.oh * s.ow));
             free(alone);
             for (int i = 0; i < 3; i++)
@@ -154,8 +218,17 @@ static void threads(void **state)
     nothing_left();
 }
 
+static void threads(void **state)
+{
+    (void)state;
+    threads_of(7, 21, 1, 1);
+    threads_of(8, 40, 2, 1);
+    threads_of(18, 18, 18, 2);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(no_rows), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(groups_and_dilation), cmocka_unit_test(infinite_corner),
+                                        cmocka_unit_test(no_rows), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,242 @@
+/* tensor/cpu/conv2d_weight.h: the gradients of a convolution's weights and bias for one element type; included after conv2d_body.h.
+ *
+ * Two products keep their accumulators in registers and read the image in place:
+ *
+ * - tile_weight: A terms by B vectors of output channels. Per pixel the B vectors of gout, transposed to [strip][pixel][channel], meet A
+ *   broadcast values of x. No sums across lanes are needed. `RUN` terms with neighbouring offsets (the kernel's columns) share one pointer,
+ *   which keeps the pointers in registers.
+ * - tile_dot, for groups with few output channels (depthwise): K terms of one output channel, lanes along the virtual positions. gout lies
+ *   spread as the image does; a mask hides what lies between its rows, so that nothing but the sum's own terms is multiplied.
+ */
+/* gw[a][0 … B*lanes) += sum over pixels of x[off[a] + pixel] * g[pixel][…]; na and run are constants after inlining */
+static inline __attribute__((always_inline)) void F(tile_weight)(const int na, const int run, T *gw, const T *g, const T *x,
+                                                                 const int64_t *off, int64_t rows, int64_t cols, int64_t row_step)
+{
+    F(vec) acc[CONV_A][CONV_B];
+#pragma GCC unroll 16
+    for (int a = 0; a < na; a++)
+#pragma GCC unroll 16
+        for (int b = 0; b < CONV_B; b++)
+            acc[a][b] = (F(vec)){ 0 };
+    for (int64_t r = 0; r < rows; r++, x += row_step) {
+        const T *p[CONV_A];
+#pragma GCC unroll 16
+        for (int a = 0; a < na; a += run)
+            p[a] = x + off[a];
+        for (int64_t c = 0; c < cols; c++, g += CONV_B * F(lanes)) {
+            F(vec) gv[CONV_B];
+#pragma GCC unroll 16
+            for (int b = 0; b < CONV_B; b++)
+                gv[b] = *(const F(vecu) *)(g + b * F(lanes));
+#pragma GCC unroll 16
+            for (int a = 0; a < na; a++)
+#pragma GCC unroll 16
+                for (int b = 0; b < CONV_B; b++)
+                    acc[a][b] += gv[b] * p[a - a % run][c + a % run];
+        }
+    }
+#pragma GCC unroll 16
+    for (int a = 0; a < na; a++)
+#pragma GCC unroll 16
+        for (int b = 0; b < CONV_B; b++)
+            *(F(vecu) *)(gw + (a * CONV_B + b) * F(lanes)) += acc[a][b];
+}
+
+/* Terms [0, terms) in tiles as large as fit. Tile sizes are multiples of `run`, and so are the terms. */
+static void F(weight_terms)(int run, int64_t terms, T *gw, const T *g, const T *x, const int64_t *off, int64_t rows, int64_t cols,
+                            int64_t row_step)
+{
+    const int64_t step = CONV_B * F(lanes);
+    while (terms > 0) {
+        int n;
+        if (run == 3) {
+            n = terms >= CONV_A ? CONV_A : terms >= 6 ? 6 : 3;
+            if (n == CONV_A)
+                F(tile_weight)(CONV_A, 3, gw, g, x, off, rows, cols, row_step);
+            else if (n == 6)
+                F(tile_weight)(6, 3, gw, g, x, off, rows, cols, row_step);
+            else
+                F(tile_weight)(3, 3, gw, g, x, off, rows, cols, row_step);
+        } else {
+            n = terms >= CONV_A ? CONV_A : terms >= 4 ? 4 : 1;
+            if (n == CONV_A)
+                F(tile_weight)(CONV_A, 1, gw, g, x, off, rows, cols, row_step);
+            else if (n == 4)
+                F(tile_weight)(4, 1, gw, g, x, off, rows, cols, row_step);
+            else
+                F(tile_weight)(1, 1, gw, g, x, off, rows, cols, row_step);
+        }
+        terms -= n, off += n, gw += n * step;
+    }
+}
+
+/* gout (o, pixels) to strips [strip][pixel][B*lanes], missing channels zero */
+static void F(strips)(int64_t o, int64_t pixels, T *to, const T *gout)
+{
+    enum { width = CONV_B * F(lanes), block = 16 };
+    for (int64_t s = 0; s < o; s += width, to += pixels * width)
+        for (int64_t p = 0; p < pixels; p += block) {
+            int64_t np = pixels - p < block ? pixels - p : block, no = o - s < width ? o - s : width;
+            for (int64_t j = 0; j < no; j++) {
+                const T *from = gout + (s + j) * pixels + p;
+                T *at = to + p * width + j;
+                for (int64_t i = 0; i < np; i++)
+                    at[i * width] = from[i];
+            }
+            for (int64_t i = 0; i < np; i++)
+                for (int64_t j = no; j < width; j++)
+                    to[(p + i) * width + j] = 0;
+        }
+}
+
+/* One of the groups; x, gout and gw begin with it. gw (o, terms): each element sums over images in order, and within an image over pixels in order, by one thread: the number of threads
+ * cannot change it. Threads share the placing of a batch of images, then divide the tiles. */
+static void F(run_weight)(int64_t n, int64_t groups, const conv_frame *f, int64_t o, int64_t rows, int64_t cols, int64_t terms,
+                          const int64_t *off, int run, T *gw, const T *gout, const T *x, bool add)
+{
+    enum { width = CONV_B * F(lanes), block = 4 * CONV_A };
+    const int64_t strips = (o + width - 1) / width, blocks = (terms + block - 1) / block, pixels = rows * cols;
+    const int64_t frame = round_up(f->size + F(lanes), 64), strip = pixels * width, sum_size = strips * terms * width;
+    const int threads = n * pixels * o * terms < CONV_PARALLEL ? 1 : conv_max_threads();
+    int64_t batch = CONV_L2 / (int64_t)sizeof(T) / (frame + strips * strip);
+    batch = larger(batch, 1) * threads;                  /* every thread has its own second cache, and places at least one image       */
+    batch = batch > n ? n : batch;
+    T *space = td__alloc(sizeof(T) * (size_t)(round_up(sum_size, 64) + batch * (frame + round_up(strips * strip, 64))));
+    if (!space)
+        return;
+    T *sum = space, *frames = sum + round_up(sum_size, 64), *gs = frames + batch * frame;
+    const int64_t gs_size = round_up(strips * strip, 64), in_size = groups * f->channels * f->h * f->w;
+    memset(sum, 0, sizeof(T) * (size_t)sum_size);
+    memset(frames, 0, sizeof(T) * (size_t)(batch * frame));
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    for (int64_t i0 = 0; i0 < n; i0 += batch) {
+        int64_t images = n - i0 < batch ? n - i0 : batch;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < images; i++) {
+            F(place)(f, frames + i * frame, x + (i0 + i) * in_size);
+            F(strips)(o, pixels, gs + i * gs_size, gout + (i0 + i) * groups * o * pixels);
+        }
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < strips * blocks; item++) {
+            int64_t s = item / blocks, k = item % blocks * block, nk = terms - k < block ? terms - k : block;
+            for (int64_t i = 0; i < images; i++)
+                F(weight_terms)(run, nk, sum + (s * terms + k) * width, gs + i * gs_size + s * strip, frames + i * frame, off + k,
+                                rows, cols, f->row);
+        }
+    }
+    for (int64_t j = 0; j < o; j++)
+        for (int64_t k = 0; k < terms; k++) {
+            T v = sum[(j / width * terms + k) * width + j % width];
+            gw[j * terms + k] = add ? gw[j * terms + k] + v : v;
+        }
+    td__free(space);
+}
+
+/* sum[k][lanes] += x[off[k] + position] * g[position] over `vectors` vectors of positions; nk is a constant after inlining */
+static inline __attribute__((always_inline)) void F(tile_dot)(const int nk, T *sum, const T *g, const F(mask) *mask, const T *x,
+                                                              const int64_t *off, int64_t vectors)
+{
+    F(vec) acc[CONV_K];
+    const T *p[CONV_K];
+#pragma GCC unroll 16
+    for (int k = 0; k < nk; k++)
+        acc[k] = *(const F(vecu) *)(sum + k * F(lanes)), p[k] = x + off[k];
+    for (int64_t q = 0; q < vectors; q++) {
+        const F(vec) gv = *(const F(vecu) *)(g + q * F(lanes));
+        const F(mask) here = mask[q];
+#pragma GCC unroll 16
+        for (int k = 0; k < nk; k++)
+            acc[k] += gv * (F(vec))((F(mask))*(const F(vecu) *)(p[k] + q * F(lanes)) & here);
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < nk; k++)
+        *(F(vecu) *)(sum + k * F(lanes)) = acc[k];
+}
+
+/* gw (groups, o, terms), o small: a group's sums are one thread's, over images in order; lanes are added at the end. */
+static void F(run_dot)(int64_t n, int64_t groups, const conv_frame *f, int64_t o, int64_t rows, int64_t cols, int64_t terms,
+                       const int64_t *off, T *gw, const T *gout, const T *x, bool add)
+{
+    const int64_t vectors = ((rows - 1) * f->row + cols + F(lanes) - 1) / F(lanes), line = round_up(vectors * F(lanes), 64);
+    const int64_t frame = round_up(f->size + F(lanes), 64), sums = round_up(o * terms * F(lanes), 64), own = frame + line + sums;
+    const int64_t in_size = f->channels * f->h * f->w, pixels = rows * cols;
+    int threads = n * groups * o * pixels * terms < CONV_PARALLEL ? 1 : conv_max_threads();
+    threads = groups < threads ? (int)groups : threads;
+    T *space = td__alloc(sizeof(T) * (size_t)(line + threads * own));
+    if (!space)
+        return;
+    F(mask) *mask = (F(mask) *)space;
+    for (int64_t q = 0; q < vectors; q++)
+        for (int64_t j = 0; j < F(lanes); j++) {
+            int64_t at = q * F(lanes) + j;
+            mask[q][j] = at / f->row < rows && at % f->row < cols ? -1 : 0;
+        }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        T *image = space + line + conv_thread() * own, *g = image + frame, *sum = g + line;
+        memset(image, 0, sizeof(T) * (size_t)(frame + line));
+#pragma omp for schedule(static)
+        for (int64_t group = 0; group < groups; group++) {
+            memset(sum, 0, sizeof(T) * (size_t)sums);
+            for (int64_t i = group; i < n * groups; i += groups) {
+                F(place)(f, image, x + i * in_size);
+                for (int64_t j = 0; j < o; j++) {
+                    const T *from = gout + (i * o + j) * pixels;
+                    for (int64_t r = 0; r < rows; r++)
+                        memcpy(g + r * f->row, from + r * cols, sizeof(T) * (size_t)cols);
+                    for (int64_t k = 0, step; k < terms; k += step) {
+                        T *to = sum + (j * terms + k) * F(lanes);
+                        step = terms - k >= CONV_K ? CONV_K : terms - k >= 3 ? 3 : 1;
+                        if (step == CONV_K)
+                            F(tile_dot)(CONV_K, to, g, mask, image, off + k, vectors);
+                        else if (step == 3)
+                            F(tile_dot)(3, to, g, mask, image, off + k, vectors);
+                        else
+                            F(tile_dot)(1, to, g, mask, image, off + k, vectors);
+                    }
+                }
+            }
+            for (int64_t k = 0; k < o * terms; k++) {
+                T *lane = sum + k * F(lanes), *to = gw + group * o * terms + k;
+                for (int64_t width = F(lanes) / 2; width > 0; width /= 2)
+                    for (int64_t j = 0; j < width; j++)
+                        lane[j] += lane[j + width];
+                *to = add ? *to + lane[0] : lane[0];
+            }
+        }
+    }
+    td__free(space);
+}
+
+static void F(grad_w)(const td_conv2d_shape *s, const conv_frame *f, const int64_t *off, T *gw, const T *gout, const T *x, bool add)
+{
+    const int64_t o = s->o / s->groups, terms = f->channels * s->kh * s->kw, pixels = s->oh * s->ow;
+    const int run = s->stride == 1 && s->dilation == 1 && s->kw == 3 ? 3 : 1;
+    if (s->groups > 1 && o <= F(lanes)) {
+        F(run_dot)(s->n, s->groups, f, o, s->oh, s->ow, terms, off, gw, gout, x, add);
+        return;
+    }
+    for (int64_t g = 0; g < s->groups; g++)
+        F(run_weight)(s->n, s->groups, f, o, s->oh, s->ow, terms, off, run, gw + g * o * terms, gout + g * o * pixels,
+                      x + g * f->channels * f->h * f->w, add);
+}
+
+/* gbias (o) = sum of gout over images and pixels, in double */
+static void F(run_bias)(int64_t n, int64_t o, int64_t pixels, T *gbias, const T *gout, bool add)
+{
+#pragma omp parallel for schedule(static) if (n * o * pixels >= TD_PARALLEL)
+    for (int64_t j = 0; j < o; j++) {
+        double total = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const T *g = gout + (i * o + j) * pixels;
+            double sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t p = 0; p < pixels; p++)
+                sum += (double)g[p];
+            total += sum;
+        }
+        gbias[j] = (T)(add ? (double)gbias[j] + total : total);
+    }
+}
+#undef T
+#undef F
