@@ -109,8 +109,8 @@ td_tensor *td_rotary_table(int64_t positions, int64_t d, double base, td_dtype d
         td__fail(TD_ERR_ARGUMENT, "td_rotary_table: base is %g, expected a positive number (0 means 10000)", base);
         return td__poison();
     }
-    if (!td__is_float(dtype)) {
-        td__fail(TD_ERR_DTYPE, "td_rotary_table: dtype is %s, expected f32 or f64", td_dtype_name(dtype));
+    if (!td__is_real(dtype)) {
+        td__fail(TD_ERR_DTYPE, "td_rotary_table: dtype is %s, expected a float", td_dtype_name(dtype));
         return td__poison();
     }
     if (td__shape_check("td_rotary_table", shape))

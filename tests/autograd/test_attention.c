@@ -56,7 +56,7 @@ static void sentences(void **state)
     expect(td_rotary(q, leaf(f(TD_SHAPE(5, 4)))), TD_ERR_ARGUMENT, "td_rotary: the table asks for a gradient, and has none");
     expect(td_rotary_table(3, 5, 0, TD_F32), TD_ERR_SHAPE, "td_rotary_table: 3 positions of 5 elements");
     expect(td_rotary_table(3, 4, -2, TD_F32), TD_ERR_ARGUMENT, "td_rotary_table: base is -2, expected a positive number (0 means 10000)");
-    expect(td_rotary_table(3, 4, 0, TD_I64), TD_ERR_DTYPE, "td_rotary_table: dtype is i64, expected f32 or f64");
+    expect(td_rotary_table(3, 4, 0, TD_I64), TD_ERR_DTYPE, "td_rotary_table: dtype is i64, expected a float");
     expect(td_swiglu(f(TD_SHAPE(2, 3)), f(TD_SHAPE(3))), TD_ERR_SHAPE, "td_swiglu: gate has shape (2,3) and up (3), expected the same");
 }
 
