@@ -100,11 +100,20 @@ void td__group_consume(td__group *g);                  /* after a step: no gradi
 /* ---- tape.c, backward.c ---- */
 bool td__grad_enabled(void);
 int  td__not_in_backward(const char *who);             /* 0, or td__fail: a hook or gradient function called it                */
+/* What a forward asks of the world besides tensors (a training flag): `now`, but in a checkpoint's second run the first one's answer. */
+bool td__checkpoint_answer(bool now);
+double td__backward_unit(void);                        /* inside a gradient function: what gradients are counted in               */
+/* A flag of operations that all ranks run together (synchronised batch norm). Its gradient function is also called in a backward of
+ * weight 0, with grad_out NULL and no slot wanted, so that no other rank waits in vain. */
+enum { TD__OP_COLLECTIVE = 1u << 16 };
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
+td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
+void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */
 /* the thread's sample numbers: ids (i64, rows) or NULL with `first`; advances the index of random calls of this forward */
 int64_t td__random_call_index(void);
 int64_t td__random_calls(void);                        /* the index that the next one gets; for training states            */
 void td__random_calls_set(int64_t calls);
+uint64_t td__random_seed(void);                        /* the seed to draw from: td_seed_get, or a checkpoint's               */
 void td__samples_now(int64_t rows, const td_tensor **ids, int64_t *first);
 
 #endif

@@ -26,16 +26,21 @@ static int check_versions(td_call *node)
                         "operation was called at %s)", node->op->name, which, td__shape_text(s->tensor->shape, shape),
                         td__site_text(node->site, site, sizeof site));
     }
-    return 0;
+    return node->op == &td__op_checkpoint ? td__checkpoint_check(node) : 0;
 }
 
-static td_tensor *new_like(td_call *node, int input)
+double td__backward_unit(void)
 {
-    return td__tensor_new(node->edge[input].shape, node->edge[input].dtype, node->device);
+    return td__tape_now.unit;
 }
 
-/* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, and functions that cannot
- * add, write to a temporary. */
+static td_tensor *new_like(td_call *node, int input, bool wide)
+{
+    return td__tensor_new(node->edge[input].shape, wide ? TD_F32 : node->edge[input].dtype, node->device);
+}
+
+/* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
+ * add, and those that work in f32 for 16 bits, write to a temporary. */
 static int find_dest(td_call *node, td__dest *dest, int i)
 {
     td__dest *d = &dest[i];
@@ -61,7 +66,7 @@ static int find_dest(td_call *node, td__dest *dest, int i)
         td_tensor **slot = &td__graph_node(g)->grad[td__graph_output(g)];
         d->add = *slot != NULL;
         if (!*slot) {
-            td_tensor *made = new_like(node, i);
+            td_tensor *made = new_like(node, i, false);
             if (made->poisoned)
                 return TD_ERR_MEMORY;
             *slot = made;
@@ -71,9 +76,10 @@ static int find_dest(td_call *node, td__dest *dest, int i)
     bool shared = false;
     for (int k = 0; k < i; k++)
         shared |= dest[k].into == d->into;
-    if (shared || (d->add && node->op->flags & TD_OP_NO_ADD)) {
-        d->add = true;
-        d->temp = new_like(node, i);
+    d->add |= shared;
+    bool wide = td__half_grad(node) && td__is_half(node->edge[i].dtype);
+    if (wide || shared || (d->add && node->op->flags & TD_OP_NO_ADD)) {
+        d->temp = new_like(node, i, wide);
         if (d->temp->poisoned)
             return TD_ERR_MEMORY;
     }
@@ -83,7 +89,9 @@ static int find_dest(td_call *node, td__dest *dest, int i)
 static int call_grad(td_call *node, td__dest *dest)
 {
     td_grad_slot slot[TD_OP_MAX_INPUTS];
-    int code = 0;
+    td_tensor *seen[TD_OP_MAX_OUTPUTS];
+    const bool half = td__half_grad(node);
+    int code = half ? td__half_grad_begin(node, seen) : 0;
     for (int i = 0; i < node->n_in && !code; i++) {
         code = find_dest(node, dest, i);
         slot[i] = dest[i].temp ? (td_grad_slot){ dest[i].temp, false } : (td_grad_slot){ dest[i].into, dest[i].add };
@@ -91,15 +99,19 @@ static int call_grad(td_call *node, td__dest *dest)
     if (!code) {
         td_scope scope = td__scope_begin_labelled(node->label);
         node->dest = dest;
-        code = node->op->grad(node, node->grad, slot);
+        node->seen = half ? seen : NULL;
+        code = node->op->grad(node, half ? seen : node->grad, slot);
         node->dest = NULL;
+        node->seen = NULL;
         if (code && !td__pending())
             td_call_error(node, code < 0 ? code : TD_ERR_INTERNAL, "the gradient failed with code %d and no sentence", code);
         td_scope_end(&scope);
     }
     for (int i = 0; i < node->n_in && !code; i++)
         if (dest[i].temp)
-            code = td__copy(dest[i].into, dest[i].temp, true);
+            code = td__copy(dest[i].into, dest[i].temp, dest[i].add);
+    if (half)
+        td__half_grad_end(node, seen);
     return code;
 }
 
@@ -123,6 +135,7 @@ static int run_node(td_call *node, bool retain)
         if (node->grad[i])
             td__hooks_run(node->hooks, i, node->grad[i]);
     int code = check_versions(node);
+    retain &= !node->once;
     const void *site = td__site;
     td__site = node->site;
     code = code ? code : call_grad(node, dest);
@@ -135,6 +148,7 @@ static int run_node(td_call *node, bool retain)
         td__tensor_unref(node->grad[i]);
         node->grad[i] = NULL;
     }
+    retain |= node->shared;
     if (!retain) {
         node->freed = true;
         td__saved_drop(node);
@@ -169,6 +183,7 @@ static double common_unit(const td__plan *p, double weight)
 static int weigh(td__plan *p, double weight, double *start)
 {
     double unit = common_unit(p, weight);
+    td__tape_now.unit = unit;
     *start = weight / unit;
     for (size_t i = 0; i < p->groups; i++) {
         td__group *g = p->group[i];
@@ -204,9 +219,23 @@ static int run(td__plan *p, td__graph root, td_tensor *seed, bool retain)
 {
     int code = place_seed(root, seed);
     while (!code && p->first) {
+        if (p->first->op == &td__op_checkpoint) {
+            code = td__checkpoint_expand(p, retain);
+            continue;
+        }
         code = run_node(p->first, retain);
         td__plan_drop_first(p);
     }
+    return code;
+}
+
+/* No gradient arrives and none is wanted, but the other ranks wait for this one's part. */
+static int take_part(td_call *node)
+{
+    td_grad_slot none[TD_OP_MAX_INPUTS] = { 0 };
+    td_scope scope = td__scope_begin_labelled(node->label);
+    int code = node->op->grad(node, node->grad, none);
+    td_scope_end(&scope);
     return code;
 }
 
@@ -225,7 +254,13 @@ static int run_empty(td__plan *p, bool retain)
     }
     while (!code && p->first) {
         td_call *node = p->first;
-        if (!retain) {
+        if (node->op == &td__op_checkpoint && td__checkpoint_collective(node)) {
+            code = td__checkpoint_expand(p, retain);
+            continue;
+        }
+        if (node->op->flags & TD__OP_COLLECTIVE)
+            code = take_part(node);
+        if ((!retain || node->once) && !node->shared) {
             node->freed = true;
             td__node_let_go(node);
         }
@@ -234,9 +269,12 @@ static int run_empty(td__plan *p, bool retain)
     return code;
 }
 
+/* A weight is seldom a 16-bit number: where the first gradient function works in f32, the seed is f32, too. */
 static td_tensor *full_like(const td_tensor *x, double value)
 {
-    td_tensor *seed = td__tensor_new(x->shape, x->dtype, x->storage->device);
+    td__graph root = td__graph_of(x);
+    bool wide = td__is_half(x->dtype) && !td__graph_is_leaf(root) && td__half_grad(td__graph_node(root));
+    td_tensor *seed = td__tensor_new(x->shape, wide ? TD_F32 : x->dtype, x->storage->device);
     if (!seed->poisoned && td__fill(seed, value)) {
         td__tensor_unref(seed);
         seed = td__poison();
@@ -292,8 +330,8 @@ static int check_loss(const char *who, td_tensor *loss)
     if (td__shape_numel(loss->shape) != 1)
         return td__fail(TD_ERR_SHAPE, "%s: the loss must have one element, got shape %s; td_mean or td_sum reduces it", who,
                         td__shape_text(loss->shape, shape));
-    if (!td__is_float(loss->dtype))
-        return td__fail(TD_ERR_DTYPE, "%s: the loss must be f32 or f64, got %s", who, td_dtype_name(loss->dtype));
+    if (!td__is_real(loss->dtype))
+        return td__fail(TD_ERR_DTYPE, "%s: the loss must be f32, f64, f16 or bf16, got %s", who, td_dtype_name(loss->dtype));
     /* With attached groups a rank whose loss reaches nothing takes part all the same, and contributes zero. */
     if (!td_needs_grad(loss) && !td__groups_attached())
         return td__fail(TD_ERR_STATE, "%s: the loss depends on nothing that needs a gradient (made under TD_NO_GRAD, from td_detach or td_grad, "
@@ -322,6 +360,8 @@ static int find_weight(const char *who, const td_tensor *loss, const td_tensor *
 static int backward(const char *who, td_tensor *loss, const td_tensor *given, bool retain)
 {
     td__tape *tape = &td__tape_now;
+    if (tape->light)
+        return td__fail(TD_ERR_STATE, "%s: called inside a function of td_checkpoint, whose first run keeps nothing for gradients", who);
     if (tape->walking)
         return td__fail(TD_ERR_STATE, "%s: called while another backward runs on this thread (from a hook or a gradient function); gradients "
                         "are first-order", who);
@@ -336,11 +376,14 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
     for (td_call *node = plan.first; node && !error && weight != 0; node = node->next)
         error = check_versions(node);
     bool was_off = tape->grad_off;
+    td_dtype autocast = tape->autocast;
     tape->grad_off = true;
     tape->walking = true;
+    tape->autocast = TD_F32;                   /* gradients are computed in the dtypes of the forward                        */
     int code = walk_with_groups(&plan, loss, weight, retain, error);
     tape->walking = false;
     tape->grad_off = was_off;
+    tape->autocast = autocast;
     td__plan_end(&plan);
     td__random_restart();
     return code;
@@ -370,6 +413,8 @@ int td_backward_with(td_tensor *loss, const td_backward_opts *opts)
 int td__backward_seeded(td_tensor *root, td_tensor *seed)
 {
     td__tape *tape = &td__tape_now;
+    if (tape->light)
+        return td__fail(TD_ERR_STATE, "td_gradcheck: called inside a function of td_checkpoint");
     if (tape->walking)
         return td__fail(TD_ERR_STATE, "td_gradcheck: called while td_backward runs");
     td__plan plan;
@@ -383,13 +428,17 @@ int td__backward_seeded(td_tensor *root, td_tensor *seed)
             td__group_weigh(plan.group[i], 1);
     }
     bool was_off = tape->grad_off;
+    td_dtype autocast = tape->autocast;
     tape->grad_off = tape->walking = true;
+    tape->unit = 1;
+    tape->autocast = TD_F32;
     if (!code && root->graph) {
         td__tensor_ref(seed);
         code = run(&plan, td__graph_of(root), seed, false);
     }
     tape->walking = false;
     tape->grad_off = was_off;
+    tape->autocast = autocast;
     td__plan_end(&plan);
     return code;
 }

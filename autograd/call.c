@@ -190,7 +190,9 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
     td__edge *e = &call->edge[input];
     if (!d->into)
         return 0;
-    if (g->dtype != e->dtype || td__shape_numel(g->shape) != td__shape_numel(e->shape) || !td__strides_contiguous(g->shape, g->stride))
+    td_tensor *own = call->seen ? td__half_own(call, input, g) : NULL;
+    g = own ? own : g;
+    if (g->dtype != (d->temp ? d->temp->dtype : e->dtype) || td__shape_numel(g->shape) != td__shape_numel(e->shape) || !td__strides_contiguous(g->shape, g->stride))
         return td_call_error(call, TD_ERR_INTERNAL, "passes a gradient to input %d that has another dtype or number of elements", input);
     td_tensor *view = reshaped(call, input, g);
     if (view->poisoned)

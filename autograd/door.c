@@ -40,15 +40,21 @@ static int perform(td_call *call)
 {
     const td_op *op = call->op;
     bool was = td__tape_now.grad_off;
+    td_dtype autocast = td__tape_now.autocast;
+    td__half half;
     td__tape_now.grad_off = true;
-    int code = op->infer(call);
+    td__tape_now.autocast = TD_F32;
+    int code = td__half_begin(call, &half);
+    code = code ? code : op->infer(call);
     if (!code && !(code = check_made(call)) && op->run && !call->view) {
         td_scope scope = td_scope_begin();
         code = op->run(call);
         td_scope_end(&scope);
         code = code ? code : call->error;
     }
+    code = td__half_end(call, &half, code);
     td__tape_now.grad_off = was;
+    td__tape_now.autocast = autocast;
     if (code && !td__pending())
         td_call_error(call, code < 0 ? code : TD_ERR_INTERNAL, "failed with code %d and no sentence", code);
     if (!code && op->flags & TD_OP_KEEPS_DIVISOR && !call->out[0]->divisor) {
@@ -102,7 +108,10 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
     here.op = op;
     here.in = NULL;
     bool poisoned, needs;
+    td_tensor *cast[TD_OP_MAX_INPUTS];
     if (check_inputs(&here, in, n, &poisoned, &needs) || poisoned)
+        return;
+    if (td__tape_now.autocast != TD_F32 && td__autocast_inputs(op, &in, n, cast))
         return;
 
     td_call *call = &here;
@@ -117,7 +126,7 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
         here.n_saved = 0;
         here.room_saved = SAVED_HERE;
         here.saved = here.saved_here;
-        here.recording = here.view = here.freed = false;
+        here.recording = here.view = here.freed = here.half = here.shared = false;
         here.error = 0;
         here.dest = NULL;
         memset(here.out, 0, sizeof here.out);
@@ -126,6 +135,8 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
     call->in = in ? in : none;                 /* not NULL: infer and run are under way */
     call->n_in = (int)n;
     call->n_out = n_out;
+    if (td__tape_now.rerun)
+        td__checkpoint_note(op);
     int code = perform(call);
     for (int i = 0; i < n_out; i++) {
         td_tensor *x = call->out[i];
@@ -141,10 +152,10 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
         outputs[i] = td__scoped_tensor(x);
     }
     call->in = NULL;
+    if (!record || call->light)
+        td__saved_drop(call);
     if (record)
         td__node_unref(call);
-    else
-        td__saved_drop(call);
 }
 
 td_tensor *td_apply(const td_op *op, td_tensor *const *inputs, size_t n, const void *attr)

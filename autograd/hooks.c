@@ -21,6 +21,8 @@ void td_hook(td_tensor *x, void (*fn)(td_tensor *grad, void *user), void *user)
         return;
     }
     td__graph g = td__graph_of(x);
+    if (td__hook_known(g))                     /* the first run of a checkpointed function has added it                   */
+        return;
     td__hook *hook = td__alloc(sizeof *hook);
     if (!hook)
         return;

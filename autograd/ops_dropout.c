@@ -56,7 +56,7 @@ static int dropout_run(td_call *call)
     if (td_is_poisoned(numbers))
         return td__pending();
     int64_t *number = td__ptr(numbers);
-    number[SEED] = (int64_t)td_seed_get();
+    number[SEED] = (int64_t)td__random_seed();
     number[STEP] = td_step_get();
     number[CALL] = td__random_call_index();
     td__samples_now(dropout_rows(call), &ids, &number[FIRST]);

@@ -87,6 +87,9 @@ static int reach_node(td__plan *p, td_call *node)
     if (node->walk == p->walk)
         return 0;
     char site[256];
+    if (node->light && !p->border)
+        return td__fail(TD_ERR_STATE, "td_backward: a result of td_%s was made inside td_checkpoint and left it by another way than as its "
+                        "result, so no gradient can flow through it (%s)", node->op->name, td__site_text(node->site, site, sizeof site));
     if (node->freed)
         return td__fail(TD_ERR_STATE, "td_backward: the graph was freed by an earlier td_backward through it (td_%s, %s); the earlier one "
                         "needs .retain_graph = true (td_backward_with)", node->op->name, td__site_text(node->site, site, sizeof site));
@@ -100,6 +103,8 @@ static int reach_node(td__plan *p, td_call *node)
 
 static int reach(td__plan *p, td__graph g)
 {
+    if (p->border && (td__graph_is_leaf(g) || td__graph_node(g)->seq <= p->since || td__graph_node(g)->shared))
+        return p->border(p->user, g);
     return td__graph_is_leaf(g) ? reach_leaf(p, td__graph_leaf(g)) : reach_node(p, td__graph_node(g));
 }
 
@@ -121,6 +126,18 @@ int td__plan_make(td__plan *p, td__graph root)
 void td__plan_begin(td__plan *p)
 {
     *p = (td__plan){ .walk = 1 + atomic_fetch_add_explicit(&walks, 1, memory_order_relaxed) };
+}
+
+void td__plan_prepend(td__plan *p, td__plan *part)
+{
+    if (part->last) {
+        part->last->next = p->first;
+        p->first = part->first;
+        if (!p->last)
+            p->last = part->last;
+    }
+    part->first = part->last = NULL;
+    td__plan_end(part);
 }
 
 void td__plan_drop_first(td__plan *p)

@@ -11,11 +11,20 @@ typedef struct {
     size_t      groups, group_room;
     td_call   **heap;              /* while planning                                                                       */
     size_t      heaped, room;
+    uint64_t    since;             /* nodes up to this sequence number, shared casts and leaves are not taken in but shown to `border` … */
+    int       (*border)(void *user, td__graph g);   /* … if there is one                                                      */
+    void       *user;
 } td__plan;
 
 void td__plan_begin(td__plan *p);
 int  td__plan_make(td__plan *p, td__graph root);
+/* What lies between root and the border in front of all else; `part` is empty afterwards. */
+void td__plan_prepend(td__plan *p, td__plan *part);
 void td__plan_drop_first(td__plan *p);         /* the first node is done: its incoming gradients and the plan's reference    */
 void td__plan_end(td__plan *p);
+
+/* ---- checkpoint.c ---- */
+/* The plan's first node is a checkpoint: its function runs again, and the nodes that this records take its place in the plan. */
+int  td__checkpoint_expand(td__plan *p, bool retain);
 
 #endif

@@ -14,6 +14,9 @@ static __thread struct {
     td_tensor *ids;                            /* a reference, or NULL: the default numbers                               */
     int64_t    calls;                          /* random calls of this forward                                            */
     uint64_t   seen;                           /* step_changes when `calls` was last valid                                */
+    bool       own;                            /* step and seed below count, not the process's                            */
+    int64_t    step;
+    uint64_t   seed;
 } mine;
 static pthread_key_t thread_end;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -31,6 +34,12 @@ static void make_key(void)
     pthread_key_create(&thread_end, forget_ids);
 }
 
+static void watch_thread(void)
+{
+    pthread_once(&once, make_key);
+    pthread_setspecific(thread_end, &mine);
+}
+
 void td_samples(td_tensor *ids)
 {
     TD_ENTER();
@@ -42,10 +51,8 @@ void td_samples(td_tensor *ids)
                  td__shape_text(ids->shape, shape));
         return;
     }
-    if (ids) {
-        pthread_once(&once, make_key);
-        pthread_setspecific(thread_end, &mine);
-    }
+    if (ids)
+        watch_thread();
     td__tensor_ref(ids);
     forget_ids(NULL);
     mine.ids = ids;
@@ -63,14 +70,43 @@ void td__random_restart(void)
     mine.calls = 0;
 }
 
-int64_t td__random_call_index(void)
+uint64_t td__random_seed(void)
+{
+    return mine.own ? mine.seed : td_seed_get();
+}
+
+static void follow_step(void)
 {
     uint64_t changes = atomic_load_explicit(&step_changes, memory_order_relaxed);
-    if (mine.seen != changes) {
-        mine.seen = changes;
-        mine.calls = 0;
-    }
+    if (mine.seen == changes || mine.own)
+        return;
+    mine.seen = changes;
+    mine.calls = 0;
+}
+
+int64_t td__random_call_index(void)
+{
+    follow_step();
     return mine.calls++;
+}
+
+td__random td__random_now(void)
+{
+    follow_step();
+    return (td__random){ mine.ids, mine.calls, td_step_get(), td__random_seed(), mine.own };
+}
+
+td__random td__random_put(td__random state)
+{
+    td__random before = td__random_now();
+    if (state.ids)
+        watch_thread();
+    mine.ids = state.ids;
+    mine.calls = state.calls;
+    mine.step = state.step;
+    mine.seed = state.seed;
+    mine.own = state.own;
+    return before;
 }
 
 int64_t td__random_calls(void)
@@ -86,7 +122,7 @@ void td__random_calls_set(int64_t calls)
 
 int64_t td_step_get(void)
 {
-    return atomic_load(&step);
+    return mine.own ? mine.step : atomic_load(&step);
 }
 
 void td_step_set(int64_t value)

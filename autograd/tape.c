@@ -91,6 +91,8 @@ td_call *td__node_new(const td_op *op, td_tensor *const *in, size_t n, const voi
     node->saved = node->saved_here;
     node->room_saved = SAVED_HERE;
     node->recording = true;
+    node->light = tape->light;
+    node->once = tape->again;
     node->refs = 1;
     node->seq = tape->seq;
     node->site = td__site;

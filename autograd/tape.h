@@ -28,6 +28,7 @@ typedef struct {
 
 typedef struct {
     td_tensor *tensor;                         /* one reference                                                            */
+    td_tensor *narrow;                         /* while grad sees an f32 copy in its place: the 16-bit one (half.c)         */
     uint32_t   version;                        /* of its storage when saved                                                */
     uint32_t   inputs;                         /* bit i: it is input i (the same tensor may be several)                     */
     int8_t     output;                         /* which one it is, or -1                                                   */
@@ -43,7 +44,7 @@ typedef struct td__hook {
 /* One input's gradient while a gradient function runs: see backward.c. */
 typedef struct {
     td_tensor *into;                           /* the leaf's gradient or the producer's accumulator; NULL: not wanted       */
-    td_tensor *temp;                           /* written instead of `into` and added afterwards, or NULL                  */
+    td_tensor *temp;                           /* written instead of `into` and copied or added afterwards, or NULL         */
     bool       add;                            /* into holds something                                                     */
 } td__dest;
 
@@ -58,6 +59,10 @@ struct td_call {
     bool         recording;                    /* a node of the graph: gradients will be asked for                          */
     bool         view;                         /* infer made output 0 a view                                               */
     bool         freed;                        /* backward has run, the graph was not retained                             */
+    bool         light;                        /* of td_checkpoint's first run: nothing was saved, no gradient may come here  */
+    bool         once;                         /* of a checkpoint's second run: freed though the graph is retained           */
+    bool         half;                         /* an input has 16 bits, and the device computes in f32                     */
+    bool         shared;                       /* a weight's cast that several graphs use: no backward frees it             */
     int          error;                        /* inside infer and run: what went wrong without a code to return it          */
     td_tensor *const *in;                      /* infer and run only                                                       */
     td_tensor   *out[TD_OP_MAX_OUTPUTS];       /* infer and run only                                                       */
@@ -70,6 +75,7 @@ struct td_call {
     td_call     *next;                         /* in the order of a walk, or among the dying                                */
     td_tensor   *grad[TD_OP_MAX_OUTPUTS];      /* incoming gradients during a walk                                         */
     td__dest    *dest;                         /* while its gradient function runs                                         */
+    td_tensor *const *seen;                    /* then: the incoming gradients as it sees them                              */
     td__hook    *hooks;
     const void  *site;
     const char  *label;                        /* its own copy; NULL: none                                                 */
@@ -79,7 +85,13 @@ struct td_call {
 typedef struct {
     bool     grad_off;                         /* inside TD_NO_GRAD, run, grad or a hook                                   */
     bool     walking;                          /* a backward is running                                                    */
+    bool     light;                            /* inside td_checkpoint's first run: nodes save nothing                      */
+    bool     again;                            /* inside its second, in backward                                           */
+    struct td__rerun *rerun;                   /* innermost of these runs, or NULL (checkpoint.c)                            */
+    double   unit;                             /* in a backward: what gradients are counted in (autograd_impl.h)               */
     bool     draining;                         /* dying nodes are being freed                                              */
+    td_dtype autocast;                         /* the region's dtype; TD_F32: none                                         */
+    int      autocast_depth;                   /* regions begun and not ended                                              */
     uint64_t seq;                              /* of the last node recorded                                                */
     td_call *dying;
 } td__tape;
@@ -106,7 +118,39 @@ td__group *td__groups_attached(void);          /* first of the groups with ops  
 /* Without groups' callbacks and weights: d(sum of seed*root) goes to the leaves. For td_gradcheck. */
 int td__backward_seeded(td_tensor *root, td_tensor *seed);
 
+/* ---- half.c ---- */
+typedef struct {
+    td_tensor *const *in;                      /* the caller's inputs; NULL: nothing was widened                            */
+    td_tensor *wide[TD_OP_MAX_INPUTS];         /* what infer and run see, one reference each                                */
+} td__half;
+int  td__half_begin(td_call *call, td__half *h);             /* 0, or negative after td__fail; end is to be called either way */
+int  td__half_end(td_call *call, td__half *h, int code);     /* code: how infer and run ended; returns it or its own         */
+static inline bool td__half_grad(const td_call *node)        /* does its gradient function work on f32 copies?               */
+{
+    return node->half && !(node->op->flags & TD_OP_ANY_DTYPE_GRAD);
+}
+int  td__half_grad_begin(td_call *node, td_tensor **seen);   /* fills seen, one reference each; widens what was saved        */
+void td__half_grad_end(td_call *node, td_tensor **seen);     /* to be called also when begin failed                          */
+td_tensor *td__half_own(td_call *call, int input, td_tensor *g);   /* the 16-bit gradient that g is a copy of, to be passed on; or NULL */
+
+/* ---- autocast.c ---- */
+/* Replaces *in by `cast` where the region wants other dtypes. 0, or negative when a cast failed. */
+int  td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_tensor **cast);
+
 /* ---- samples.c ---- */
 void    td__random_restart(void);              /* the next random call is the first of a forward                             */
+/* All that random operations draw from. A state put in place stays until the next is: what was there is given back (with `ids`, a
+ * reference). step and seed are then this thread's, until a state with `own` false is put back. */
+typedef struct { td_tensor *ids; int64_t calls, step; uint64_t seed; bool own; } td__random;
+td__random td__random_now(void);               /* a look: ids is lent                                                        */
+td__random td__random_put(td__random state);   /* takes over state.ids                                                       */
+
+/* ---- checkpoint.c ---- */
+extern const td_op td__op_checkpoint;
+td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype);   /* autocast's of leaf x, in a second run                       */
+bool td__hook_known(td__graph g);              /* in a second run: what g names was there in the first, and has its hooks       */
+int  td__checkpoint_check(td_call *node);      /* 0, or the sentence: a parameter that it will read has changed                */
+bool td__checkpoint_collective(const td_call *node);   /* did the function call an operation that all ranks must call?         */
+void td__checkpoint_note(const td_op *op);     /* the door, while tape->rerun                                                */
 
 #endif

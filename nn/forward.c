@@ -6,15 +6,30 @@
  */
 #include "nn_impl.h"
 
+static int check_forward(const char *who, td_module *m, const td_tensor *x)
+{
+    int code = td__module_check(who, m);
+    return code || x ? code : td__fail(TD_ERR_ARGUMENT, "%s: the input of %s is NULL", who, td__module_label(m));
+}
+
+static td_tensor *forward_of(td_tensor *const *inputs, size_t n, void *m)
+{
+    return td_forward(m, inputs[0]);
+}
+
+td_tensor *td_forward_checkpointed(td_module *m, td_tensor *x)
+{
+    TD_ENTER();
+    if (check_forward("td_forward_checkpointed", m, x) != 0)
+        return td__poison();
+    return td_checkpoint(forward_of, m, 0, &x, 1);
+}
+
 td_tensor *td_forward(td_module *m, td_tensor *x)
 {
     TD_ENTER();
-    if (td__module_check("td_forward", m) != 0)
+    if (check_forward("td_forward", m, x) != 0)
         return td__poison();
-    if (!x) {
-        td__fail(TD_ERR_ARGUMENT, "td_forward: the input of %s is NULL", td__module_label(m));
-        return td__poison();
-    }
     if (x->poisoned)
         return x;
     if (!m->type->forward) {

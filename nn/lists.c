@@ -188,7 +188,7 @@ void td_train(td_module *m, bool on)
 bool td_is_training(const td_module *m)
 {
     TD_ENTER();
-    return td__module_check("td_is_training", m) == 0 && !td__tree_of(m)->eval;
+    return td__checkpoint_answer(td__module_check("td_is_training", m) == 0 && !td__tree_of(m)->eval);
 }
 
 /* The handle stays, its storage is another: nobody else may hold on to the old one. */

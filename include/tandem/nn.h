@@ -34,6 +34,8 @@ TD_API td_tensor *td_module_parameter(td_module *m, const char *name, td_tensor 
 TD_API td_tensor *td_module_buffer(td_module *m, const char *name, td_tensor *value);   /* state without gradients: running means */
 TD_API td_module *td_module_child(td_module *m, const char *name, td_module *takes);
 TD_API td_tensor *td_forward(td_module *m, td_tensor *x); /* runs type->forward in an inner scope, escapes its result  */
+/* The same in a td_checkpoint: what m computes inside is computed again in backward instead of kept. m must live until then. */
+TD_API td_tensor *td_forward_checkpointed(td_module *m, td_tensor *x);
 TD_API td_scope   td_module_scope_begin(td_module *m);
 /* the same inner scope for one's own typed forward functions; td_escape the results */
 #define TD_MODULE_SCOPE(m)                                                                                   \
