@@ -50,6 +50,33 @@ static void sentences(void **state)
     refused(td_conv2d(x, w, NULL, &(td_conv2d_opts){ .padding = -1 }), "padding is -1");
     refused(td_conv2d(x, td_cast(w, TD_F32), NULL, NULL), "f32");
     refused(td_conv2d(whole, w, NULL, NULL), "i64");
+    refused(td_conv2d(x, w, NULL, &(td_conv2d_opts){ .dilation = -1 }), "dilation is -1, expected at least 1");
+    refused(td_conv2d(x, w, NULL, &(td_conv2d_opts){ .groups = -1 }), "groups is -1, expected at least 1");
+    refused(td_conv2d(x, w, NULL, &(td_conv2d_opts){ .dilation = 3 }), "the window of w (4,3,3,3) with dilation 3 is larger than x (2,3,5,5)");
+    refused(td_conv2d(x, w, NULL, &(td_conv2d_opts){ .groups = 2 }), "x (2,3,5,5) has 3 channels (dimension 1), not a multiple of groups 2");
+    refused(td_conv2d(x, filled(TD_SHAPE(4, 1, 3, 3), 2), NULL, &(td_conv2d_opts){ .groups = 3 }),
+            "w (4,1,3,3) has 4 output channels (dimension 0), not a multiple of groups 3");
+    refused(td_conv2d(x, filled(TD_SHAPE(3, 3, 3, 3), 2), NULL, &(td_conv2d_opts){ .groups = 3 }),
+            "x (2,3,5,5) has 1 channels in each of 3 groups and w (3,3,3,3) expects 3 (dimension 1)");
+    td_tensor *wt = filled(TD_SHAPE(3, 4, 3, 3), 2);
+    refused(td_conv_transpose2d(x, w, b, NULL), "td_conv_transpose2d: x (2,3,5,5) has 3 channels (dimension 1) and w (4,3,3,3) expects 4 (dimension 0)");
+    refused(td_conv_transpose2d(x, wt, c, NULL), "b has shape (3), expected (4), the output channels of w (3,4,3,3) in 1 groups");
+    refused(td_conv_transpose2d(x, wt, b, &(td_conv_transpose2d_opts){ .groups = 2 }), "3 channels (dimension 1), not a multiple of groups 2");
+    refused(td_conv_transpose2d(x, wt, b, &(td_conv_transpose2d_opts){ .stride = 2, .output_padding = 2 }),
+            "output_padding is 2, expected 0 or more and less than 2, the larger of stride and dilation");
+    refused(td_conv_transpose2d(x, wt, b, &(td_conv_transpose2d_opts){ .padding = 4 }),
+            "x (2,3,5,5) with w (3,4,3,3) and padding 4 gives images of -1 by -1, expected at least 1 by 1");
+    refused(td_conv_transpose2d(x, wt, b, &(td_conv_transpose2d_opts){ .dilation = -2 }), "dilation is -2");
+    refused(td_conv_transpose2d(filled(TD_SHAPE(2, 3, 0, 5), 1), wt, b, NULL), "the images of x (2,3,0,5) are empty");
+    refused(td_conv_transpose2d(c, wt, b, NULL), "expected 4 dimensions");
+    refused(td_conv_transpose2d(x, c, b, NULL), "expected 4 dimensions");
+    refused(td_conv_transpose2d(x, NULL, b, NULL), "NULL");
+    refused(td_conv_transpose2d(whole, wt, b, NULL), "i64");
+    refused(td_adaptive_avg_pool2d(x, 0, 2), "td_adaptive_avg_pool2d: the output's size is 0 by 2, expected at least 1 by 1");
+    refused(td_adaptive_max_pool2d(c, 1, 1), "expected 4 dimensions");
+    refused(td_adaptive_max_pool2d(filled(TD_SHAPE(2, 3, 5, 0), 1), 1, 1), "the images of x (2,3,5,0) are empty");
+    refused(td_adaptive_max_pool2d(x, 1 << 20, 1 << 20), "more than 2^31-1 elements");
+    refused(td_adaptive_avg_pool2d(whole, 1, 1), "i64");
     refused(td_max_pool2d(x, 0, NULL), "window is 0");
     refused(td_max_pool2d(x, 6, NULL), "larger than");
     refused(td_avg_pool2d(x, 3, &(td_pool2d_opts){ .padding = 2 }), "expected 0 to 1");

@@ -70,6 +70,15 @@ static void layers_default_as_pytorch(void **state)
     expect_uniform(td_parameter_get(c, "bias"), 1 / sqrt(24 * 25));
     td_module_free(l);
     td_module_free(c);
+    /* fan_in is dimension 1 of the weight times the window, also where the layer is transposed (torch.nn.init) */
+    c = td_nn_conv2d(24, 200, 5, &(td_nn_conv2d_opts){ .groups = 4 });
+    expect_uniform(td_parameter_get(c, "weight"), 1 / sqrt(6 * 25));
+    expect_uniform(td_parameter_get(c, "bias"), 1 / sqrt(6 * 25));
+    td_module_free(c);
+    c = td_nn_conv_transpose2d(24, 200, 3, &(td_nn_conv_transpose2d_opts){ .groups = 4 });
+    expect_uniform(td_parameter_get(c, "weight"), 1 / sqrt(50 * 9));
+    expect_uniform(td_parameter_get(c, "bias"), 1 / sqrt(50 * 9));
+    td_module_free(c);
 }
 
 /* The n-th parameter of a job is the same whatever happened between, and no two draw alike. */

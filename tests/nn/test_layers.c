@@ -52,6 +52,63 @@ static void conv2d_layer(void **state)
     td_module_free(l);
 }
 
+/* Grouped, dilated: the layer hands its options on, and its weight has PyTorch's shape. */
+static void conv2d_grouped_layer(void **state)
+{
+    enum { C = 4, O = 6, G = 2, D = 2, H = 8 };
+    TD_SCOPE();
+    td_module *l = td_nn_conv2d(C, O, 3, &(td_nn_conv2d_opts){ .padding = 1, .dilation = D, .groups = G });
+    td_tensor *w = td_parameter_get(l, "weight"), *b = td_parameter_get(l, "bias"), *x = td_randn(TD_SHAPE(2, C, H, H), 3, 6);
+    assert_true(td__shape_equal(td_shape_of(w), TD_SHAPE(O, C / G, 3, 3)));
+    td_tensor *y = td_forward(l, x);
+    assert_true(td__shape_equal(td_shape_of(y), TD_SHAPE(2, O, 6, 6)));
+    for (int o = 0; o < O; o++) {                      /* pixel (2, 3) of image 1: all its window lies in the image                    */
+        double sum = at(b, o);
+        for (int c = 0; c < C / G; c++)
+            for (int u = 0; u < 3; u++)
+                for (int v = 0; v < 3; v++)
+                    sum += at(x, ((C + o / (O / G) * (C / G) + c) * H + 2 + u * D - 1) * H + 3 + v * D - 1) * at(w, ((o * C / G + c) * 3 + u) * 3 + v);
+        expect_near(at(y, ((O + o) * 6 + 2) * 6 + 3), sum, 1e-5);
+    }
+    char text[1024];
+    td_summary_format(l, text, sizeof text);
+    assert_non_null(strstr(text, "conv2d (in=4, out=6, kernel=3, stride=1, padding=1, dilation=2, groups=2)"));
+    td_module_free(l);
+}
+
+static void conv_transpose2d_layer(void **state)
+{
+    enum { C = 4, O = 6, G = 2, K = 3, S = 2, P = 1, H = 3, OH = (H - 1) * S - 2 * P + K + 1 };
+    TD_SCOPE();
+    td_module *l = td_nn_conv_transpose2d(C, O, K, &(td_nn_conv_transpose2d_opts){ .stride = S, .padding = P, .output_padding = 1, .groups = G });
+    td_tensor *w = td_parameter_get(l, "weight"), *b = td_parameter_get(l, "bias"), *x = td_randn(TD_SHAPE(1, C, H, H), 3, 7);
+    assert_int_equal(td_parameters(l).n, 2);
+    assert_true(td__shape_equal(td_shape_of(w), TD_SHAPE(C, O / G, K, K)));
+    td_tensor *y = td_forward(l, x);
+    assert_true(td__shape_equal(td_shape_of(y), TD_SHAPE(1, O, OH, OH)));
+    double want[O][OH][OH];
+    for (int o = 0; o < O; o++)
+        for (int i = 0; i < OH * OH; i++)
+            want[o][i / OH][i % OH] = at(b, o);
+    for (int c = 0; c < C; c++)
+        for (int i = 0; i < H * H; i++)
+            for (int k = 0; k < K * K; k++) {
+                int u = i / H * S + k / K - P, v = i % H * S + k % K - P;
+                for (int o = 0; o < O / G && u >= 0 && u < OH && v >= 0 && v < OH; o++)
+                    want[c / (C / G) * (O / G) + o][u][v] += at(x, c * H * H + i) * at(w, (c * (O / G) + o) * K * K + k);
+            }
+    for (int i = 0; i < O * OH * OH; i++)
+        expect_near(at(y, i), want[i / OH / OH][i / OH % OH][i % OH], 1e-5);
+    char text[1024];
+    td_summary_format(l, text, sizeof text);
+    assert_non_null(strstr(text, "conv_transpose2d (in=4, out=6, kernel=3, stride=2, padding=1, output_padding=1, groups=2)"));
+    td_module_free(l);
+    l = td_nn_conv_transpose2d(2, 3, 2, &(td_nn_conv_transpose2d_opts){ .no_bias = true });
+    assert_int_equal(td_parameters(l).n, 1);
+    assert_true(td__shape_equal(td_shape_of(td_forward(l, td_zeros(TD_SHAPE(1, 2, 2, 2), TD_F32))), TD_SHAPE(1, 3, 3, 3)));
+    td_module_free(l);
+}
+
 static void pool_layers(void **state)
 {
     enum { H = 5, W = 5, K = 3, S = 2, P = 1, O = 3 };
@@ -78,6 +135,25 @@ static void pool_layers(void **state)
     td_module_free(max);
     td_module_free(avg);
     td_module_free(plain);
+}
+
+static void adaptive_pool_layers(void **state)
+{
+    TD_SCOPE();
+    td_module *max = td_nn_adaptive_max_pool2d(2, 1), *avg = td_nn_adaptive_avg_pool2d(2, 1);
+    td_tensor *x = td_randn(TD_SHAPE(1, 1, 5, 3), 3, 8), *m = td_forward(max, x), *a = td_forward(avg, x);
+    assert_true(td__shape_equal(td_shape_of(m), TD_SHAPE(1, 1, 2, 1)) && td__shape_equal(td_shape_of(a), TD_SHAPE(1, 1, 2, 1)));
+    for (int i = 0; i < 2; i++) {                      /* rows 0 to 2, and 2 to 4                                                  */
+        double most = -INFINITY, sum = 0;
+        for (int k = 0; k < 9; k++) {
+            most = fmax(most, at(x, i * 6 + k));
+            sum += at(x, i * 6 + k);
+        }
+        assert_true(at(m, i) == most);
+        expect_near(at(a, i), sum / 9, 1e-6);
+    }
+    td_module_free(max);
+    td_module_free(avg);
 }
 
 static void batch_norm_layer(void **state)
@@ -162,6 +238,16 @@ static void wrong_arguments(void **state)
     expect_error(TD_ERR_ARGUMENT, "td_nn_conv2d: in is 1, out 2 and kernel 0, expected 1 or more");
     td_nn_conv2d(1, 2, 3, &(td_nn_conv2d_opts){ .padding = -1 });
     expect_error(TD_ERR_ARGUMENT, "td_nn_conv2d: stride is 1 and padding -1, expected 1 or more and 0 or more");
+    td_nn_conv2d(4, 6, 3, &(td_nn_conv2d_opts){ .groups = 3 });
+    expect_error(TD_ERR_ARGUMENT, "td_nn_conv2d: groups is 3, expected a divisor of in 4 and out 6");
+    td_nn_conv2d(4, 6, 3, &(td_nn_conv2d_opts){ .dilation = -1 });
+    expect_error(TD_ERR_ARGUMENT, "td_nn_conv2d: dilation is -1 and groups 1, expected 1 or more");
+    td_nn_conv_transpose2d(4, 6, 0, NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_nn_conv_transpose2d: in is 4, out 6 and kernel 0, expected 1 or more");
+    td_nn_conv_transpose2d(4, 6, 3, &(td_nn_conv_transpose2d_opts){ .output_padding = 1 });
+    expect_error(TD_ERR_ARGUMENT, "td_nn_conv_transpose2d: output_padding is 1, expected 0 or more and less than 1, the larger of stride and dilation");
+    td_nn_adaptive_avg_pool2d(0, 1);
+    expect_error(TD_ERR_ARGUMENT, "td_nn_adaptive_avg_pool2d: the output's size is 0 by 1, expected at least 1 by 1");
     td_nn_batch_norm(0, NULL);
     expect_error(TD_ERR_ARGUMENT, "td_nn_batch_norm: channels is 0, expected 1 or more");
     td_nn_batch_norm(1, &(td_nn_batch_norm_opts){ .momentum = 2 });
@@ -177,7 +263,8 @@ static void wrong_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(linear_layer), TEST(conv2d_layer), TEST(pool_layers), TEST(batch_norm_layer), TEST(activation_layers), TEST(dropout_layer),
+        TEST(linear_layer), TEST(conv2d_layer), TEST(conv2d_grouped_layer), TEST(conv_transpose2d_layer),
+        TEST(pool_layers), TEST(adaptive_pool_layers), TEST(batch_norm_layer), TEST(activation_layers), TEST(dropout_layer),
         TEST(wrong_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
