@@ -3,7 +3,7 @@
  *   module.c    the tree: making, names, adopting, freeing     lists.c   what is read off it: lists, paths, train, conversion
  *   forward.c   the inner scope of a forward                  summary.c the table
  *   init.c      initialisers                                  linear.c conv2d.c batch_norm.c pool2d.c dropout.c embedding.c sequential.c: a layer
- *                                                             each; layer_norm.c: layer, RMS and group norm
+ *                                                             each; layer_norm.c: layer, RMS and group norm; rnn.c: LSTM, GRU; rnn_cell.c: one step
  *                                                             activation.c: the layers without a state, flatten among them
  */
 #ifndef TD_NN_IMPL_H

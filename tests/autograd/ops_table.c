@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 static const ops_row *const tables[] = { ops_rows_norms, ops_rows_index, ops_rows_arith, ops_rows_reduce, ops_rows_view, ops_rows_matmul, ops_rows_activation, ops_rows_loss,
-                                         ops_rows_images, ops_rows_attention,
+                                         ops_rows_images, ops_rows_attention, ops_rows_rnn,
                                          ops_rows_pointwise, ops_rows_choose, ops_rows_nll, NULL };
 
 const ops_row *const *ops_tables(void)

@@ -42,6 +42,7 @@ typedef struct ops_row {
 extern const ops_row ops_rows_arith[], ops_rows_reduce[], ops_rows_view[], ops_rows_matmul[], ops_rows_activation[], ops_rows_loss[];
 extern const ops_row ops_rows_attention[];                     /* attention, rotary, swiglu                          */
 extern const ops_row ops_rows_pointwise[], ops_rows_choose[], ops_rows_nll[];
+extern const ops_row ops_rows_rnn[];                           /* lstm_cell, gru_cell                                 */
 extern const ops_row ops_rows_images[];                        /* conv2d, pools, batch_norm, dropout                  */
 extern const ops_row ops_rows_norms[], ops_rows_index[];        /* layer, RMS, group norm; embedding, index_select, gather, concat, pad */
 
