@@ -88,7 +88,7 @@ static int lstm_grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return 0;
 }
 
-const td_op td__op_lstm_cell = { .name = "lstm_cell", .infer = lstm_infer, .run = lstm_run, .grad = lstm_grad, .n_outputs = 2 };
+const td_op td__op_lstm_cell = { .name = "lstm_cell", .infer = lstm_infer, .run = lstm_run, .grad = lstm_grad, .n_outputs = 2, .flags = TD_OP_LOW };
 
 void td_lstm_cell(td_tensor *gates, td_tensor *c, td_tensor **h_out, td_tensor **c_out)
 {
@@ -141,7 +141,7 @@ static int gru_grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     return 0;
 }
 
-const td_op td__op_gru_cell = { .name = "gru_cell", .infer = gru_infer, .run = gru_run, .grad = gru_grad };
+const td_op td__op_gru_cell = { .name = "gru_cell", .infer = gru_infer, .run = gru_run, .grad = gru_grad, .flags = TD_OP_LOW };
 
 td_tensor *td_gru_cell(td_tensor *gi, td_tensor *gh, td_tensor *h)
 {
