@@ -81,7 +81,8 @@ void td__comm_close_world(bool well);      /* well: false tells ranks that still
 td_work *td__coll_start(td_comm *comm, const td_coll *coll);
 int      td__coll_run(td_comm *comm, td_coll *coll);              /* blocking; figures come back in coll                      */
 int      td__work_wait(td_work *work, td_coll *figures);          /* as td_wait; figures may be NULL                           */
-/* agree.c, collective. 0 when every rank passes 0; else the lowest failing rank's code and sentence on all. `label` must outlive the call. */
+/* agree.c, collective. 0 when every rank passes 0; else the lowest failing rank's code on all, and its sentence where
+ * there is none yet. `label` must outlive the call. */
 int      td__comm_agree(td_comm *comm, int code, const char *label);
 /* All ranks know already that rank `guilty` has an error `code`: its sentence becomes everybody's. Returns code, or what failed. */
 int      td__comm_share_error(td_comm *comm, int guilty, int code, const char *label);

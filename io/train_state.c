@@ -145,15 +145,21 @@ static int apply(td__ts *t)
     return rc ? rc : take_all(t);
 }
 
-/* Copies of the file on several machines could be of different times. */
+/* Copies of the file on several machines could be of different times. Every rank sees all sums and comes to the same sentence. */
 static int compare_sums(td_comm *comm, const char *who, const char *path, const unsigned char mine[static 32])
 {
-    unsigned char first[32];
-    memcpy(first, mine, sizeof first);
-    int rc = td__comm_bytes(comm, first, sizeof first, 0, who);
-    if (rc == 0 && memcmp(first, mine, sizeof first) != 0)
-        rc = td__fail(TD_ERR_MISMATCH, "%s: %s: is another file on rank %d than on rank 0", who, path, td_rank(comm));
-    return td__comm_agree(comm, rc, who);
+    int size = td_size(comm);
+    unsigned char *all = td__alloc((size_t)size * 32);
+    if (!all)
+        return TD_ERR_MEMORY;
+    td_coll coll = { .kind = TD_COLL_ALL_GATHER, .dtype = TD_U8, .in = mine, .out = all, .count = 32, .pre = 1, .post = 1, .site = td__site,
+                     .label = who };
+    int rc = td__coll_run(comm, &coll);
+    for (int r = 1; r < size && rc == 0; r++)
+        if (memcmp(all, all + 32 * r, 32) != 0)
+            rc = td__fail(TD_ERR_MISMATCH, "%s: %s: is another file on rank %d than on rank 0", who, path, r);
+    td__free(all);
+    return rc;
 }
 
 int td_train_state_load(td_train_state *state, const char *path)

@@ -85,7 +85,8 @@ typedef struct {                 /* any part may be NULL: not saved; on load lef
     int64_t step;                /* yours: saved, and set by load                                                                 */
     uint64_t reserved[8];
 } td_train_state;
-/* Both are collective over ddp's communicator, or the world without ddp, and return the same code with the same sentence on every rank. Refused
+/* Both are collective over ddp's communicator, or the world without ddp, and return the same code on every rank, with the sentence of the lowest
+ * rank that failed where a rank has none of its own. Refused
  * while gradients wait for a step (save after td_optim_step, not between accumulating backwards) and while an error is pending.
  * Save: rank 0 writes its own values, as td_save does; every rank returns when the file stands. */
 TD_API int td_train_state_save(const td_train_state *state, const char *path);
