@@ -1,6 +1,7 @@
 /* tests/truth/models.c: small networks with dropout and a branch, and data that is a function of the row alone.
  */
 #include "truth.h"
+#include "../../examples/06_resnet/model.h"
 
 struct truth_net {
     td_module base;
@@ -23,6 +24,8 @@ td_module *truth_net_new(truth_model model)
                                    td_nn_max_pool2d(2, NULL), td_nn_conv2d(4, 6, 3, NULL), td_nn_gelu(), td_nn_dropout(0.2),
                                    td_nn_avg_pool2d(2, NULL), td_nn_flatten());
         features = 6;
+    } else if (model == RESNET) {
+        n->body = resnet_new(&(resnet_opts){ .depth = 18, .width = 8, .channels = 1, .classes = WIDTH, .small_images = true });
     } else if (model == MLP) {
         n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL),
                                    td_nn_tanh());
@@ -35,6 +38,11 @@ td_module *truth_net_new(truth_model model)
     n->branch = td_module_child(&n->base, "branch", td_nn_linear(features, features, NULL));
     n->head = td_module_child(&n->base, "head", td_nn_linear(features, CLASSES, NULL));
     return &n->base;
+}
+
+bool truth_by_shares(truth_model model)
+{
+    return model == RESNET;
 }
 
 td_tensor *truth_logits(td_module *net, td_tensor *x, bool branch)
@@ -79,8 +87,9 @@ static int read_row(void *user, int64_t row, void *const *into)
 
 td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype)
 {
+    bool picture = model == CNN || model == RESNET;
     source *s = malloc(sizeof *s);
-    *s = (source){ .n = model == CNN ? SIDE * SIDE : WIDTH, .dtype = dtype };
-    td_field field[2] = { { model == CNN ? TD_SHAPE(1, SIDE, SIDE) : TD_SHAPE(WIDTH), dtype }, { TD_SCALAR, TD_I64 } };
+    *s = (source){ .n = picture ? SIDE * SIDE : WIDTH, .dtype = dtype };
+    td_field field[2] = { { picture ? TD_SHAPE(1, SIDE, SIDE) : TD_SHAPE(WIDTH), dtype }, { TD_SCALAR, TD_I64 } };
     return td_dataset_new(&(td_dataset_source){ .rows = rows, .field = field, .n_fields = 2, .read = read_row, .close = free }, s);
 }

@@ -10,16 +10,17 @@ static bool takes_branch(truth_case kase, int part, int step)
 
 static td_optim *optimizer(const truth_row *row, td_module *net)
 {
-    return row->optim == SGD ? td_sgd_new(td_parameters(net), &(td_sgd_opts){ .lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-3f })
+    double lr = row->model == RESNET ? 0.005 : 0.05;   /* a norm's 1/sqrt(variance) of few values magnifies every difference */
+    return row->optim == SGD ? td_sgd_new(td_parameters(net), &(td_sgd_opts){ .lr = lr, .momentum = 0.9f, .weight_decay = 1e-3f })
                              : td_adamw_new(td_parameters(net), &(td_adamw_opts){ .lr = 5e-3f });
 }
 
 static td_loader *loader(const truth_row *row, int ranks, int part, bool alone)
 {
-    int micro = row->kase == ACCUMULATE && alone ? 3 : 1;   /* one process takes the three micro-batches at once */
+    int micro = row->kase == ACCUMULATE && alone && !truth_by_shares(row->model) ? 3 : 1;   /* one process takes the three at once */
     int64_t full = (int64_t)BATCH * ranks, rows = 6 * full;
     if (row->kase == UNEVEN)   /* the last batch: one rank empty (mlp), or shares that differ by a row */
-        rows = 3 * full + (row->model == MLP ? ranks - 1 : ranks + 1);
+        rows = 3 * full + (row->model == MLP ? ranks - 1 : row->model == RESNET ? 3 * ranks + 1 : ranks + 1);
     td_loader_opts opts = { .batch = BATCH * (alone ? ranks : 1) * micro, .shuffle = true, .seed = 3, .part = part,
                             .parts = alone ? 1 : ranks };
     return td_loader_new(truth_data(row->model, rows, row->dtype), &opts);
@@ -63,20 +64,28 @@ static void step_on_ranks(const truth_row *row, td_module *net, td_ddp *ddp, td_
     td_optim_step(opt);
 }
 
-/* The same step in one process: the whole batch at once; with a branch, the ranks' shares in turn. */
+/* The ranks' shares of a batch in turn: the first of them have a row more where the rows do not divide evenly. */
+static void backward_by_shares(const truth_row *row, td_module *net, const td_batch *b, int step, int ranks)
+{
+    for (int r = 0; r < ranks; r++) {
+        int64_t even = b->rows / ranks, more = b->rows % ranks, from = r * even + (r < more ? r : more), n = even + (r < more);
+        td_samples(td_narrow(b->sample, 0, from, n));
+        td_backward(loss_of(net, td_narrow(b->x, 0, from, n), td_narrow(b->y, 0, from, n), takes_branch(row->kase, r, step)));
+    }
+}
+
+/* The same step in one process: the whole batch at once; with a branch, or norms over the batch, the ranks' shares in turn. */
 static void step_alone(const truth_row *row, td_module *net, td_optim *opt, td_loader *data, int step, int ranks)
 {
-    TD_SCOPE();
-    td_batch b;
-    next(data, &b);
-    if (row->kase != BRANCH) {
-        td_backward(loss_of(net, b.x, b.y, true));
-    } else {
-        for (int r = 0; r < ranks; r++) {
-            int64_t from = b.rows * r / ranks, n = b.rows * (r + 1) / ranks - from;
-            td_samples(td_narrow(b.sample, 0, from, n));
-            td_backward(loss_of(net, td_narrow(b.x, 0, from, n), td_narrow(b.y, 0, from, n), takes_branch(row->kase, r, step)));
-        }
+    bool shares = truth_by_shares(row->model);
+    for (int m = 0; m < (row->kase == ACCUMULATE && shares ? 3 : 1); m++) {
+        TD_SCOPE();
+        td_batch b;
+        next(data, &b);
+        if (row->kase == BRANCH || shares)
+            backward_by_shares(row, net, &b, step, ranks);
+        else
+            td_backward(loss_of(net, b.x, b.y, true));
     }
     td_optim_step(opt);
 }
@@ -105,11 +114,13 @@ static bool same_bits(td_module *net)
     return td_item(sum) == 0;
 }
 
-static void save(td_module *net, td_tensor **into)
+static td_tensor **save(td_module *net)   /* free the array; the scope has the tensors */
 {
     td_tensors p = td_parameters(net);
+    td_tensor **copy = malloc(p.n * sizeof *copy);
     for (size_t i = 0; i < p.n; i++)
-        into[i] = copy_of(p.list[i]);
+        copy[i] = copy_of(p.list[i]);
+    return copy;
 }
 
 static double distance(td_tensor *a, td_tensor *b)   /* ||a - b|| / ||b|| in f64 */
@@ -126,13 +137,13 @@ int truth_run(const truth_row *row, double *worst, bool *identical)
     td_module *net[2];
     td_ddp *ddp[2];
     td_optim *opt[2];
-    td_tensor *first[2][32], *after[2][32];
+    td_tensor **first[2], **after[2];
     for (int m = 0; m < models; m++) {
         td_seed((uint64_t)(11 + m + 100 * rank));          /* ranks begin with different weights: rank 0's must win */
         net[m] = truth_net_new(row->model);
         td_module_to(net[m], row->dtype);
         ddp[m] = td_ddp_new(net[m], &(td_ddp_opts){ .first_bucket_bytes = 200, .bucket_bytes = 1500 });
-        save(net[m], first[m]);
+        first[m] = save(net[m]);
         opt[m] = optimizer(row, net[m]);
         if (row->leave_out && rank == ranks - 1)
             leave_out(net[m]);
@@ -149,7 +160,7 @@ int truth_run(const truth_row *row, double *worst, bool *identical)
     }
     td_loader_free(data);
     for (int m = 0; m < models; m++) {
-        save(net[m], after[m]);
+        after[m] = save(net[m]);
         td_ddp_free(ddp[m]);
         td_optim_free(opt[m]);
         td_module_free(net[m]);
@@ -178,6 +189,10 @@ int truth_run(const truth_row *row, double *worst, bool *identical)
             td_optim_free(opt[m]);
             td_module_free(net[m]);
         }
+    }
+    for (int m = 0; m < models; m++) {
+        free(first[m]);
+        free(after[m]);
     }
     td_samples(NULL);
     return td_error_pending();

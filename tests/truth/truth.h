@@ -12,7 +12,7 @@
 
 enum { BATCH = 6, STEPS = 20, CLASSES = 5 };
 
-typedef enum { MLP, CNN, TIED } truth_model;
+typedef enum { MLP, CNN, TIED, RESNET } truth_model;
 typedef enum { PLAIN, UNEVEN, ACCUMULATE, BRANCH, PAIR } truth_case;
 typedef enum { SGD, ADAMW } truth_optim;
 
@@ -27,6 +27,9 @@ typedef struct {
 typedef struct truth_net truth_net;   /* a module with a branch that may be taken or not */
 td_module *truth_net_new(truth_model model);
 td_tensor *truth_logits(td_module *net, td_tensor *x, bool branch);
+/* Batch norm sees a rank's own share: then N ranks give the weights of one process that takes the shares in turn, as micro-batches of one
+ * step. The other models give those of one process that takes the whole batch at once, which is more. */
+bool truth_by_shares(truth_model model);
 td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype);
 
 /* Trains on all ranks; then rank 0 alone, from the same first weights. *worst: the largest per-parameter ||w_N - w_1|| / ||w_1||
