@@ -96,6 +96,8 @@ static int call_grad(td_call *node, td__dest *dest)
         code = find_dest(node, dest, i);
         slot[i] = dest[i].temp ? (td_grad_slot){ dest[i].temp, false } : (td_grad_slot){ dest[i].into, dest[i].add };
     }
+    bool wary = td__anomaly && !code && td__anomaly_wanted();
+    uint32_t watched = wary ? td__anomaly_before(node, dest) : 0;
     if (!code) {
         td_scope scope = td__scope_begin_labelled(node->label);
         node->dest = dest;
@@ -112,7 +114,7 @@ static int call_grad(td_call *node, td__dest *dest)
             code = td__copy(dest[i].into, dest[i].temp, dest[i].add);
     if (half)
         td__half_grad_end(node, seen);
-    return code;
+    return wary && !code ? td__anomaly_backward(node, dest, watched) : code;
 }
 
 static void leaf_done(td__leaf *leaf)

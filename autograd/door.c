@@ -138,6 +138,8 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
     if (td__tape_now.rerun)
         td__checkpoint_note(op);
     int code = perform(call);
+    if (td__anomaly && !code && td__anomaly_wanted())
+        code = td__anomaly_forward(call, call->in);
     for (int i = 0; i < n_out; i++) {
         td_tensor *x = call->out[i];
         call->out[i] = NULL;

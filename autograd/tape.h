@@ -137,6 +137,13 @@ td_tensor *td__half_own(td_call *call, int input, td_tensor *g);   /* the 16-bit
 /* Replaces *in by `cast` where the region wants other dtypes. 0, or negative when a cast failed. */
 int  td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_tensor **cast);
 
+/* ---- anomaly.c: TANDEM_ANOMALY ---- */
+extern int td__anomaly;                        /* 0: off; else ask                                                          */
+bool     td__anomaly_wanted(void);
+int      td__anomaly_forward(td_call *call, td_tensor *const *in);   /* after run; 0, or negative after td__fail              */
+uint32_t td__anomaly_before(td_call *node, const td__dest *dest);    /* around a gradient function: what to hand to …         */
+int      td__anomaly_backward(td_call *node, const td__dest *dest, uint32_t watched);
+
 /* ---- samples.c ---- */
 void    td__random_restart(void);              /* the next random call is the first of a forward                             */
 /* All that random operations draw from. A state put in place stays until the next is: what was there is given back (with `ids`, a

@@ -92,6 +92,7 @@ int64_t td__now_ns(void);
     X(RUNTIME_DIR, "TANDEM_RUNTIME_DIR", "$XDG_RUNTIME_DIR/tandem or /tmp/tandem-UID", "where black boxes lie")               \
     X(PLUGIN_DIR, "TANDEM_PLUGIN_DIR", "beside libtandem.so", "where libtandem-mpi.so and libtandem-cuda.so are looked for") \
     X(QUIET, "TANDEM_QUIET", "0", "1: no informational lines, only errors")                                                  \
+    X(ANOMALY, "TANDEM_ANOMALY", "0", "1: the first operation that makes NaN or Inf from finite numbers is an error")         \
     X(TERMINAL, "TANDEM_TERMINAL", "set by tandem run", "columns of the terminal that shows this rank's output; 0: none")    \
     X(RANK, "TANDEM_RANK", "set by tandem run", "this process's rank")                                                       \
     X(SIZE, "TANDEM_SIZE", "set by tandem run", "number of ranks")                                                           \

@@ -158,6 +158,9 @@ typedef struct td_kernels {
     void (*batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy, const void *x,
                             const void *w, const void *mean, const void *rstd, bool train, bool add_x, bool add_w, bool add_b);
 
+    /* finite.c (f64, f32, bf16, f16): how many of the n elements are NaN or infinite; *first: the first of them, or -1 */
+    int64_t (*not_finite)(td_dtype t, int64_t n, const void *x, int64_t *first);
+
     /* random: tensor/cpu/random.c */
     void (*rand)(int64_t n, float *out, uint64_t seed, uint64_t stream, bool normal);
     void (*randint)(int64_t n, int64_t *out, int64_t low, int64_t high, uint64_t seed, uint64_t stream);

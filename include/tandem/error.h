@@ -33,7 +33,8 @@ extern "C" {
     X(UNSUPPORTED, -12, "this build, device or transport does not offer it")                                 \
     X(LAUNCH, -13, "the environment of the ranks is incomplete or contradicts itself")                       \
     X(ABORTED, -14, "the work was given up because of an earlier error")                                     \
-    X(INTERNAL, -15, "a bug in Tandem")
+    X(INTERNAL, -15, "a bug in Tandem")                                                                      \
+    X(NOT_FINITE, -16, "an operation made NaN or Inf from finite numbers (TANDEM_ANOMALY)")
 
 typedef enum {
     TD_OK = 0,
