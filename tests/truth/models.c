@@ -7,10 +7,11 @@ struct truth_net {
     td_module base;
     truth_model model;
     td_module *body, *branch, *head;
+    td_module *gru;              /* LSTM: reads the states that body, an LSTM, goes through                            */
     td_tensor *tied;             /* TIED: the same tensor as body's weight, used transposed                           */
 };
 
-enum { WIDTH = 13, SIDE = 9 };
+enum { WIDTH = 13, SIDE = 9, HIDDEN = 7 };
 
 static const td_module_type net_type = { .kind = "truth", .size = sizeof(truth_net) };
 
@@ -29,6 +30,10 @@ td_module *truth_net_new(truth_model model)
     } else if (model == MLP) {
         n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL),
                                    td_nn_tanh());
+    } else if (model == LSTM) {
+        n->body = td_nn_lstm(1, HIDDEN, &(td_nn_rnn_opts){ .layers = 2, .dropout = 0.2, .batch_first = true });
+        n->gru = td_module_child(&n->base, "gru", td_nn_gru(HIDDEN, HIDDEN, &(td_nn_rnn_opts){ .batch_first = true }));
+        features = HIDDEN;
     } else {
         n->body = td_nn_linear(WIDTH, 11, NULL);
     }
@@ -49,7 +54,10 @@ td_tensor *truth_logits(td_module *net, td_tensor *x, bool branch)
 {
     TD_MODULE_SCOPE(net);
     truth_net *n = (truth_net *)net;
-    td_tensor *h = td_forward(n->body, x);
+    td_tensor *h = n->model == LSTM ? td_reshape(x, TD_SHAPE(td_dim(x, 0), WIDTH, 1)) : x;   /* a row's numbers, one at a time */
+    h = td_forward(n->body, h);
+    if (n->model == LSTM)
+        h = td_reshape(td_narrow(td_forward(n->gru, h), 1, WIDTH - 1, 1), TD_SHAPE(td_dim(x, 0), HIDDEN));
     if (n->model == TIED)
         h = td_matmul(td_sigmoid(h), n->tied);
     if (branch)
