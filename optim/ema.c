@@ -159,6 +159,24 @@ void td__ema_set_swapped(td_ema *e, bool swapped)
     e->swapped = swapped;
 }
 
+/* A step now would change the averages, and the swap that follows would bring back weights without it. */
+int td__ema_check_step(const td_optim *opt)
+{
+    char shape[128];
+    const td_tensor *found = NULL;
+    pthread_mutex_lock(&lock);
+    for (const td_ema *e = live; e && !found; e = e->next)
+        for (size_t i = 0; e->swapped && i < e->n && !found; i++)
+            for (size_t k = 0; k < opt->n && !found; k++)
+                found = opt->param[k].value == e->weight[i] ? e->weight[i] : NULL;
+    pthread_mutex_unlock(&lock);
+    if (!found)
+        return 0;
+    const char *name = td__leaf_name(found);
+    return td__fail(TD_ERR_STATE, "td_optim_step: parameter %s%s%s of shape %s holds its moving average (td_ema_swap); swap back before training "
+                    "goes on", *name ? "\"" : "", *name ? name : "(no name)", *name ? "\"" : "", td__shape_text(found->shape, shape));
+}
+
 void td_ema_free(td_ema *e)
 {
     TD_ENTER();

@@ -83,6 +83,7 @@ void      td__ema_free_all(void);                              /* td__optim_free
 typedef struct { size_t n; td_tensor *const *weight, *const *average; double decay; bool swapped; } td__ema_parts;
 bool      td__ema_look(const td_ema *ema, td__ema_parts *out);
 void      td__ema_set_swapped(td_ema *ema, bool swapped);
+int       td__ema_check_step(const td_optim *opt);             /* 0, or td__fail: a parameter holds its average now            */
 td_ema   *td__emas(void);                                      /* the live ones; tests look whether some are left           */
 
 /* place.c */

@@ -160,6 +160,8 @@ int td_optim_step(td_optim *opt)
     if (rc == 0)
         rc = td__not_in_backward("td_optim_step");
     if (rc == 0)
+        rc = td__ema_check_step(opt);
+    if (rc == 0)
         rc = check_left(opt);
     if (rc == 0)
         rc = td__optim_lay_out(opt);

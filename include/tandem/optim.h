@@ -146,7 +146,7 @@ typedef struct td_ema td_ema;
  * On an error the poisoned td_ema, which later calls pass on. */
 TD_API td_ema *td_ema_new(td_tensors weights, double decay);
 TD_API int     td_ema_update(td_ema *ema);    /* after td_optim_step: average += (1-decay) * (weight - average); refused while swapped  */
-/* Exchanges averages and live weights: evaluate or save, then swap again before training goes on. */
+/* Exchanges averages and live weights: evaluate or save, then swap again before training goes on (td_optim_step refuses until then). */
 TD_API int     td_ema_swap(td_ema *ema);
 TD_API void    td_ema_free(td_ema *ema);      /* NULL is fine; what the tensors hold stays, also while swapped                      */
 

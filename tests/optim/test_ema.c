@@ -94,6 +94,34 @@ static void a_graph_notices_a_swap(void **state)
     td_ema_free(ema);
 }
 
+/* A step while averages are in the weights' place would be lost, or spoil them. */
+static void no_step_while_swapped(void **state)
+{
+    (void)state;
+    TD_SCOPE();
+    td_module *m = td_nn_linear(2, 1, NULL);
+    td_tensor *other = td_ones(TD_SHAPE(2), TD_F32), *w = td_parameter_get(m, "weight");
+    td_requires_grad((td_tensors){ &other, 1 }, true);
+    td_optim *opt = td_sgd_new(td_parameters(m), &(td_sgd_opts){ .lr = 1 }), *apart = td_sgd_new((td_tensors){ &other, 1 }, NULL);
+    td_ema *ema = td_ema_new(td_parameters(m), 0.5);
+    td_ema_swap(ema);
+    double before = td_at(w, TD_SHAPE(0, 1));
+    td_backward(td_sum(td_forward(m, td_ones(TD_SHAPE(1, 2), TD_F32)), NULL, 0, false));
+    assert_int_equal(td_optim_step(opt), TD_ERR_STATE);
+    expect_error(TD_ERR_STATE, "td_optim_step: parameter \"weight\" of shape (1,2) holds its moving average (td_ema_swap); swap back before "
+                               "training goes on");
+    assert_true(td_at(w, TD_SHAPE(0, 1)) == before);
+    td_backward(td_sum(other, NULL, 0, false));
+    assert_int_equal(td_optim_step(apart), 0);             /* not its parameters */
+    td_ema_swap(ema);
+    assert_int_equal(td_optim_step(opt), 0);
+    assert_true(td_at(w, TD_SHAPE(0, 1)) == before - 1);
+    td_ema_free(ema);
+    td_optim_free(opt);
+    td_optim_free(apart);
+    td_module_free(m);
+}
+
 static void swap_now(td_tensor *grad, void *ema)
 {
     (void)grad;
@@ -148,6 +176,6 @@ static void wrong_use(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { TEST(averages), TEST(ends_of_decay), TEST(a_graph_notices_a_swap), TEST(wrong_use) };
+    const struct CMUnitTest tests[] = { TEST(averages), TEST(ends_of_decay), TEST(a_graph_notices_a_swap), TEST(no_step_while_swapped), TEST(wrong_use) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
