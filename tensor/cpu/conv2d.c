@@ -16,17 +16,18 @@
 #include "cpu.h"
 #include <omp.h>
 
-/* Products: a*b+c may be fused here (it is elsewhere off, for the sake of element-wise results equal in all builds). */
-#pragma GCC optimize("fp-contract=fast")
+/* Products: a*b+c may be fused here (it is elsewhere off, for the sake of element-wise results equal in all builds). Predictive commoning would
+ * keep loaded values of x for the next pixel, and push the accumulators out of their registers. */
+#pragma GCC optimize("fp-contract=fast", "no-predictive-commoning")
 
 /* Register tiles: M*Q + Q + 1 and A*B + B + 1 vectors must fit the registers (32 of 64 bytes, 16 of 32, 16 of 16 with a temporary). Q4, Q2, Q1: vectors
- * beside 4, 2 and 1 channels. */
+ * beside 4, 2 and 1 channels; A1: terms beside one vector of output channels. */
 #if defined(__AVX512F__)
-enum { CONV_BYTES = 64, CONV_M = 8, CONV_Q = 3, CONV_Q4 = 5, CONV_Q2 = 8, CONV_Q1 = 8, CONV_A = 12, CONV_B = 2 };
+enum { CONV_BYTES = 64, CONV_M = 8, CONV_Q = 3, CONV_Q4 = 5, CONV_Q2 = 8, CONV_Q1 = 8, CONV_A = 12, CONV_B = 2, CONV_A1 = 24 };
 #elif defined(__AVX2__)
-enum { CONV_BYTES = 32, CONV_M = 4, CONV_Q = 3, CONV_Q4 = 3, CONV_Q2 = 4, CONV_Q1 = 8, CONV_A = 6, CONV_B = 2 };
+enum { CONV_BYTES = 32, CONV_M = 4, CONV_Q = 3, CONV_Q4 = 3, CONV_Q2 = 4, CONV_Q1 = 8, CONV_A = 6, CONV_B = 2, CONV_A1 = 12 };
 #else
-enum { CONV_BYTES = 16, CONV_M = 4, CONV_Q = 2, CONV_Q4 = 2, CONV_Q2 = 3, CONV_Q1 = 6, CONV_A = 6, CONV_B = 2 };
+enum { CONV_BYTES = 16, CONV_M = 4, CONV_Q = 2, CONV_Q4 = 2, CONV_Q2 = 3, CONV_Q1 = 6, CONV_A = 6, CONV_B = 2, CONV_A1 = 12 };
 #endif
 enum {
     CONV_Q_MOST = 8,                 /* of all Q                                                                              */
@@ -121,10 +122,12 @@ static conv_frame conv_frame_x(const td_conv2d_shape *s, int64_t *off)
 }
 
 #define T float
+#define I int32_t
 #define F(name) name##_f32
 #include "conv2d_body.h"
 #include "conv2d_weight.h"
 #define T double
+#define I int64_t
 #define F(name) name##_f64
 #include "conv2d_body.h"
 #include "conv2d_weight.h"

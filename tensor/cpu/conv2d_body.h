@@ -5,12 +5,13 @@
  * x + off[k] are loaded unaligned and multiplied by m broadcast weights, which lie packed as [channel tile][k][m]. Whatever the tile, an
  * element's sum is the same: from its start, term by term.
  *
- * Expects T, F(name), CONV_BYTES (width of a vector) and the tile sizes; conv2d_weight.h follows and undefines T and F.
+ * Expects T, the integer I of its size, F(name), CONV_BYTES (width of a vector) and the tile sizes; conv2d_weight.h follows and undefines T, I
+ * and F.
  */
 enum { F(lanes) = CONV_BYTES / (int)sizeof(T) };
 typedef T F(vec) __attribute__((vector_size(CONV_BYTES)));
 typedef T F(vecu) __attribute__((vector_size(CONV_BYTES), aligned(sizeof(T)), may_alias));
-typedef __typeof__((F(vec)){ 0 } == (F(vec)){ 0 }) F(mask);
+typedef I F(mask) __attribute__((vector_size(CONV_BYTES)));
 
 /* out[m][0 … nq*lanes) = start[m] + sum over k of w[k][m] * x[off[k] …]; nm and nq are constants after inlining */
 static inline __attribute__((always_inline)) void F(tile_out)(const int nm, const int nq, T *out, int64_t ld, const T *w, const T *start,
@@ -41,6 +42,26 @@ static inline __attribute__((always_inline)) void F(tile_out)(const int nm, cons
             *(F(vecu) *)(out + m * ld + q * F(lanes)) = acc[m][q];
 }
 
+/* n elements, where short rows must not cost a loop each: whole vectors, the last one over the one before; below that halves and quarters */
+static inline __attribute__((always_inline)) void F(copy_row)(T *to, const T *from, int64_t n)
+{
+    enum { whole = F(lanes), half = whole / 2, quarter = whole / 4 };
+    if (n >= whole) {
+        for (int64_t i = 0; i + whole <= n; i += whole)
+            *(F(vecu) *)(to + i) = *(const F(vecu) *)(from + i);
+        *(F(vecu) *)(to + n - whole) = *(const F(vecu) *)(from + n - whole);
+    } else if (n >= half) {
+        memcpy(to, from, sizeof(T) * half);
+        memcpy(to + n - half, from + n - half, sizeof(T) * half);
+    } else if (quarter > 0 && n >= quarter) {
+        memcpy(to, from, sizeof(T) * quarter);
+        memcpy(to + n - quarter, from + n - quarter, sizeof(T) * quarter);
+    } else {
+        for (int64_t i = 0; i < n; i++)
+            to[i] = from[i];
+    }
+}
+
 /* Places an image's planes into the padded frame; the frame's zeroes stay as they are. */
 static void F(place)(const conv_frame *f, T *to, const T *x)
 {
@@ -55,8 +76,7 @@ static void F(place)(const conv_frame *f, T *to, const T *x)
                     const T *from = x + (c * f->h + i * f->step + ph - f->top) * f->w + pw - f->left;
                     T *row = phase + i * f->row;
                     if (f->step == 1)
-                        for (int64_t j = j0; j <= j1; j++)
-                            row[j] = from[j];
+                        F(copy_row)(row + j0, from + j0, j1 - j0 + 1);
                     else
                         for (int64_t j = j0; j <= j1; j++)
                             row[j] = from[j * f->step];
@@ -81,8 +101,7 @@ static void F(spread)(const conv_pass *p, int64_t r0, int64_t rows, T *image, co
          * destroy the row's neighbours where the pass does not cover whole rows from the top, but with step 1 it does. */
         for (; c < cols && to + c + F(lanes) <= end; c += F(lanes))
             *(F(vecu) *)(to + c) = *(const F(vecu) *)(tile + c);
-        for (; c < cols; c++)
-            to[c] = tile[c];
+        F(copy_row)(to + c, tile + c, cols - c);
     }
 }
 
@@ -94,7 +113,7 @@ static inline __attribute__((always_inline)) void F(line)(const int nm, const in
         T *to = tile + q * F(lanes);
         const T *from = x + q * F(lanes);
         int64_t left = vectors - q;
-        if (left >= most)
+        if (left >= most && !(most == 3 && left == 4))       /* 2 and 2 keep the multipliers busier than 3 and 1 */
             F(tile_out)(nm, most, to, p->tile_ld, w, start, p->off, p->terms, from), q += most;
         else if (most > 4 && left >= 4)
             F(tile_out)(nm, 4, to, p->tile_ld, w, start, p->off, p->terms, from), q += 4;

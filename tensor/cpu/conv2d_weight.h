@@ -2,91 +2,122 @@
  *
  * Two products keep their accumulators in registers and read the image in place:
  *
- * - tile_weight: A terms by B vectors of output channels. Per pixel the B vectors of gout, transposed to [strip][pixel][channel], meet A
- *   broadcast values of x. No sums across lanes are needed. `RUN` terms with neighbouring offsets (the kernel's columns) share one pointer,
+ * - tile_weight: A terms by B vectors of output channels (A1 by one, where one holds them all). Per pixel the vectors of gout, transposed to
+ *   [strip][pixel][channel], meet A broadcast values of x. No sums across lanes are needed. `RUN` terms with neighbouring offsets (the kernel's columns) share one pointer,
  *   which keeps the pointers in registers.
  * - tile_dot, for groups with few output channels (depthwise): K terms of one output channel, lanes along the virtual positions. gout lies
  *   spread as the image does; a mask hides what lies between its rows, so that nothing but the sum's own terms is multiplied.
  */
-/* gw[a][0 … B*lanes) += sum over pixels of x[off[a] + pixel] * g[pixel][…]; na and run are constants after inlining */
-static inline __attribute__((always_inline)) void F(tile_weight)(const int na, const int run, T *gw, const T *g, const T *x,
+/* gw[a][0 … nb*lanes) += sum over pixels of x[off[a] + pixel] * g[pixel][…]; na, nb and run are constants after inlining */
+static inline __attribute__((always_inline)) void F(tile_weight)(const int na, const int nb, const int run, T *gw, const T *g, const T *x,
                                                                  const int64_t *off, int64_t rows, int64_t cols, int64_t row_step)
 {
-    F(vec) acc[CONV_A][CONV_B];
-#pragma GCC unroll 16
+    F(vec) acc[CONV_A1][CONV_B];
+#pragma GCC unroll 32
     for (int a = 0; a < na; a++)
 #pragma GCC unroll 16
-        for (int b = 0; b < CONV_B; b++)
+        for (int b = 0; b < nb; b++)
             acc[a][b] = (F(vec)){ 0 };
     for (int64_t r = 0; r < rows; r++, x += row_step) {
-        const T *p[CONV_A];
-#pragma GCC unroll 16
+        const T *p[CONV_A1];
+#pragma GCC unroll 32
         for (int a = 0; a < na; a += run)
             p[a] = x + off[a];
-        for (int64_t c = 0; c < cols; c++, g += CONV_B * F(lanes)) {
+        for (int64_t c = 0; c < cols; c++, g += nb * F(lanes)) {
             F(vec) gv[CONV_B];
 #pragma GCC unroll 16
-            for (int b = 0; b < CONV_B; b++)
+            for (int b = 0; b < nb; b++)
                 gv[b] = *(const F(vecu) *)(g + b * F(lanes));
-#pragma GCC unroll 16
+#pragma GCC unroll 32
             for (int a = 0; a < na; a++)
 #pragma GCC unroll 16
-                for (int b = 0; b < CONV_B; b++)
+                for (int b = 0; b < nb; b++)
                     acc[a][b] += gv[b] * p[a - a % run][c + a % run];
         }
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int a = 0; a < na; a++)
 #pragma GCC unroll 16
-        for (int b = 0; b < CONV_B; b++)
-            *(F(vecu) *)(gw + (a * CONV_B + b) * F(lanes)) += acc[a][b];
+        for (int b = 0; b < nb; b++)
+            *(F(vecu) *)(gw + (a * nb + b) * F(lanes)) += acc[a][b];
 }
 
-/* Terms [0, terms) in tiles as large as fit. Tile sizes are multiples of `run`, and so are the terms. */
-static void F(weight_terms)(int run, int64_t terms, T *gw, const T *g, const T *x, const int64_t *off, int64_t rows, int64_t cols,
+/* Terms [0, terms) in tiles as large as fit, beside nb vectors. Tile sizes are multiples of `run`, and so are the terms. */
+static void F(weight_terms)(int nb, int run, int64_t terms, T *gw, const T *g, const T *x, const int64_t *off, int64_t rows, int64_t cols,
                             int64_t row_step)
 {
-    const int64_t step = CONV_B * F(lanes);
-    while (terms > 0) {
-        int n;
-        if (run == 3) {
-            n = terms >= CONV_A ? CONV_A : terms >= 6 ? 6 : 3;
-            if (n == CONV_A)
-                F(tile_weight)(CONV_A, 3, gw, g, x, off, rows, cols, row_step);
-            else if (n == 6)
-                F(tile_weight)(6, 3, gw, g, x, off, rows, cols, row_step);
+#define TILE(na, vectors, neighbours) F(tile_weight)(na, vectors, neighbours, gw, g, x, off, rows, cols, row_step), n = na
+    for (int64_t n; terms > 0; terms -= n, off += n, gw += n * nb * F(lanes)) {
+        if (run == 3 && nb == 1) {
+            if (terms >= CONV_A1)
+                TILE(CONV_A1, 1, 3);
+            else if (terms >= 6)
+                TILE(6, 1, 3);
             else
-                F(tile_weight)(3, 3, gw, g, x, off, rows, cols, row_step);
+                TILE(3, 1, 3);
+        } else if (run == 3) {
+            if (terms >= CONV_A)
+                TILE(CONV_A, CONV_B, 3);
+            else if (terms >= 6)
+                TILE(6, CONV_B, 3);
+            else
+                TILE(3, CONV_B, 3);
+        } else if (nb == 1) {
+            if (terms >= CONV_A)
+                TILE(CONV_A, 1, 1);
+            else if (terms >= 4)
+                TILE(4, 1, 1);
+            else
+                TILE(1, 1, 1);
         } else {
-            n = terms >= CONV_A ? CONV_A : terms >= 4 ? 4 : 1;
-            if (n == CONV_A)
-                F(tile_weight)(CONV_A, 1, gw, g, x, off, rows, cols, row_step);
-            else if (n == 4)
-                F(tile_weight)(4, 1, gw, g, x, off, rows, cols, row_step);
+            if (terms >= CONV_A)
+                TILE(CONV_A, CONV_B, 1);
+            else if (terms >= 4)
+                TILE(4, CONV_B, 1);
             else
-                F(tile_weight)(1, 1, gw, g, x, off, rows, cols, row_step);
+                TILE(1, CONV_B, 1);
         }
-        terms -= n, off += n, gw += n * step;
     }
+#undef TILE
 }
 
-/* gout (o, pixels) to strips [strip][pixel][B*lanes], missing channels zero */
-static void F(strips)(int64_t o, int64_t pixels, T *to, const T *gout)
+/* Four pixels of four channels, `pixels` apart, become four channels of four pixels, `width` apart. */
+static inline __attribute__((always_inline)) void F(turn)(T *to, int64_t width, const T *from, int64_t pixels)
 {
-    enum { width = CONV_B * F(lanes), block = 16 };
-    for (int64_t s = 0; s < o; s += width, to += pixels * width)
-        for (int64_t p = 0; p < pixels; p += block) {
-            int64_t np = pixels - p < block ? pixels - p : block, no = o - s < width ? o - s : width;
-            for (int64_t j = 0; j < no; j++) {
-                const T *from = gout + (s + j) * pixels + p;
-                T *at = to + p * width + j;
-                for (int64_t i = 0; i < np; i++)
-                    at[i * width] = from[i];
+    typedef T four __attribute__((vector_size(4 * sizeof(T))));
+    typedef T four_at __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+    typedef I places __attribute__((vector_size(4 * sizeof(T))));
+    const places low = { 0, 4, 1, 5 }, high = { 2, 6, 3, 7 };
+    four a = *(const four_at *)from, b = *(const four_at *)(from + pixels), c = *(const four_at *)(from + 2 * pixels),
+         d = *(const four_at *)(from + 3 * pixels);
+    four ac = __builtin_shuffle(a, c, low), bd = __builtin_shuffle(b, d, low), ac2 = __builtin_shuffle(a, c, high),
+         bd2 = __builtin_shuffle(b, d, high);
+    *(four_at *)to = __builtin_shuffle(ac, bd, low);
+    *(four_at *)(to + width) = __builtin_shuffle(ac, bd, high);
+    *(four_at *)(to + 2 * width) = __builtin_shuffle(ac2, bd2, low);
+    *(four_at *)(to + 3 * width) = __builtin_shuffle(ac2, bd2, high);
+}
+
+/* gout (o, pixels) to strips [strip][pixel][width], missing channels zero */
+static void F(strips)(int64_t o, int64_t pixels, int64_t width, T *to, const T *gout)
+{
+    for (int64_t s = 0; s < o; s += width, to += pixels * width) {
+        const int64_t no = o - s < width ? o - s : width;
+        const T *from = gout + s * pixels;
+        for (int64_t p = 0; p < pixels; p++)
+            for (int64_t j = no / 4 * 4; j < width; j++)
+                to[p * width + j] = j < no ? from[j * pixels + p] : 0;
+        for (int64_t p = 0; p < pixels; p += 4)
+            for (int64_t j = 0; j + 4 <= no; j += 4) {
+                if (p + 4 <= pixels) {
+                    F(turn)(to + p * width + j, width, from + j * pixels + p, pixels);
+                    continue;
+                }
+                for (int64_t i = p; i < pixels; i++)
+                    for (int64_t k = j; k < j + 4; k++)
+                        to[i * width + k] = from[k * pixels + i];
             }
-            for (int64_t i = 0; i < np; i++)
-                for (int64_t j = no; j < width; j++)
-                    to[(p + i) * width + j] = 0;
-        }
+    }
 }
 
 /* One of the groups; x, gout and gw begin with it. gw (o, terms): each element sums over images in order, and within an image over pixels in order, by one thread: the number of threads
@@ -94,7 +125,9 @@ static void F(strips)(int64_t o, int64_t pixels, T *to, const T *gout)
 static void F(run_weight)(int64_t n, int64_t groups, const conv_frame *f, int64_t o, int64_t rows, int64_t cols, int64_t terms,
                           const int64_t *off, int run, T *gw, const T *gout, const T *x, bool add)
 {
-    enum { width = CONV_B * F(lanes), block = 4 * CONV_A };
+    enum { block = 4 * CONV_A };
+    const int nb = o <= F(lanes) ? 1 : CONV_B;
+    const int64_t width = nb * F(lanes);
     const int64_t strips = (o + width - 1) / width, blocks = (terms + block - 1) / block, pixels = rows * cols;
     const int64_t frame = round_up(f->size + F(lanes), 64), strip = pixels * width, sum_size = strips * terms * width;
     const int threads = n * pixels * o * terms < CONV_PARALLEL ? 1 : conv_max_threads();
@@ -114,13 +147,13 @@ static void F(run_weight)(int64_t n, int64_t groups, const conv_frame *f, int64_
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < images; i++) {
             F(place)(f, frames + i * frame, x + (i0 + i) * in_size);
-            F(strips)(o, pixels, gs + i * gs_size, gout + (i0 + i) * groups * o * pixels);
+            F(strips)(o, pixels, width, gs + i * gs_size, gout + (i0 + i) * groups * o * pixels);
         }
 #pragma omp for schedule(static)
         for (int64_t item = 0; item < strips * blocks; item++) {
             int64_t s = item / blocks, k = item % blocks * block, nk = terms - k < block ? terms - k : block;
             for (int64_t i = 0; i < images; i++)
-                F(weight_terms)(run, nk, sum + (s * terms + k) * width, gs + i * gs_size + s * strip, frames + i * frame, off + k,
+                F(weight_terms)(nb, run, nk, sum + (s * terms + k) * width, gs + i * gs_size + s * strip, frames + i * frame, off + k,
                                 rows, cols, f->row);
         }
     }
@@ -239,4 +272,5 @@ static void F(run_bias)(int64_t n, int64_t o, int64_t pixels, T *gbias, const T 
     }
 }
 #undef T
+#undef I
 #undef F
