@@ -3,6 +3,7 @@
  * Started on 2 and 4 ranks by tandem run; TAP on rank 0's standard output.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <tandem.h>
 
@@ -107,6 +108,22 @@ static void trouble_on_one_rank(void)
     td_module_free(m);
 }
 
+/* Run with TANDEM_ANOMALY=1: one rank's numbers go wrong, and every rank gets the sentence that says which and where. */
+static void anomaly_on_rank_1(void)
+{
+    td_module *m = td_nn_linear(3, 2, NULL);
+    td_ddp *ddp = td_ddp_new(m, NULL);
+    td_tensor *y = td_forward(m, td_ones(TD_SHAPE(2, 3), TD_F32));
+    td_tensor *z = td_ln(td_add(td_mul(y, y), td_full(TD_SCALAR, TD_F32, rank == 1 ? -100 : 1)));
+    EXPECT(td_backward(td_mean(z, NULL, 0, false)) == TD_ERR_NOT_FINITE);
+    const char *got = td_error_message();
+    EXPECT(strstr(got, "td_ln, forward, made NaN or Inf from finite inputs: 4 of 4 elements of its result, shape (2,2)"));
+    EXPECT(strstr(got, "at ddp_checkpoint.c:") && strstr(got, "on rank 1"));
+    td_error_clear();
+    td_ddp_free(ddp);
+    td_module_free(m);
+}
+
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
@@ -118,6 +135,9 @@ int main(int argc, char **argv)
     EXPECT(n > 4000 && n == k);
     EXPECT(memcmp(plain, again, n) == 0);
     trouble_on_one_rank();
+    const char *wary = getenv("TANDEM_ANOMALY");
+    if (wary && strcmp(wary, "1") == 0)
+        anomaly_on_rank_1();
     if (rank == 0)
         printf("1..%d\n", tests);
     td_finish();                                       /* not 0: there were errors, on purpose */
