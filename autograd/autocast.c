@@ -128,10 +128,13 @@ int td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_ten
 {
     td_dtype to = wanted(op, *in, n);
     bool any = false;
+    if (op->flags & TD_OP_MIXED)
+        return 0;
     for (size_t i = 0; i < n; i++)
         any |= eligible((*in)[i]) && (*in)[i]->dtype != to;
     if (!any)
         return 0;
+    const void *site = td__site;               /* messages name the operation's caller, not the casts'                      */
     for (size_t i = 0; i < n; i++) {
         td_tensor *x = (*in)[i];
         size_t same = 0;                       /* x*x casts its one tensor once                                            */
@@ -145,6 +148,7 @@ int td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_ten
             return TD_ERR_MEMORY;
         cast[i] = x;
     }
+    td__site = site;
     *in = cast;
     return 0;
 }

@@ -40,7 +40,7 @@ static int check_dtypes(td_call *call, td_dtype half)
 {
     for (int i = 0; i < call->n_in; i++) {
         td_dtype t = call->in[i] ? call->in[i]->dtype : half;
-        if (td__is_real(t) && t != half)
+        if (td__is_real(t) && t != half && !(call->op->flags & TD_OP_MIXED && t == TD_F32))
             return td_call_error(call, TD_ERR_DTYPE, "dtypes %s and %s differ (td_cast converts; inside TD_AUTOCAST f32, f16 and bf16 may meet)",
                                  td_dtype_name(half), td_dtype_name(t));
     }
@@ -147,10 +147,10 @@ int td__half_end(td_call *call, td__half *h, int code)
     if (!h->in)
         return code;
     td_dtype half = TD_F32;
-    for (int i = 0; i < call->n_in && half == TD_F32; i++)
+    for (int i = 0; i < call->n_in && half == TD_F32 && !(i > 0 && call->op->flags & TD_OP_MIXED); i++)
         if (h->in[i] && td__is_half(h->in[i]->dtype))
             half = h->in[i]->dtype;
-    for (int i = 0; i < call->n_out && !code; i++)
+    for (int i = 0; i < call->n_out && !code && half != TD_F32; i++)
         if (call->out[i]->dtype == TD_F32)
             code = narrow_output(call, i, half);
     if (!code)

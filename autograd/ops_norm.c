@@ -106,7 +106,7 @@ static int norm_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in
 }
 
 const td_op td__op_batch_norm = { .name = "batch_norm", .infer = norm_infer, .run = norm_run, .grad = norm_grad, .attr_size = sizeof(norm_attr),
-                                  .optional = 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4, .flags = TD_OP_HIGH };
+                                  .optional = 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4, .flags = TD_OP_MIXED };
 
 td_tensor *td_batch_norm(td_tensor *x, td_tensor *w, td_tensor *b, td_tensor *running_mean, td_tensor *running_var, const td_batch_norm_opts *opts)
 {

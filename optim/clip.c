@@ -6,13 +6,22 @@
 #include "optim_impl.h"
 #include <math.h>
 
-static int finalise(td_optim *opt)
+int td__optim_finalise(const char *who, td_optim *opt)
 {
+    int rc = td__optim_check(who, opt);
+    if (rc == 0)
+        rc = td__pending();
+    if (rc == 0)
+        rc = td__not_in_backward(who);
+    if (rc == 0)
+        rc = td__optim_lay_out(opt);
+    if (rc != 0)
+        return rc;
     for (size_t i = 0; i < opt->n; i++) {
         td__group *g = opt->walk[i]->group;
         if (!g || (i > 0 && opt->walk[i - 1]->group == g))
             continue;
-        int rc = td__group_finalise(g);
+        rc = td__group_finalise(g);
         if (rc != 0)
             return rc;
     }
@@ -60,14 +69,14 @@ static int scale(const td_optim *opt, double factor)
 double td_clip_grad_norm(td_optim *opt, double max_norm)
 {
     TD_ENTER();
-    if (td__optim_check("td_clip_grad_norm", opt) != 0 || td__pending() || td__not_in_backward("td_clip_grad_norm") != 0)
+    if (td__optim_check("td_clip_grad_norm", opt) != 0 || td__pending())
         return NAN;
     if (!(max_norm > 0)) {
         td__fail(TD_ERR_ARGUMENT, "td_clip_grad_norm: max_norm is %g, expected more than 0", max_norm);
         return NAN;
     }
     double sum;
-    if (td__optim_lay_out(opt) != 0 || finalise(opt) != 0 || sum_squares(opt, &sum) != 0)
+    if (td__optim_finalise("td_clip_grad_norm", opt) != 0 || sum_squares(opt, &sum) != 0)
         return NAN;
     double norm = sqrt(sum);
     if (isfinite(norm) && norm > max_norm && scale(opt, max_norm / norm) != 0)

@@ -177,6 +177,7 @@ void td__optim_free_all(void)
 {
     while (live)
         td_optim_free(live);
+    td__scaler_free_all();
     td__ema_free_all();
 }
 

@@ -4,7 +4,7 @@
  *   place.c     where parameters lie now: the order of the walk, and moments that lie as the parameters do
  *   step.c      the step over the flats
  *   sgd.c adamw.c adam.c rmsprop.c adagrad.c lion.c lamb.c lars.c   one rule each: options and one kernel call (lamb, lars: two)
- *   options.c   what option fields may hold       clip.c   schedule.c   ema.c
+ *   options.c   what option fields may hold       clip.c   scaler.c   schedule.c   ema.c
  */
 #ifndef TD_OPTIM_IMPL_H
 #define TD_OPTIM_IMPL_H
@@ -78,6 +78,11 @@ int       td__check_fraction(const char *who, const char *name, double value);
 int       td__check_positive(const char *who, const char *name, double value);
 /* step.c: adds a run's sums of squares over the ranks that share its flat. 0, or negative after td__fail. */
 int       td__run_sum(const td__run *r, double *values, int n);
+/* step.c: consumes the gradients as a step does, and steps nothing. */
+int       td__optim_skip(td_optim *opt);
+int       td__optim_finalise(const char *who, td_optim *opt);  /* clip.c: gradients are reduced, and are the mean           */
+void      td__scaler_free_all(void);                           /* td__optim_free_all calls it                               */
+td_scaler *td__scalers(void);                                  /* the live ones; tests look whether some are left           */
 void      td__ema_free_all(void);                              /* td__optim_free_all calls it                               */
 /* ema.c, for training states: what it holds; false for the poisoned one */
 typedef struct { size_t n; td_tensor *const *weight, *const *average; double decay; bool swapped; } td__ema_parts;

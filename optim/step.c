@@ -151,9 +151,9 @@ static int check_left(const td_optim *opt)
     return 0;
 }
 
-int td_optim_step(td_optim *opt)
+/* The gradients are taken: by a step, or by nobody. Either way random operations go on to new numbers. */
+static int take(td_optim *opt, bool step)
 {
-    TD_ENTER();
     int rc = td__optim_check("td_optim_step", opt);
     if (rc == 0)
         rc = td__pending();                    /* never update weights from garbage */
@@ -169,12 +169,23 @@ int td_optim_step(td_optim *opt)
         rc = begin_groups(opt);
     if (rc == 0)
         rc = td__optim_lay_out(opt);           /* beginning may have moved leaves */
-    if (rc == 0)
+    if (rc == 0 && step)
         rc = step_all(opt);
     if (rc != 0)
         return rc;
     consume(opt);
-    opt->steps++;
+    opt->steps += step;
     td_step_set(td_step_get() + 1);
     return td__optim_regroup(opt);
+}
+
+int td_optim_step(td_optim *opt)
+{
+    TD_ENTER();
+    return take(opt, true);
+}
+
+int td__optim_skip(td_optim *opt)
+{
+    return take(opt, false);
 }

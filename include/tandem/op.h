@@ -26,13 +26,15 @@ enum {
                                       several of the three dtypes become the widest                                    */
     TD_OP_ANY_DTYPE = 1u << 6,     /* infer and run take f16 and bf16 as they are (they move elements); see below       */
     TD_OP_ANY_DTYPE_GRAD = 1u << 7,   /* so does grad                                                                  */
+    TD_OP_MIXED = 1u << 8,         /* f32 inputs may stand beside 16-bit ones (batch norm's statistics), inside
+                                      TD_AUTOCAST, too; f32 outputs take input 0's dtype                               */
 };
 
 /* f16 and bf16. A device that has no kernels for them (the CPU) computes in f32: infer and run see f32 copies of such inputs, f32
  * outputs are rounded once to the inputs' dtype, what is saved of inputs and outputs stays in 16 bits, and grad sees f32 copies of
  * grad_out and of saved inputs and outputs and f32 slots, which are rounded once as they are written or added. So an operation that
  * knows f32 alone takes f16 and bf16, too. Tensors made in run (and saved) stay what they are. Views are never copied. The float
- * inputs of one call must share one dtype. */
+ * inputs of one call must share one dtype, unless the record says TD_OP_MIXED. */
 typedef struct td_op {
     const char *name;                                   /* "relu"; messages say td_<name>                            */
     int  (*infer)(td_call *call);                       /* check inputs; td_call_infer each output; or td_call_error  */

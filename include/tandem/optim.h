@@ -121,6 +121,38 @@ TD_API int64_t td_optim_steps(const td_optim *opt);                       /* ste
  * all ranks (f64 sums in blocks of fixed size). A norm that is not finite changes nothing. */
 TD_API double  td_clip_grad_norm(td_optim *opt, double max_norm);
 
+/* ---- dynamic loss scaling, for gradients that f16 would round to zero (PyTorch's GradScaler) ---------------------------------- */
+/*     td_backward(td_scaler_scale(s, loss));      each micro-batch, as often as you like
+ *     td_scaler_unscale(s, opt);                   only if something reads the gradients before the step: td_clip_grad_norm
+ *     td_scaler_step(s, opt);                      for each optimizer; a step whose gradients are not all finite is left out
+ *     td_scaler_update(s);                         once, after the last one
+ * With ddp every rank finds the same: gradients are reduced first. bf16 has f32's range and needs no scaler. */
+typedef struct td_scaler td_scaler;
+typedef struct {
+    double  init_scale;      /* default 65536                                                                      */
+    double  growth_factor;   /* default 2; more than 1                                                             */
+    double  backoff_factor;  /* default 0.5; more than 0, less than 1                                               */
+    int64_t growth_interval; /* default 2000: updates without Inf or NaN, one after another, before the scale grows  */
+    bool    disabled;        /* default false; true: the scale is 1, steps are ordinary ones, nothing is looked at   */
+    uint64_t reserved[8];
+} td_scaler_opts;
+TD_API td_scaler *td_scaler_new(const td_scaler_opts *opts);               /* on an error the poisoned one              */
+/* loss times the scale; a 16-bit loss becomes f32 first. Its stamp stays. */
+TD_API td_tensor *td_scaler_scale(td_scaler *s, td_tensor *loss);
+/* Divides the gradients of opt's parameters by the scale and notes whether one is Inf or NaN. Once per optimizer and update, after the last
+ * backward. 0 (also when one is not finite), or a negative code. */
+TD_API int        td_scaler_unscale(td_scaler *s, td_optim *opt);
+/* Unscales unless that is done, then steps; or, with a gradient that is not finite, only consumes the gradients (weights, moments and
+ * td_optim_steps stay; random operations go on to new numbers as after a step). 0 in both cases, or a negative code. */
+TD_API int        td_scaler_step(td_scaler *s, td_optim *opt);
+/* Multiplies the scale by backoff_factor if an optimizer found Inf or NaN since the last update, else by growth_factor after growth_interval
+ * such updates (never beyond f32's range). An error before any unscale or step. */
+TD_API int        td_scaler_update(td_scaler *s);
+TD_API double     td_scaler_get(const td_scaler *s);                       /* the scale; 1 when disabled, NaN after an error */
+TD_API int64_t    td_scaler_growth(const td_scaler *s);                    /* updates without Inf or NaN since it changed   */
+TD_API int        td_scaler_set(td_scaler *s, double scale, int64_t growth);   /* both, from a training state              */
+TD_API void       td_scaler_free(td_scaler *s);                            /* NULL is fine                              */
+
 /* ---- schedules: pure functions of the step (from 0), times the peak rate ---------------------------------------------- */
 /* linear from 0 to 1 over warmup steps (step+1)/warmup, then 1 */
 TD_API double td_schedule_warmup(int64_t step, int64_t warmup);
