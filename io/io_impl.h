@@ -1,8 +1,10 @@
 /* io/io_impl.h: files from inside. Internal.
  *
  *   map.c      one file in memory, read-only on disk, counted          atomic.c   one file written whole or not at all
+ *   scan.c     a large JSON object, cut into members (scan.h)
  *   header.c   a safetensors header: found, checked, indexed          safetensors.c   the user's end of it, and its life
  *   write.c    td_safetensors_save                                    state.c    td_save and td_load
+ *   shards.c   one file, or several with an index                      shards_write.c  td_save_sharded
  *   npy.c      td_npy_load                                            npy_write.c     td_npy_save
  *   seal.c     a checksum over a whole safetensors file                train_state*.c  the training state: train_state.h
  */
@@ -76,8 +78,9 @@ int td__seal_end(td__atomic_file *f);          /* writes the sum into its place 
 int td__seal_check(const char *who, const td__map *map, char text[static 65]);
 
 /* ---- state.c --------------------------------------------------------------------------------------------------------------------- */
-typedef struct { char *name; td_tensor *tensor; const td__st_entry *entry; } td__io_slot;
+typedef struct { char *name; td_tensor *tensor; const td__st_entry *entry; const struct td__part *shard; } td__io_slot;   /* shard: of entry */
 typedef struct { td__io_slot *list; size_t n, room; } td__io_slots;   /* a module's parameters and buffers in state_dict's order      */
+int    td__save(const char *who, td_module *m, const char *path);
 int    td__io_slots_collect(td__io_slots *s, const td_module *m, const char *prefix);
 void   td__io_slots_free(td__io_slots *s);
 size_t td__io_slots_first(const td__io_slots *s, size_t i);          /* the first slot of the same (tied) tensor, or i               */
@@ -88,4 +91,12 @@ td_safetensors *td__st_open(const char *who, const char *path);                 
 td_safetensors *td__st_from_map(const char *who, td__map *map);                       /* takes the map, also when it fails       */
 void td__st_close(td_safetensors *file);
 td_tensor *td__st_tensor(const char *who, td_safetensors *file, const td__st_entry *e);   /* one reference, in no scope         */
+
+/* ---- shards.c ------------------------------------------------------------------------------------------------------------------ */
+typedef struct td__part { td_safetensors *file; char *name; size_t base; } td__part;   /* base: number of its first tensor among all */
+typedef struct { td__part *shard; size_t n, total; } td__parts;
+/* One file; or, where the path ends in ".json", the files of an index; or, where there is no such file, those of PATH.index.json. */
+int  td__parts_open(td__parts *s, const char *who, const char *path);               /* 0, or td__fail and nothing to close     */
+void td__parts_close(td__parts *s);
+const td__st_entry *td__parts_find(const td__parts *s, const char *name, const td__part **in);   /* NULL when there is none   */
 #endif

@@ -67,7 +67,12 @@ void td__io_slots_free(td__io_slots *s)
 int td_save(td_module *m, const char *path)
 {
     TD_ENTER();
-    int rc = td__module_check("td_save", m);
+    return td__save("td_save", m, path);
+}
+
+int td__save(const char *who, td_module *m, const char *path)
+{
+    int rc = td__module_check(who, m);
     if (rc != 0)
         return rc;
     td__io_slots s = { 0 };
@@ -77,7 +82,7 @@ int td_save(td_module *m, const char *path)
         named[i] = (td_named){ s.list[i].name, s.list[i].tensor };
     /* other programs ask for this text before they read a file (Hugging Face's transformers: "pt") */
     if (rc == 0)
-        rc = named ? td__st_save("td_save", path, TD__PLAIN, named, s.n, &(td_text_pair){ "format", "pt" }, 1) : TD_ERR_MEMORY;
+        rc = named ? td__st_save(who, path, TD__PLAIN, named, s.n, &(td_text_pair){ "format", "pt" }, 1) : TD_ERR_MEMORY;
     td__free(named);
     td__io_slots_free(&s);
     return rc;
@@ -136,21 +141,26 @@ size_t td__io_slots_first(const td__io_slots *s, size_t i)
     return i;
 }
 
-static bool same_bytes(const td_safetensors *file, const td__st_info *a, const td__st_info *b)
+static const unsigned char *data_of(const td__io_slot *s, const td__st_info *info)
 {
-    const unsigned char *data = file->map->data + file->index.data_at;
-    return a->dtype == b->dtype && a->supported == b->supported && td__shape_equal(a->shape, b->shape) &&
-           memcmp(data + a->begin, data + b->begin, (size_t)(a->end - a->begin)) == 0;
+    const td_safetensors *file = s->shard->file;
+    return file->map->data + file->index.data_at + info->begin;
+}
+
+static int describe(const td__io_slot *s, td__st_info *info)
+{
+    const td_safetensors *file = s->shard->file;
+    return td__st_describe(&file->index, "td_load", file->map, s->entry, info);
 }
 
 /* Slot i has an entry: does it fit its tensor, and say the same as the tensor's other names? */
-static int compare(const td__io_slots *s, size_t i, td_safetensors *file, troubles *t)
+static int compare(const td__io_slots *s, size_t i, troubles *t)
 {
     char a[128], b[128];
     td__st_info info, first;
     const td__io_slot *here = &s->list[i], *other = &s->list[td__io_slots_first(s, i)];
     const td_tensor *x = here->tensor;
-    int rc = td__st_describe(&file->index, "td_load", file->map, here->entry, &info);
+    int rc = describe(here, &info);
     if (rc != 0)
         return rc;
     if (!info.supported || !td__shape_equal(info.shape, x->shape) || (info.dtype != x->dtype && !(any_float(info.dtype) && any_float(x->dtype))))
@@ -158,8 +168,9 @@ static int compare(const td__io_slots *s, size_t i, td_safetensors *file, troubl
              td__st_dtype_text(x->dtype), td__shape_text(x->shape, b));
     if (other == here || !other->entry || other->entry == here->entry)
         return 0;
-    rc = td__st_describe(&file->index, "td_load", file->map, other->entry, &first);
-    if (rc == 0 && !same_bytes(file, &first, &info))
+    rc = describe(other, &first);
+    if (rc == 0 && (first.dtype != info.dtype || first.supported != info.supported || !td__shape_equal(first.shape, info.shape) ||
+                    memcmp(data_of(other, &first), data_of(here, &info), (size_t)(info.end - info.begin)) != 0))
         note(t, DIFFERENT, "\"%.80s\" and \"%.80s\" are one tensor in the module, but two in the file", other->name, here->name);
     return rc;
 }
@@ -171,38 +182,50 @@ static bool is_passed_over(const char *name)
     return n >= k && strcmp(name + n - k, last) == 0 && (n == k || name[n - k - 1] == '.');
 }
 
-static int match(td__io_slots *s, td_safetensors *file, bool partial, troubles *t)
+static void note_unexpected(const td__parts *from, const bool *used, troubles *t)
 {
-    bool *used = td__calloc(file->index.n + 1);
+    for (size_t k = 0; k < from->n; k++) {
+        const td__st_index *index = &from->shard[k].file->index;
+        for (size_t i = 0; i < index->n; i++)
+            if (!used[from->shard[k].base + i] && !is_passed_over(index->entry[i].name))
+                note(t, UNEXPECTED, "\"%.80s\"", index->entry[i].name);
+    }
+}
+
+static int match(td__io_slots *s, const td__parts *from, bool partial, troubles *t)
+{
+    bool *used = td__calloc(from->total + 1);
     if (!used)
         return TD_ERR_MEMORY;
     int rc = 0;
     for (size_t i = 0; i < s->n; i++) {
-        s->list[i].entry = td__st_find(&file->index, s->list[i].name);
-        if (s->list[i].entry)
-            used[s->list[i].entry - file->index.entry] = true;
+        td__io_slot *one = &s->list[i];
+        one->entry = td__parts_find(from, one->name, &one->shard);
+        if (one->entry)
+            used[one->shard->base + (size_t)(one->entry - one->shard->file->index.entry)] = true;
     }
     /* a tensor that has any of its names is not missing: its first slot takes the entry of the one that is there */
     for (size_t i = 0; i < s->n; i++) {
         td__io_slot *first = &s->list[td__io_slots_first(s, i)];
-        if (!first->entry)
+        if (!first->entry) {
             first->entry = s->list[i].entry;
+            first->shard = s->list[i].shard;
+        }
     }
     for (size_t i = 0; i < s->n && rc == 0; i++) {
         if (s->list[i].entry)
-            rc = compare(s, i, file, t);
+            rc = compare(s, i, t);
         else if (!partial && td__io_slots_first(s, i) == i)
             note(t, MISSING, "\"%.80s\"", s->list[i].name);
     }
-    for (size_t i = 0; i < file->index.n && !partial; i++)
-        if (!used[i] && !is_passed_over(file->index.entry[i].name))
-            note(t, UNEXPECTED, "\"%.80s\"", file->index.entry[i].name);
+    if (!partial)
+        note_unexpected(from, used, t);
     td__free(used);
     return rc;
 }
 
 /* All sources first: what may still fail, fails before the first write. */
-static int copy_all(const td__io_slots *s, td_safetensors *file)
+static int copy_all(const td__io_slots *s)
 {
     TD_SCOPE();
     td_tensor **from = td__calloc((s->n + 1) * sizeof *from);
@@ -211,7 +234,7 @@ static int copy_all(const td__io_slots *s, td_safetensors *file)
         const td__io_slot *one = &s->list[i];
         if (!one->entry || td__io_slots_first(s, i) != i)
             continue;
-        td_tensor *x = td__scoped_tensor(td__st_tensor("td_load", file, one->entry));
+        td_tensor *x = td__scoped_tensor(td__st_tensor("td_load", one->shard->file, one->entry));
         from[i] = x->poisoned ? x : td_to(x, one->tensor->storage->device);
         rc = from[i]->poisoned ? td__pending() : td__tensor_inplace_check ? td__tensor_inplace_check(one->tensor) : 0;
     }
@@ -230,19 +253,20 @@ int td_load(td_module *m, const char *path, const td_load_opts *opts)
         rc = td__pending();
     if (rc != 0)
         return rc;
-    td_safetensors *file = td__st_open("td_load", path);
-    if (!file)
-        return td__pending();
+    td__parts from;
+    rc = td__parts_open(&from, "td_load", path);
+    if (rc != 0)
+        return rc;
     td__io_slots s = { 0 };
     troubles t = { 0 };
     rc = td__io_slots_collect(&s, m, "");
     if (rc == 0)
-        rc = match(&s, file, opts && opts->partial, &t);
+        rc = match(&s, &from, opts && opts->partial, &t);
     if (rc == 0)
         rc = complain(&t, path, m);
     if (rc == 0)
-        rc = copy_all(&s, file);
+        rc = copy_all(&s);
     td__io_slots_free(&s);
-    td__st_close(file);
+    td__parts_close(&from);
     return rc;
 }

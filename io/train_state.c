@@ -58,8 +58,6 @@ static int check(const char *who, const td_train_state *s, const char *path)
         return rc;
     if (!s || !path || !*path)
         return td__fail(TD_ERR_ARGUMENT, "%s: the %s is %s", who, s ? "path" : "state", s && path ? "empty" : "NULL");
-    if (s->scaler)
-        return td__fail(TD_ERR_UNSUPPORTED, "%s: a loss scaler cannot be part of the state in this version; leave scaler NULL", who);
     td__ema_parts ema;
     rc = td__not_in_backward(who);
     if (rc == 0 && s->model)
@@ -73,8 +71,9 @@ static int check(const char *who, const td_train_state *s, const char *path)
         for (size_t i = 0; i < p.n && rc == 0; i++)
             rc = check_waiting(who, td__leaf_of(p.list[i]));
     }
-    bool poisoned = rc == 0 && ((s->loader && !s->loader->data) || (s->ddp && td__ddp_is_poison(s->ddp)) || (s->ema && !td__ema_look(s->ema, &ema)));
-    return poisoned ? td__fail(TD_ERR_STATE, "%s: the loader, td_ddp or td_ema is the poisoned result of an earlier error", who) : rc;
+    bool poisoned = rc == 0 && ((s->loader && !s->loader->data) || (s->ddp && td__ddp_is_poison(s->ddp)) || (s->ema && !td__ema_look(s->ema, &ema)) ||
+                                (s->scaler && !(td_scaler_get(s->scaler) > 0)));
+    return poisoned ? td__fail(TD_ERR_STATE, "%s: the loader, td_ddp, td_ema or td_scaler is the poisoned result of an earlier error", who) : rc;
 }
 
 static td_comm *comm_of(const td_train_state *s)

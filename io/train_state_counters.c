@@ -1,9 +1,11 @@
-/* io/train_state_counters.c: of a training state: where the loader is, the counters of random numbers, the order of ddp's buckets, the step. */
-#include <string.h>
+/* io/train_state_counters.c: of a training state: where the loader is, the loss scale, the counters of random numbers, the order of ddp's
+ * buckets, the step.
+ */
+#include <float.h>
 #include <loader_impl.h>
 #include "train_state.h"
 
-static const char loader_text[] = "the loader", random_text[] = "the random numbers", ddp_text[] = "the td_ddp";
+static const char loader_text[] = "the loader", random_text[] = "the random numbers", scaler_text[] = "the loss scaler", ddp_text[] = "the td_ddp";
 
 /* ---- loader and random numbers ------------------------------------------------------------------------------------------------- */
 
@@ -21,6 +23,9 @@ int td__ts_put_counters(td__ts *t)
 {
     if (t->state->loader)
         put_loader(t);
+    if (t->state->scaler)
+        json_object_set_new(t->text, "scaler", json_pack("{s:f, s:I}", "scale", td_scaler_get(t->state->scaler), "growth",
+                                                         (json_int_t)td_scaler_growth(t->state->scaler)));
     json_object_set_new(t->text, "random",
                         json_pack("{s:I, s:I, s:I}", "seed", (json_int_t)td_seed_get(), "step", (json_int_t)td_step_get(), "calls",
                                   (json_int_t)td__random_calls()));
@@ -56,10 +61,25 @@ static int take_loader(td__ts *t)
     return rc == 0 && t->apply ? td_loader_seek(l, epoch, position) : rc;
 }
 
+static int take_scaler(td__ts *t)
+{
+    const json_t *text = td__ts_object(t, t->text, "scaler");
+    double scale = 0;
+    int64_t growth = 0;
+    int rc = text ? td__ts_number(t, text, scaler_text, "scale", &scale) : td__pending();
+    if (rc == 0 && !(scale > 0 && scale <= (double)FLT_MAX))
+        rc = td__ts_bad(t, TD_ERR_FORMAT, "the loss scale is %g, expected more than 0 and finite in f32", scale);
+    if (rc == 0)
+        rc = td__ts_integer(t, text, scaler_text, "growth", 0, &growth);
+    return rc == 0 && t->apply ? td_scaler_set(t->state->scaler, scale, growth) : rc;
+}
+
 int td__ts_take_counters(td__ts *t)
 {
     int64_t seed = 0, step = 0, calls = 0, own = 0;
     int rc = t->state->loader ? take_loader(t) : 0;
+    if (rc == 0 && t->state->scaler)
+        rc = take_scaler(t);
     const json_t *random = rc == 0 ? td__ts_object(t, t->text, "random") : NULL;
     if (rc == 0)
         rc = random ? td__ts_integer(t, random, random_text, "seed", INT64_MIN, &seed) : td__pending();

@@ -24,10 +24,21 @@ extern "C" {
  * names, as state_dict lists it. 0, or a negative code after one sentence. */
 TD_API int td_save(td_module *m, const char *path);
 typedef struct {
+    int64_t max_shard_bytes;   /* default 5e9 (Hugging Face's "5GB"): of tensors in one file; a larger tensor has its own         */
+    uint64_t reserved[4];
+} td_save_opts;
+/* As td_save, in files of limited size as Hugging Face has them: path "DIR/model.safetensors" gives DIR/model-00001-of-00003.safetensors … and, last,
+ * DIR/model.safetensors.index.json with metadata.total_size and the weight_map. What fits into one file is saved as path alone. An earlier
+ * save's path or index is removed when the other has been written; a process that is killed meanwhile may leave shards of two saves under one
+ * index (the index is old then, its shards partly new), so give each save of value a folder of its own. */
+TD_API int td_save_sharded(td_module *m, const char *path, const td_save_opts *opts);
+typedef struct {
     bool partial;        /* names that only the file or only the module has are passed over; default false: an error   */
     uint64_t reserved[4];
 } td_load_opts;
-/* Values are copied into the module's own tensors, converted between floating dtypes where the file has another. Names that are missing in
+/* path: a safetensors file; an index (ends in ".json"), whose shards lie beside it; or the name under which td_save_sharded saved. An index must
+ * name what its shards hold, neither more nor less (16 MiB, 4,096 files at most).
+ * Values are copied into the module's own tensors, converted between floating dtypes where the file has another. Names that are missing in
  * the file or unknown to the module, and shapes or kinds of dtype that differ, are named in one sentence, and then nothing
  * has changed. A tied tensor needs one of its names; where the file has several they must hold equal bytes. PyTorch's "num_batches_tracked"
  * is passed over. On several ranks: load on every one, or before td_ddp_new, which sends rank 0's values. */
@@ -73,7 +84,6 @@ TD_API int        td_npy_save(const char *path, td_tensor *x);
  * forward), your step, and a BLAKE2b-256 of the whole file, which is verified before anything else is believed.
  * What was saved between two steps goes on bit for bit: alone, and on several ranks with as many as before, in mid-epoch too. (Each
  * rank's own running statistics of a local batch norm are rank 0's after a load; they take no part in training.) */
-typedef struct td_scaler td_scaler;
 typedef struct {                 /* any part may be NULL: not saved; on load left alone, also where the file has it                */
     td_module *model;
     td_optim *const *optims; size_t n_optims;

@@ -14,6 +14,7 @@ typedef struct {
     td_optim *opt;
     td_loader *data;
     td_ema *ema;
+    td_scaler *scaler;
     td_train_state state;
 } job;
 
@@ -30,6 +31,7 @@ static void take_step(job *j)
     assert_int_equal(td_backward(td_mse(td_forward(j->net, x), y)), 0);
     assert_int_equal(td_optim_step(j->opt), 0);
     assert_int_equal(td_ema_update(j->ema), 0);
+    assert_int_equal(td_scaler_set(j->scaler, td_scaler_get(j->scaler) / 2, td_scaler_growth(j->scaler) + 1), 0);
 }
 
 static void begin(job *j)
@@ -39,7 +41,8 @@ static void begin(job *j)
     td_dataset_source source = { .rows = 10, .read = read_row, .n_fields = 1, .field = &(td_field){ TD_SCALAR, TD_F32 } };
     j->data = td_loader_new(td_dataset_new(&source, NULL), &(td_loader_opts){ .batch = 2, .shuffle = true });
     j->ema = td_ema_new(td_parameters(j->net), 0.5);
-    j->state = (td_train_state){ .model = j->net, .optims = &j->opt, .n_optims = 1, .loader = j->data, .ema = j->ema, .step = 7 };
+    j->scaler = td_scaler_new(NULL);
+    j->state = (td_train_state){ .scaler = j->scaler, .model = j->net, .optims = &j->opt, .n_optims = 1, .loader = j->data, .ema = j->ema, .step = 7 };
     take_step(j);
 }
 
@@ -47,6 +50,7 @@ static void end(job *j)
 {
     td_loader_free(j->data);
     td_ema_free(j->ema);
+    td_scaler_free(j->scaler);
     td_optim_free(j->opt);
     td_module_free(j->net);
 }
@@ -62,7 +66,8 @@ static void look(const job *j, char *into, size_t size)
             n += (size_t)snprintf(into + n, size - n, "%a ", (double)((const float *)td_data(p.list[i]))[k]);
     const td__param *q = &j->opt->param[0];
     const float *moment = j->opt->span ? j->opt->span[q->span].moment[1]->data : NULL;
-    snprintf(into + n, size - n, "%g %a %lld %lld %lld %lld %lld %lld %llu", td_optim_get_lr(j->opt, 0), moment ? (double)moment[0] : 0,
+    snprintf(into + n, size - n, "%g %lld %g %a %lld %lld %lld %lld %lld %lld %llu",
+             td_scaler_get(j->scaler), (long long)td_scaler_growth(j->scaler), td_optim_get_lr(j->opt, 0), moment ? (double)moment[0] : 0,
              (long long)td_optim_steps(j->opt), (long long)q->steps, (long long)j->state.step, (long long)td_loader_epoch(j->data),
              (long long)td_loader_position(j->data), (long long)td_step_get(), (unsigned long long)td_seed_get());
 }
@@ -127,6 +132,7 @@ static void no_byte_is_unseen(void **state)
     try_all(&j, bytes, n + 16, before);
     put("whole", bytes, n);
     assert_int_equal(td_train_state_load(&j.state, path_of("whole")), 0);
+    assert_true(td_scaler_get(j.scaler) == 32768 && td_scaler_growth(j.scaler) == 1 && td_optim_steps(j.opt) == 1 && j.state.step == 7);
     char after[2048];
     look(&j, after, sizeof after);
     assert_string_not_equal(before, after);
