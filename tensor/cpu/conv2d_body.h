@@ -62,6 +62,21 @@ static inline __attribute__((always_inline)) void F(copy_row)(T *to, const T *fr
     }
 }
 
+/* to[i] = from[i * step] for 0 <= i < n. Step 2 takes four at a time from two vectors of four, which must not reach beyond the last one. */
+static inline __attribute__((always_inline)) void F(pick_row)(T *to, const T *from, int64_t n, int64_t step)
+{
+    typedef T four __attribute__((vector_size(4 * sizeof(T))));
+    typedef T four_at __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+    typedef I places __attribute__((vector_size(4 * sizeof(T))));
+    int64_t i = 0;
+    for (; step == 2 && i + 4 < n; i += 4) {
+        four a = *(const four_at *)(from + 2 * i), b = *(const four_at *)(from + 2 * i + 4);
+        *(four_at *)(to + i) = __builtin_shuffle(a, b, (places){ 0, 2, 4, 6 });
+    }
+    for (; i < n; i++)
+        to[i] = from[i * step];
+}
+
 /* Places an image's planes into the padded frame; the frame's zeroes stay as they are. */
 static void F(place)(const conv_frame *f, T *to, const T *x)
 {
@@ -78,8 +93,7 @@ static void F(place)(const conv_frame *f, T *to, const T *x)
                     if (f->step == 1)
                         F(copy_row)(row + j0, from + j0, j1 - j0 + 1);
                     else
-                        for (int64_t j = j0; j <= j1; j++)
-                            row[j] = from[j * f->step];
+                        F(pick_row)(row + j0, from + j0 * f->step, j1 - j0 + 1, f->step);
                 }
             }
 }
