@@ -20,8 +20,8 @@
  * keep loaded values of x for the next pixel, and push the accumulators out of their registers. */
 #pragma GCC optimize("fp-contract=fast", "no-predictive-commoning")
 
-/* Register tiles: M*Q + Q + 1 and A*B + B + 1 vectors must fit the registers (32 of 64 bytes, 16 of 32, 16 of 16 with a temporary). Q4, Q2, Q1: vectors
- * beside 4, 2 and 1 channels; A1: terms beside one vector of output channels. */
+/* Register tiles: M*Q + Q + 1 and A*B + B + 1 vectors must fit the registers (32 of 64 bytes, 16 of 32, 16 of 16 with a temporary).
+ * Q4, Q2, Q1: vectors beside 4, 2 and 1 channels; A1: terms beside one vector of output channels. */
 #if defined(__AVX512F__)
 enum { CONV_BYTES = 64, CONV_M = 8, CONV_Q = 3, CONV_Q4 = 5, CONV_Q2 = 8, CONV_Q1 = 8, CONV_A = 12, CONV_B = 2, CONV_A1 = 24 };
 #elif defined(__AVX2__)

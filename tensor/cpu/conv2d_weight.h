@@ -3,8 +3,8 @@
  * Two products keep their accumulators in registers and read the image in place:
  *
  * - tile_weight: A terms by B vectors of output channels (A1 by one, where one holds them all). Per pixel the vectors of gout, transposed to
- *   [strip][pixel][channel], meet A broadcast values of x. No sums across lanes are needed. `RUN` terms with neighbouring offsets (the kernel's columns) share one pointer,
- *   which keeps the pointers in registers.
+ *   [strip][pixel][channel], meet A broadcast values of x. No sums across lanes are needed. `run` terms with neighbouring offsets (the
+ *   kernel's columns) share one pointer, which keeps the pointers in registers.
  * - tile_dot, for groups with few output channels (depthwise): K terms of one output channel, lanes along the virtual positions. gout lies
  *   spread as the image does; a mask hides what lies between its rows, so that nothing but the sum's own terms is multiplied.
  */
@@ -120,8 +120,8 @@ static void F(strips)(int64_t o, int64_t pixels, int64_t width, T *to, const T *
     }
 }
 
-/* One of the groups; x, gout and gw begin with it. gw (o, terms): each element sums over images in order, and within an image over pixels in order, by one thread: the number of threads
- * cannot change it. Threads share the placing of a batch of images, then divide the tiles. */
+/* One of the groups; x, gout and gw begin with it. gw (o, terms): each element sums over images in order, and within an image over pixels in
+ * order, by one thread: the number of threads cannot change it. Threads share the placing of a batch of images, then divide the tiles. */
 static void F(run_weight)(int64_t n, int64_t groups, const conv_frame *f, int64_t o, int64_t rows, int64_t cols, int64_t terms,
                           const int64_t *off, int run, T *gw, const T *gout, const T *x, bool add)
 {
