@@ -6,6 +6,7 @@
  *   write.c    td_safetensors_save                                    state.c    td_save and td_load
  *   shards.c   one file, or several with an index                      shards_write.c  td_save_sharded
  *   npy.c      td_npy_load                                            npy_write.c     td_npy_save
+ *   npz.c      reading npz                                            npz_write.c     td_npz_save
  *   seal.c     a checksum over a whole safetensors file                train_state*.c  the training state: train_state.h
  */
 #ifndef TD_IO_IMPL_H
@@ -99,4 +100,22 @@ typedef struct { td__part *shard; size_t n, total; } td__parts;
 int  td__parts_open(td__parts *s, const char *who, const char *path);               /* 0, or td__fail and nothing to close     */
 void td__parts_close(td__parts *s);
 const td__st_entry *td__parts_find(const td__parts *s, const char *name, const td__part **in);   /* NULL when there is none   */
+
+/* ---- npy.c, npy_write.c, npz.c -------------------------------------------------------------------------------------------------- */
+enum { TD__NPY_HEADER_ROOM = 1 << 20 };
+typedef struct {
+    const char *who;
+    const td__map *map;                        /* size: of the whole file; data: at least what has been read of it             */
+    size_t at, end;                            /* of the header, in the file                                               */
+    td_dtype dtype;
+    bool big_endian, fortran;
+    td_shape shape;
+} td__npy;
+int  td__npy_prefix(td__npy *f);               /* the first 12 bytes (or 10): how long the header is                        */
+int  td__npy_header(td__npy *f);               /* data holds the header: dtype, shape, whether the size fits                 */
+td_tensor *td__npy_finish(const td__npy *f, td_tensor *raw);    /* takes raw, the elements as they stood in the file              */
+/* What precedes the elements, and x with its dimensions in the order in which they are written: a view without references of its own. */
+typedef struct { char text[512]; size_t n; td_tensor order; } td__npy_head;
+int  td__npy_text(const char *who, const td_tensor *x, td__npy_head *head);
+void td__npz_free_all(void);
 #endif

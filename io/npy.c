@@ -1,4 +1,4 @@
-/* io/npy.c: td_npy_load: NumPy's file of one array.
+/* io/npy.c: td_npy_load: NumPy's file of one array; and the same from pieces, for a member of an npz file.
  *
  * Six bytes of magic, two of version, the header's length (16 bits in version 1, 32 in 2 and 3), a Python dict with descr, fortran_order
  * and shape, the data. The dict is read by a small parser for exactly that: strings, True and False, a tuple of whole numbers.
@@ -8,15 +8,7 @@
 #include <string.h>
 #include "io_impl.h"
 
-static const char who[] = "td_npy_load";
-enum { HEADER_ROOM = 1 << 20 };
-typedef struct {
-    const td__map *map;
-    size_t at, end;                            /* of the header, in the file                                               */
-    td_dtype dtype;
-    bool big_endian, fortran;
-    td_shape shape;
-} npy;
+typedef td__npy npy;
 
 static TD_PRINTF(3, 4) int bad(const npy *f, size_t at, const char *format, ...)
 {
@@ -25,7 +17,7 @@ static TD_PRINTF(3, 4) int bad(const npy *f, size_t at, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return td__fail(TD_ERR_FORMAT, "%s: %s: at byte %zu: %s", who, f->map->path, at, text);
+    return td__fail(TD_ERR_FORMAT, "%s: %s: at byte %zu: %s", f->who, f->map->path, at, text);
 }
 
 /* ---- the dict ------------------------------------------------------------------------------------------------------------ */
@@ -171,7 +163,7 @@ static int read_dict(npy *f)
 
 /* ---- the file ------------------------------------------------------------------------------------------------------------ */
 
-static int read_header(npy *f)
+int td__npy_prefix(npy *f)
 {
     const unsigned char *p = f->map->data;
     size_t size = f->map->size;
@@ -187,20 +179,31 @@ static int read_header(npy *f)
     size_t length = p[8] | (size_t)p[9] << 8;
     if (version > 1)
         length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
-    if (length > HEADER_ROOM)
-        return bad(f, 8, "the header's length is %zu, at most %d is expected", length, HEADER_ROOM);
+    if (length > TD__NPY_HEADER_ROOM)
+        return bad(f, 8, "the header's length is %zu, at most %d is expected", length, TD__NPY_HEADER_ROOM);
     if (length > size - f->at)
         return bad(f, 8, "the header's length is %zu, but the file has only %zu bytes after it", length, size - f->at);
     f->end = f->at + length;
+    return 0;
+}
+
+int td__npy_header(npy *f)
+{
     int rc = read_dict(f);
     if (rc != 0)
         return rc;
     char text[128];
-    size_t want = (size_t)td__shape_numel(f->shape) * td_dtype_size(f->dtype), have = size - f->end;
-    if (want != have)
-        return bad(f, have < want ? size : f->end + want, "shape %s of %s takes %zu bytes after the header, but the file has %zu",
-                   td__shape_text(f->shape, text), td_dtype_name(f->dtype), want, have);
-    return f->dtype == TD_BOOL ? td__map_check_bool(who, f->map, "the array", f->end, want) : 0;
+    size_t want = (size_t)td__shape_numel(f->shape) * td_dtype_size(f->dtype), have = f->map->size - f->end;
+    return want == have ? 0 : bad(f, have < want ? f->map->size : f->end + want, "shape %s of %s takes %zu bytes after the header, but the file has %zu",
+                                  td__shape_text(f->shape, text), td_dtype_name(f->dtype), want, have);
+}
+
+static int read_header(npy *f)
+{
+    int rc = td__npy_prefix(f);
+    if (rc == 0)
+        rc = td__npy_header(f);
+    return rc || f->dtype != TD_BOOL ? rc : td__map_check_bool(f->who, f->map, "the array", f->end, f->map->size - f->end);
 }
 
 static void swap(unsigned char *data, size_t n, size_t size)
@@ -213,55 +216,58 @@ static void swap(unsigned char *data, size_t n, size_t size)
         }
 }
 
-/* The file's elements as a tensor whose first index runs fastest; a copy only where they lie unaligned. */
-static td_tensor *fortran_view(const npy *f, td__map *map)
-{
-    bool aligned = td__map_aligned(map, f->end, f->dtype);
-    td_tensor *raw = aligned ? td__map_tensor(map, f->end, f->shape, f->dtype) : td__tensor_new(f->shape, f->dtype, (td_device){ TD_CPU, 0 });
-    if (raw->poisoned)
-        return raw;
-    if (!aligned)
-        memcpy(td__ptr(raw), map->data + f->end, map->size - f->end);
-    int64_t step = 1;
-    for (int i = 0; i < f->shape.ndim; i++) {
-        raw->stride[i] = step;
-        step *= f->shape.dim[i];
-    }
-    return raw;
-}
-
-/* A contiguous tensor of its own on the host. */
-static td_tensor *make(const npy *f, td__map *map)
+/* Where the elements are (aligned), as a tensor whose first index runs fastest if the file's does; a host tensor of its own with one reference. */
+static td_tensor *turned(const npy *f, td_tensor *raw)
 {
     td_tensor *x = td__tensor_new(f->shape, f->dtype, (td_device){ TD_CPU, 0 });
-    size_t bytes = map->size - f->end, size = td_dtype_size(f->dtype);
-    if (x->poisoned || bytes == 0)
-        return x;
-    int rc = 0;
-    if (f->fortran && f->shape.ndim > 1) {
-        td_tensor *raw = fortran_view(f, map);
-        rc = raw->poisoned ? TD_ERR_MEMORY : td__copy(x, raw, false);
-        td__tensor_unref(raw);
-    } else {
-        memcpy(td__ptr(x), map->data + f->end, bytes);
+    if (!x->poisoned) {
+        int64_t stride[TD_MAX_DIMS], step = 1;
+        for (int i = 0; i < f->shape.ndim; i++) {
+            stride[i] = step;
+            step *= f->shape.dim[i];
+        }
+        td_tensor *view = td__tensor_view(raw, f->shape, stride, 0);
+        int rc = view->poisoned ? TD_ERR_MEMORY : td__copy(x, view, false);
+        td__tensor_unref(view);
+        if (rc != 0) {
+            td__tensor_unref(x);
+            x = td__poison();
+        }
     }
-    if (rc != 0) {
-        td__tensor_unref(x);
-        return td__poison();
-    }
-    if (f->big_endian)
-        swap(td__ptr(x), bytes / size, size);
+    td__tensor_unref(raw);
     return x;
+}
+
+td_tensor *td__npy_finish(const npy *f, td_tensor *raw)
+{
+    size_t size = td_dtype_size(f->dtype), n = (size_t)td__shape_numel(f->shape);
+    if (f->big_endian && n > 0)
+        swap(td__ptr(raw), n, size);
+    return f->fortran && f->shape.ndim > 1 && n > 0 ? turned(f, raw) : raw;
 }
 
 td_tensor *td_npy_load(const char *path)
 {
     TD_ENTER();
-    td__map *map = td__map_open(who, path);
+    npy f = { .who = "td_npy_load" };
+    td__map *map = td__map_open(f.who, path);
     if (!map)
         return td__poison();
-    npy f = { .map = map };
-    td_tensor *x = td__scoped_tensor(read_header(&f) == 0 ? make(&f, map) : td__poison());
+    f.map = map;
+    td_tensor *x = read_header(&f) == 0 ? td__tensor_new(f.shape, f.dtype, (td_device){ TD_CPU, 0 }) : td__poison();
+    if (!x->poisoned && map->size > f.end) {
+        /* in Fortran order the file's own pages are turned where they can be; elsewhere a copy is                          */
+        bool in_place = f.fortran && f.shape.ndim > 1 && td__map_aligned(map, f.end, f.dtype);
+        if (in_place) {
+            td__tensor_unref(x);
+            x = td__map_tensor(map, f.end, f.shape, f.dtype);
+        } else {
+            memcpy(td__ptr(x), map->data + f.end, map->size - f.end);
+        }
+        if (!x->poisoned)
+            x = td__npy_finish(&f, x);
+    }
     td__map_unref(map);
+    x = td__scoped_tensor(x);
     return x->poisoned ? x : td_to(x, td_device_default());
 }

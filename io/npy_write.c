@@ -34,25 +34,35 @@ static size_t make_header(char into[static 512], const td_tensor *x, bool fortra
     return (size_t)n;
 }
 
+int td__npy_text(const char *who, const td_tensor *x, td__npy_head *head)
+{
+    if ((size_t)x->dtype >= TD_COUNT(descr) || !descr[x->dtype])
+        return td__fail(TD_ERR_DTYPE, "%s: NumPy has no %s; td_safetensors_save writes it", who, td_dtype_name(x->dtype));
+    head->order = reversed(x);
+    bool fortran = !td_is_contiguous(x) && td_is_contiguous(&head->order);
+    if (!fortran)
+        head->order = *x;
+    head->n = make_header(head->text, x, fortran);
+    return 0;
+}
+
 int td_npy_save(const char *path, td_tensor *x)
 {
     TD_ENTER();
+    static const char who[] = "td_npy_save";
+    td__npy_head head;
     int rc = td__pending();
     if (rc == 0)
-        rc = td__tensor_check("td_npy_save", x);
+        rc = td__tensor_check(who, x);
+    if (rc == 0)
+        rc = td__npy_text(who, x, &head);
     if (rc != 0)
         return rc;
-    if ((size_t)x->dtype >= TD_COUNT(descr) || !descr[x->dtype])
-        return td__fail(TD_ERR_DTYPE, "td_npy_save: NumPy has no %s; td_safetensors_save writes it", td_dtype_name(x->dtype));
-    td_tensor turned = reversed(x);
-    bool fortran = !td_is_contiguous(x) && td_is_contiguous(&turned);
-    char header[512];
-    size_t n = make_header(header, x, fortran);
     td__atomic_file f;
-    rc = td__atomic_open(&f, "td_npy_save", path);
+    rc = td__atomic_open(&f, who, path);
     if (rc == 0)
-        rc = td__atomic_write(&f, header, n);
+        rc = td__atomic_write(&f, head.text, head.n);
     if (rc == 0)
-        td__atomic_tensor(&f, fortran ? &turned : x);
+        td__atomic_tensor(&f, &head.order);
     return td__atomic_close(&f);
 }

@@ -70,6 +70,7 @@ void td__io_free_all(void)
 {
     while (files)
         td_safetensors_free(files);
+    td__npz_free_all();
 }
 
 /* ---- looking ---------------------------------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* tandem/io.h: files that other programs read and write: safetensors (Hugging Face) and npy (NumPy); a module's state by PyTorch's
+/* tandem/io.h: files that other programs read and write: safetensors (Hugging Face), npy and npz (NumPy); a module's state by PyTorch's
  * state_dict names; a job's training state in one file.
  *
  * Nothing in a file is believed: every length, offset, shape and name is checked when it is opened, and a file that breaks its format is
@@ -76,6 +76,29 @@ TD_API int td_safetensors_save(const char *path, const td_named *tensors, size_t
 TD_API td_tensor *td_npy_load(const char *path);
 /* Format 1.0, little-endian; fortran_order True where x is a transposed view that lies so in memory, else C order. NumPy has no bf16. */
 TD_API int        td_npy_save(const char *path, td_tensor *x);
+
+/* ---- npz: several arrays (numpy.savez, numpy.savez_compressed) ------------------------------------------------------------------
+ * A zip file (ZIP64 too) of stored or deflated members NAME.npy; others are passed over. Opening reads the directory (at most 65,535 members);
+ * a member is read when it is asked for, and its checksum compared. What a deflated member says it will take is compared with its npy header
+ * and with max_bytes before memory is taken for it, so a zip bomb is one sentence. One array is in memory once (twice in Fortran order). */
+typedef struct td_npz td_npz;
+typedef struct {
+    int64_t max_bytes;   /* default 64 MiB plus 32 times the file's size: the most that one deflated member may take            */
+    uint64_t reserved[4];
+} td_npz_opts;
+TD_API td_npz     *td_npz_open(const char *path, const td_npz_opts *opts);   /* yours to free (td_finish frees what you left)  */
+TD_API void        td_npz_free(td_npz *file);                                /* its arrays live on; NULL is fine             */
+TD_API size_t      td_npz_count(const td_npz *file);
+TD_API const char *td_npz_name(const td_npz *file, size_t i);                /* without ".npy", in the file's order; NULL and an error
+                                                                                when i is not below the count                */
+TD_API bool        td_npz_has(const td_npz *file, const char *name);
+TD_API td_tensor  *td_npz_get(td_npz *file, const char *name);               /* as td_npy_load; poisoned after an error       */
+typedef struct {
+    bool compressed;     /* default false: stored, as numpy.savez; true: deflated, as numpy.savez_compressed                   */
+    uint64_t reserved[4];
+} td_npz_save_opts;
+/* Names: UTF-8, unique, not empty. 0, or a negative code after one sentence. */
+TD_API int td_npz_save(const char *path, const td_named *tensors, size_t n, const td_npz_save_opts *opts);
 
 /* ---- the training state: all that a job needs to go on where it was -------------------------------------------------------------
  * One safetensors file: weights and buffers ("model/0.weight": other programs read them), every optimizer's moments and steps by parameter

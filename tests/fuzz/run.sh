@@ -23,7 +23,7 @@ cd "$build"
 clang -g -O1 -std=gnu11 -D_GNU_SOURCE -DTD_VERSION='"fuzz"' -D__SANITIZE_ADDRESS__=1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $include \
     -o "fuzz_$name" "$root/tests/fuzz/fuzz_$name.c" "$root"/io/*.c "$root"/base/*.c "$root"/tensor/*.c \
     -Wl,--start-group $archives -Wl,--end-group -L "$blas" -Wl,-rpath,"$blas" \
-    -lopenblas -lgomp -ldw -lsodium -lz -ljansson -lm -ldl -lpthread
+    -lopenblas -lgomp -ldw -lsodium -lz -ljansson -lzip -lm -ldl -lpthread
 mkdir -p "$name"
 exec "./fuzz_$name" "$name" "$root/tests/fuzz/corpus/$name" -max_total_time="$seconds" -max_len=4096 -rss_limit_mb=1024 \
     -artifact_prefix="$name-crash-" -print_final_stats=1
