@@ -8,13 +8,13 @@
 static inline int td__op_float(td_call *c, int i, const char *what)
 {
     td_dtype t = td_call_input(c, i)->dtype;
-    return td__is_float(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "%s is %s; it must be f32 or f64 (td_cast converts)", what, td_dtype_name(t));
+    return td__is_float(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "%s is %s; it must be a float (td_cast converts)", what, td_dtype_name(t));
 }
 
 static inline int td__op_arith(td_call *c, int i)
 {
     td_dtype t = td_call_input(c, i)->dtype;
-    return td__is_arith(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "arithmetic is done in f32, f64, i64 and i32, not %s (td_cast converts)",
+    return td__is_arith(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "arithmetic is done in floats, i64 and i32, not %s (td_cast converts)",
                                                td_dtype_name(t));
 }
 

@@ -46,12 +46,12 @@ static td_tensor *fill_between(td_shape shape, td_dtype t, uint64_t seed, int64_
 
 td_tensor *ops_fill(td_shape shape, td_dtype t, uint64_t seed)
 {
-    return td__is_float(t) ? fill_between(shape, t, seed, -128, 128, 1.0 / 64) : fill_between(shape, t, seed, -9, 9, 1);
+    return td__is_real(t) ? fill_between(shape, t, seed, -128, 128, 1.0 / 64) : fill_between(shape, t, seed, -9, 9, 1);
 }
 
 td_tensor *ops_fill_positive(td_shape shape, td_dtype t, uint64_t seed)
 {
-    return td__is_float(t) ? fill_between(shape, t, seed, 16, 128, 1.0 / 64) : fill_between(shape, t, seed, 1, 9, 1);
+    return td__is_real(t) ? fill_between(shape, t, seed, 16, 128, 1.0 / 64) : fill_between(shape, t, seed, 1, 9, 1);
 }
 
 td_tensor *ops_fill_distinct(td_shape shape, td_dtype t, uint64_t seed)
@@ -62,7 +62,7 @@ td_tensor *ops_fill_distinct(td_shape shape, td_dtype t, uint64_t seed)
         number[i] = number[j];
         number[j] = 2 * i - n + (n % 2 == 0 ? 1 : 2);
     }
-    td_tensor *x = from_integers(shape, t, number, td__is_float(t) ? 1.0 / 64 : 1);
+    td_tensor *x = from_integers(shape, t, number, td__is_real(t) ? 1.0 / 64 : 1);
     free(number);
     return x;
 }
@@ -101,7 +101,7 @@ int64_t ops_broadcast_index(td_shape a, td_shape to, int64_t i)
     return at;
 }
 
-static void to_array(td_tensor *x, ops_array *out)
+void ops_array_of(td_tensor *x, ops_array *out)
 {
     ops_out(out, td_shape_of(x));
     size_t size = td_dtype_size(x->dtype);
@@ -135,7 +135,7 @@ int ops_check_result(const ops_row *row, td_dtype t)
     size_t n = row->inputs(row, t, in);
     for (size_t i = 0; i < n; i++)
         if (in[i])
-            to_array(in[i], &array[i]);
+            ops_array_of(in[i], &array[i]);
     td_tensor *out = row->apply(in, n, (void *)(uintptr_t)row);
     if (td_error_pending()) {
         printf("%s [%s] %s: %s\n", row->name, td_dtype_name(t), td__cpu_kernels()->name, td_error_message());
@@ -143,7 +143,7 @@ int ops_check_result(const ops_row *row, td_dtype t)
         bad = 1;
     } else {
         row->reference(row, array, n, &want);
-        to_array(out, &got);
+        ops_array_of(out, &got);
         if (!td__shape_equal(got.shape, want.shape)) {
             char a[128], b[128];
             printf("%s [%s]: shape %s, expected %s\n", row->name, td_dtype_name(t), td__shape_text(got.shape, a), td__shape_text(want.shape, b));

@@ -51,6 +51,7 @@ td_tensor *ops_fill(td_shape shape, td_dtype t, uint64_t seed);
 td_tensor *ops_fill_positive(td_shape shape, td_dtype t, uint64_t seed);   /* in [1/4, 2], integers in [1, 9]                */
 td_tensor *ops_fill_distinct(td_shape shape, td_dtype t, uint64_t seed);   /* a shuffled ramp: no two equal, none within 1/64 of 0 */
 void    ops_out(ops_array *out, td_shape shape);                           /* allocates, zeroes                              */
+void    ops_array_of(td_tensor *x, ops_array *out);                         /* allocates; the values of any dtype          */
 int64_t ops_count(td_shape shape);
 /* Index of the element of `a` (broadcast to `to`) at flat index i of `to`. */
 int64_t ops_broadcast_index(td_shape a, td_shape to, int64_t i);

@@ -41,7 +41,7 @@ static void sentences(void **state)
            "td_attention: q (2,3,5,4) and v (2,3,7,6) differ at dimension 3: 4 against 6");
     expect(td_attention(q, k, q, NULL), TD_ERR_SHAPE, "td_attention: k (2,3,7,4) has 7 rows and v (2,3,5,4) has 5 (dimension 2)");
     expect(td_attention(q, td_cast(k, TD_F64), k, NULL), TD_ERR_DTYPE, "td_attention: dtypes f32 and f64 differ (td_cast converts)");
-    expect(td_attention(td_cast(q, TD_I64), k, k, NULL), TD_ERR_DTYPE, "td_attention: q is i64; it must be f32 or f64 (td_cast converts)");
+    expect(td_attention(td_cast(q, TD_I64), k, k, NULL), TD_ERR_DTYPE, "td_attention: q is i64; it must be a float (td_cast converts)");
     expect(td_attention(q, k, NULL, NULL), TD_ERR_ARGUMENT, "td_attention: input 2 is NULL");
     expect(td_attention(q, k, k, &(td_attention_opts){ .scale = (double)NAN }), TD_ERR_ARGUMENT, "td_attention: scale is nan, expected a finite number");
     expect(td_attention(q, k, k, &(td_attention_opts){ .mask = f(TD_SHAPE(7, 5)) }), TD_ERR_SHAPE,
