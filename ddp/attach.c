@@ -162,6 +162,7 @@ void td__ddp_free_all(void)
 {
     while (all_ddps)
         td_ddp_free(all_ddps);
+    td__ddp_pace_forget();
 }
 
 void td_ddp_no_sync(td_ddp *ddp, bool on)

@@ -87,6 +87,11 @@ int  td__ddp_set_order(td_ddp *ddp, const int32_t *order, const int32_t *cut, in
 /* reducer.c */
 extern const td__group_ops td__ddp_ops;
 int  td__ddp_wait_all(td_ddp *ddp);
+int64_t td__ddp_full(td_comm *comm);                 /* how many further buckets of this backward could be launched here now */
+int  td__ddp_launch(td_comm *comm, int64_t most);    /* launches so many; 0 or negative                                   */
+/* sync_batch_norm.c */
+bool td__ddp_paced(const td_comm *comm);             /* do buckets wait for td__ddp_launch?                                */
+void td__ddp_pace_forget(void);
 /* verify.c */
 int  td__ddp_verify(td_ddp *ddp);
 /* attach.c */

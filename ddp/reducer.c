@@ -40,21 +40,43 @@ static int bucket_launch(td_ddp *ddp, td__bucket *bucket)
  * later usually comes later in forward), each one's buckets in index order. A model waits for those before it, so that the sequence of
  * collectives is the same on every rank whatever each rank's graph looks like. The headers must have arrived first: they say
  * which models and buckets take part, and the total weights. */
-static void launch_full(td_comm *comm)
+static int64_t go_on(td_comm *comm, int64_t most, bool launch)
 {
-    if (td__ddp_headers_finish(comm))
-        return;
+    int64_t n = 0;
     for (td_ddp *d = td__ddps(); d; d = d->next) {
         if (d->comm != comm || !d->syncing || !d->active)
             continue;
-        while (d->launched < d->buckets && !d->bucket[d->launched].pending) {
-            td__bucket *bucket = &d->bucket[d->launched++];
+        int next = d->launched;
+        while (next < d->buckets && !d->bucket[next].pending && n < most) {
+            td__bucket *bucket = &d->bucket[next++];
+            n++;
+            if (!launch)
+                continue;
+            d->launched = next;
             if (!bucket->skip && bucket_launch(d, bucket))
-                return;
+                return n;
         }
-        if (d->launched < d->buckets)
-            return;
+        if (next < d->buckets)
+            break;
     }
+    return n;
+}
+
+static void launch_full(td_comm *comm)
+{
+    if (!td__ddp_headers_finish(comm))
+        go_on(comm, INT64_MAX, true);
+}
+
+int64_t td__ddp_full(td_comm *comm)
+{
+    return go_on(comm, INT64_MAX, false);
+}
+
+int td__ddp_launch(td_comm *comm, int64_t most)
+{
+    go_on(comm, most, true);
+    return td__pending();
 }
 
 static int bucket_wait(td_ddp *ddp, td__bucket *bucket)
@@ -156,7 +178,7 @@ static void reducer_leaf_ready(td__leaf *leaf)
     if (!ddp->rebuilt && ddp->arrivals < ddp->leaves)
         ddp->arrival[ddp->arrivals++] = leaf->index;
     td__bucket *bucket = leaf->flat->user;
-    if (--bucket->pending == 0)
+    if (--bucket->pending == 0 && !td__ddp_paced(ddp->comm))
         launch_full(ddp->comm);
 }
 

@@ -49,6 +49,10 @@ void       td__nn_free_all(void);              /* all modules, and the initialis
 
 void       td__init_restart(void);             /* the stream of the initialisers counts from 0 again                         */
 
+/* batch_norm.c: who computes it while training instead of td_batch_norm (ddp's synchronised one). Diverts m: 1; m is no batch norm: 0. */
+typedef struct { td_tensor *x, *weight, *bias, *running_mean, *running_var; double momentum, eps; } td__norm_call;
+int        td__batch_norm_divert(td_module *m, td_tensor *(*forward)(const td__norm_call *n, void *with), void *with);
+
 /* for layers: a new parameter or buffer; PyTorch's default initialisation, uniform in +-1/sqrt(fan_in) */
 td_tensor *td__layer_parameter(td_module *m, const char *name, td_shape shape, int64_t fan_in);
 td_module *td__layer_done(td_module *m);       /* m, or the poisoned module (m freed) when something has failed               */

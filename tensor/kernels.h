@@ -158,6 +158,13 @@ typedef struct td_kernels {
     void (*batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy, const void *x,
                             const void *w, const void *mean, const void *rstd, bool train, bool add_x, bool add_w, bool add_b);
 
+    /* the pieces of a batch_norm over several ranks; tables of c. pair: g NULL: first = mean, second = sum of (x-mean)²; else first = sum of
+     * g, second = sum of g*(x-mean), mean given. affine: y = a*x + b*z + d; z may be NULL */
+    void (*batch_norm_pair)(td_dtype t, int64_t n, int64_t c, int64_t inner, const void *x, const void *g, const double *mean, double *first,
+                            double *second);
+    void (*batch_norm_affine)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, const void *x, const void *z, const double *a,
+                              const double *b, const double *d, bool add);
+
     /* finite.c (f64, f32, bf16, f16): how many of the n elements are NaN or infinite; *first: the first of them, or -1 */
     int64_t (*not_finite)(td_dtype t, int64_t n, const void *x, int64_t *first);
 

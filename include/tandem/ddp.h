@@ -23,6 +23,13 @@ TD_API void    td_ddp_free(td_ddp *ddp);                                  /* det
 /* true: following backwards accumulate locally; the next one with false reduces everything. The same on all ranks. */
 TD_API void    td_ddp_no_sync(td_ddp *ddp, bool on);
 
+/* Every td_nn_batch_norm at or below model normalises, while training, over the rows of all ranks of comm (NULL: the world), and its
+ * gradients and running statistics are those of one process with all rows; shares may be uneven or empty. Evaluation stays local.
+ * Collective, like each forward and backward of the model from then on: all ranks run the same of these layers in the same order.
+ * Under td_ddp buckets are launched between these layers' sums instead of at once. Statistics are computed in f64. Returns the number of
+ * layers, or a negative code. PyTorch: SyncBatchNorm.convert_sync_batchnorm. */
+TD_API int     td_ddp_sync_batch_norm(td_module *model, td_comm *comm);
+
 typedef struct {
     double  step_ms;          /* from the first backward's begin (of this step) to the end of td_optim_step            */
     double  backward_ms;      /* the synchronised backward                                                            */

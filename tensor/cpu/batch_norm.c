@@ -142,6 +142,43 @@ enum { SIDE = 16 };                  /* channels taken together when inner is 1 
             if (gx)                                                                                          \
                 F(apply)(n, c, inner, c0, m, gx, gy, train ? x : NULL, a, b, d, add_x);                      \
         }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    /* g NULL: first = mean of x, second = sum (x-mean)². Else first = sum g, second = sum g*(x-mean) with the mean given. */\
+    static void F(pair)(int64_t n, int64_t c, int64_t inner, const T *x, const T *g, const double *mean, double *first, double *second)\
+    {                                                                                                        \
+        const int64_t count = n * inner, side = inner == 1 ? SIDE : 1;                                       \
+        _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
+        for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
+            int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
+            double mu[SIDE] = { 0 }, one[SIDE] = { 0 }, two[SIDE] = { 0 };                                   \
+            F(sums)(n, c, inner, c0, m, g ? g : x, NULL, NULL, one);                                         \
+            for (int j = 0; j < m; j++) {                                                                    \
+                one[j] = g || !count ? one[j] : one[j] / (double)count;                                      \
+                mu[j] = g ? mean[c0 + j] : one[j];                                                           \
+            }                                                                                                \
+            F(sums)(n, c, inner, c0, m, x, g ? g : x, mu, two);                                              \
+            memcpy(first + c0, one, (size_t)m * sizeof *one);                                                \
+            memcpy(second + c0, two, (size_t)m * sizeof *two);                                               \
+        }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    /* y (=|+=) a*x + b*z + d per channel; z may be NULL */                                                  \
+    static void F(affine)(int64_t n, int64_t c, int64_t inner, T *y, const T *x, const T *z, const double *a, const double *b,\
+                          const double *d, bool add)                                                         \
+    {                                                                                                        \
+        const int64_t side = inner == 1 ? SIDE : 1;                                                          \
+        _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
+        for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
+            int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
+            T at[SIDE], bt[SIDE], dt[SIDE];                                                                  \
+            for (int j = 0; j < m; j++) {                                                                    \
+                at[j] = (T)a[c0 + j];                                                                        \
+                bt[j] = z ? (T)b[c0 + j] : 0;                                                                \
+                dt[j] = (T)d[c0 + j];                                                                        \
+            }                                                                                                \
+            F(apply)(n, c, inner, c0, m, y, x, z, at, bt, dt, add);                                          \
+        }                                                                                                    \
     }
 #define F32(name) name##_f32
 #define F64(name) name##_f64
@@ -171,4 +208,22 @@ void K(batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *g
         norm_grad_f32(n, c, inner, gx, gw, gb, gy, x, w, mean, rstd, train, add_x, add_w, add_b);
     else
         norm_grad_f64(n, c, inner, gx, gw, gb, gy, x, w, mean, rstd, train, add_x, add_w, add_b);
+}
+
+void K(batch_norm_pair)(td_dtype t, int64_t n, int64_t c, int64_t inner, const void *x, const void *g, const double *mean, double *first,
+                        double *second)
+{
+    if (t == TD_F32)
+        pair_f32(n, c, inner, x, g, mean, first, second);
+    else
+        pair_f64(n, c, inner, x, g, mean, first, second);
+}
+
+void K(batch_norm_affine)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, const void *x, const void *z, const double *a,
+                          const double *b, const double *d, bool add)
+{
+    if (t == TD_F32)
+        affine_f32(n, c, inner, y, x, z, a, b, d, add);
+    else
+        affine_f64(n, c, inner, y, x, z, a, b, d, add);
 }

@@ -113,6 +113,61 @@ static void shapes(void **state)
     nothing_left();
 }
 
+/* The pieces for several ranks: sums of a share in double, and a function of two tensors per channel. */
+static void pieces(void **state)
+{
+    (void)state;
+    static const int64_t shape[][3] = { { 2, 1, 1 }, { 7, 19, 1 }, { 1, 3, 5 }, { 3, 5, 37 }, { 0, 3, 2 } };
+    for (size_t s = 0; s < TD_COUNT(shape); s++)
+        for (int wide_type = 0; wide_type < 2; wide_type++) {
+            td_dtype t = wide_type ? TD_F64 : TD_F32;
+            const int64_t n = shape[s][0], c = shape[s][1], inner = shape[s][2], all = n * c * inner;
+            void *x = numbers(t, all, 1), *g = numbers(t, all, 2), *y = numbers(t, all, 3);
+            double *xd = wide(t, x, all), *gd = wide(t, g, all), *yd = wide(t, y, all), *want = calloc((size_t)all + 1, sizeof *want);
+            double first[19], second[19], mean[19], m2[19], sum[19] = { 0 }, product[19] = { 0 }, a[19], b[19], d[19];
+            for (int64_t k = 0; k < c; k++) {
+                mean[k] = m2[k] = 0;
+                a[k] = 0.5 + (double)k, b[k] = 2 - (double)k, d[k] = (double)k / 4;
+            }
+            for (int pass = 0; pass < 2; pass++)
+                for (int64_t i = 0; i < all; i++) {
+                    int64_t k = i / inner % c;
+                    if (pass == 0) {
+                        mean[k] += xd[i] / (double)(n * inner);
+                        continue;
+                    }
+                    m2[k] += (xd[i] - mean[k]) * (xd[i] - mean[k]);
+                    sum[k] += gd[i];
+                    product[k] += gd[i] * (xd[i] - mean[k]);
+                    want[i] = a[k] * xd[i] + b[k] * gd[i] + d[k];
+                }
+            EACH_TABLE(k) {
+                k->batch_norm_pair(t, n, c, inner, x, NULL, NULL, first, second);
+                same(TD_F64, first, mean, c, 64, "batch_norm_pair mean", k->name);
+                same(TD_F64, second, m2, c, 256, "batch_norm_pair squares", k->name);
+                k->batch_norm_pair(t, n, c, inner, x, g, mean, first, second);
+                same(TD_F64, first, sum, c, 256, "batch_norm_pair sum", k->name);
+                same(TD_F64, second, product, c, 256, "batch_norm_pair products", k->name);
+                void *out = copy_of(t, y, all);
+                k->batch_norm_affine(t, n, c, inner, out, x, g, a, b, d, false);
+                same(t, out, want, all, 64, "batch_norm_affine", k->name);
+                memcpy(out, y, (size_t)all * td_dtype_size(t));
+                k->batch_norm_affine(t, n, c, inner, out, x, g, a, b, d, true);
+                double *more = calloc((size_t)all + 1, sizeof *more), *less = calloc((size_t)all + 1, sizeof *less);
+                for (int64_t i = 0; i < all; i++) {
+                    more[i] = yd[i] + want[i];
+                    less[i] = want[i] - b[i / inner % c] * gd[i];
+                }
+                same(t, out, more, all, 64, "batch_norm_affine added", k->name);
+                k->batch_norm_affine(t, n, c, inner, out, x, NULL, a, NULL, d, false);
+                same(t, out, less, all, 64, "batch_norm_affine of one", k->name);
+                free(out), free(more), free(less);
+            }
+            free(x), free(g), free(y), free(xd), free(gd), free(yd), free(want);
+        }
+    nothing_left();
+}
+
 static void no_rows(void **state)
 {
     (void)state;
@@ -170,6 +225,6 @@ static void threads(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(pieces), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
