@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# tests/fuzz/run.sh safetensors|npy [SECONDS]: libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer on fuzz_NAME.c, 600 s by
+# tests/fuzz/run.sh safetensors|npy|npz|shards|train_state [SECONDS]: libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer on fuzz_NAME.c, 600 s by
 # default. Needs clang; no part of ./check, which only replays tests/fuzz/corpus/. The rooms that parse and own memory (base, tensor, io) are
 # compiled by clang with the sanitizers; the rest, kernels among it, comes from a normal tree, build-fuzz/. New inputs gather in
 # build-fuzz/NAME (small ones go into the corpus by hand); what crashes is kept as build-fuzz/NAME-crash-….
 set -euo pipefail
-name=${1:?usage: tests/fuzz/run.sh safetensors|npy [SECONDS]}
+name=${1:?usage: tests/fuzz/run.sh safetensors|npy|npz|shards|train_state [SECONDS]}
 seconds=${2:-600}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=${FUZZ_BUILD:-$root/build-fuzz}
