@@ -86,6 +86,8 @@ static double distance(td_tensor *a, td_tensor *b, double scale)
     double worst = 0, most = 1;
     td_tensor *u = td_cast(td_contiguous(td_detach(a)), TD_F64), *v = td_cast(td_contiguous(td_detach(b)), TD_F64);
     const double *p = td_data(u), *q = td_data(v);
+    if (!p || !q)
+        return NAN;
     for (int64_t i = 0; i < td_numel(u); i++) {
         worst = fmax(worst, fabs(p[i] - scale * q[i]));
         most = fmax(most, fabs(scale * q[i]));
