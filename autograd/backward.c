@@ -222,7 +222,8 @@ static int run(td__plan *p, td__graph root, td_tensor *seed, bool retain)
     int code = place_seed(root, seed);
     while (!code && p->first) {
         if (p->first->op == &td__op_checkpoint) {
-            code = td__checkpoint_expand(p, retain);
+            code = check_versions(p->first);
+            code = code ? code : td__checkpoint_expand(p, retain);
             continue;
         }
         code = run_node(p->first, retain);

@@ -506,12 +506,9 @@ int td__checkpoint_expand(td__plan *p, bool retain)
         p->last = NULL;
     if (node->grad[0])
         td__hooks_run(node->hooks, 0, node->grad[0]);
-    int code = td__checkpoint_check(node);
-    if (!code) {
-        td_scope scope = td__scope_begin_labelled(node->label);
-        code = run_again(p, node);
-        td_scope_end(&scope);
-    }
+    td_scope scope = td__scope_begin_labelled(node->label);
+    int code = run_again(p, node);
+    td_scope_end(&scope);
     td__tensor_unref(node->grad[0]);
     node->grad[0] = NULL;
     if (!code && (!retain || node->once)) {

@@ -388,6 +388,16 @@ static void refusals(void **unused)
     if (!strstr(td_error_message(), "td_backward: parameter bias of shape (2) was changed since td_checkpoint's first run"))
         fail_msg("%s", td_error_message());
     td_error_clear();
+    y = td_exp(x);
+    loss = td_sum(td_forward_checkpointed(m, y), NULL, 0, false);
+    {
+        TD_NO_GRAD();
+        td_fill(y, 1);
+    }
+    assert_int_equal(td_backward(loss), TD_ERR_STATE);
+    if (!strstr(td_error_message(), "td_backward: td_checkpoint saved its input 0, shape (2,5), for the gradient, and it was changed in place"))
+        fail_msg("%s", td_error_message());
+    td_error_clear();
     loss = td_sum(td_forward_checkpointed(m, x), NULL, 0, false);
     assert_int_equal(td_backward(loss), 0);
     assert_int_equal(td_backward(loss), TD_ERR_STATE);
