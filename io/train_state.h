@@ -34,6 +34,8 @@ void td__ts_end(td__ts *t);
 const char *td__ts_name(const td__ts *t, const td_tensor *x, size_t place, char into[static 32]);
 int  td__ts_put(td__ts *t, td_tensor *x, const char *format, ...) TD_PRINTF(3, 4);
 int  td__ts_put_numbers(td__ts *t, const int64_t *value, int64_t n, const char *format, ...) TD_PRINTF(4, 5);
+/* into[key] = value, which is taken. NULL (no memory, or a number that is not finite) is td__fail. */
+int  td__ts_set(const td__ts *t, json_t *into, const char *key, json_t *value);
 int  td__ts_write(td__ts *t);
 int  td__ts_open(td__ts *t, unsigned char sum[static 32]);
 /* Is it there with this dtype and shape? Marks it as known; under apply copies it to `into`, unless that is NULL. */

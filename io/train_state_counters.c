@@ -9,28 +9,25 @@ static const char loader_text[] = "the loader", random_text[] = "the random numb
 
 /* ---- loader and random numbers ------------------------------------------------------------------------------------------------- */
 
-static void put_loader(td__ts *t)
+static json_t *describe_loader(const td_loader *l)
 {
-    const td_loader *l = t->state->loader;
-    json_object_set_new(t->text, "loader",
-                        json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "epoch", (json_int_t)td_loader_epoch(l), "position",
-                                  (json_int_t)td_loader_position(l), "rows", (json_int_t)l->data->rows, "global_batch",
-                                  (json_int_t)(l->batch * l->parts), "batches", (json_int_t)l->batches, "shuffle", l->shuffle, "seed",
-                                  (json_int_t)l->seed));
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "epoch", (json_int_t)td_loader_epoch(l), "position", (json_int_t)td_loader_position(l),
+                     "rows", (json_int_t)l->data->rows, "global_batch", (json_int_t)(l->batch * l->parts), "batches", (json_int_t)l->batches,
+                     "shuffle", l->shuffle, "seed", (json_int_t)l->seed);
 }
 
 int td__ts_put_counters(td__ts *t)
 {
-    if (t->state->loader)
-        put_loader(t);
-    if (t->state->scaler)
-        json_object_set_new(t->text, "scaler", json_pack("{s:f, s:I}", "scale", td_scaler_get(t->state->scaler), "growth",
-                                                         (json_int_t)td_scaler_growth(t->state->scaler)));
-    json_object_set_new(t->text, "random",
+    const td_train_state *s = t->state;
+    int rc = s->loader ? td__ts_set(t, t->text, "loader", describe_loader(s->loader)) : 0;
+    if (rc == 0 && s->scaler)
+        rc = td__ts_set(t, t->text, "scaler",
+                        json_pack("{s:f, s:I}", "scale", td_scaler_get(s->scaler), "growth", (json_int_t)td_scaler_growth(s->scaler)));
+    if (rc == 0)
+        rc = td__ts_set(t, t->text, "random",
                         json_pack("{s:I, s:I, s:I}", "seed", (json_int_t)td_seed_get(), "step", (json_int_t)td_step_get(), "calls",
                                   (json_int_t)td__random_calls()));
-    json_object_set_new(t->text, "step", json_integer(t->state->step));
-    return 0;
+    return rc ? rc : td__ts_set(t, t->text, "step", json_integer(s->step));
 }
 
 static int take_loader(td__ts *t)
@@ -116,7 +113,8 @@ int td__ts_put_ddp(td__ts *t)
             int64_t numbers[] = { b, at };
             rc = td__ts_put_numbers(t, numbers, 2, "ddp/%s/bucket_and_place", td__ts_name(t, x, (size_t)order[at], place));
         }
-    json_object_set_new(t->text, "ddp", json_pack("{s:i, s:i, s:b}", "parameters", ddp->leaves, "buckets", ddp->buckets, "rebuilt", ddp->rebuilt));
+    if (rc == 0)
+        rc = td__ts_set(t, t->text, "ddp", json_pack("{s:i, s:i, s:b}", "parameters", ddp->leaves, "buckets", ddp->buckets, "rebuilt", ddp->rebuilt));
     td__free(order);
     td__free(cut);
     return rc;

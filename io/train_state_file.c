@@ -120,14 +120,20 @@ int td__ts_put_numbers(td__ts *t, const int64_t *value, int64_t n, const char *f
     return rc;
 }
 
+int td__ts_set(const td__ts *t, json_t *into, const char *key, json_t *value)
+{
+    if (json_object_set_new(into, key, value) == 0)
+        return 0;
+    return td__ts_bad(t, TD_ERR_ARGUMENT, "\"%s\" cannot be saved: it is not finite, or there is no memory", key);
+}
+
 int td__ts_write(td__ts *t)
 {
-    json_object_set_new(t->text, "version", json_integer(VERSION));
-    char *text = json_dumps(t->text, JSON_COMPACT);
-    int rc = 0;
-    if (!text)
+    int rc = td__ts_set(t, t->text, "version", json_integer(VERSION));
+    char *text = rc == 0 ? json_dumps(t->text, JSON_COMPACT) : NULL;
+    if (rc == 0 && !text)
         rc = td__fail(TD_ERR_MEMORY, "%s: no memory for the numbers of the state", t->who);
-    else if (strlen(text) > TEXT_ROOM)
+    else if (rc == 0 && strlen(text) > TEXT_ROOM)
         rc = td__ts_bad(t, TD_ERR_ARGUMENT, "the optimizers have so many groups that their options take %zu bytes, at most %d are possible",
                         strlen(text), TEXT_ROOM);
     td_text_pair metadata[] = { { TD__SEAL_KEY, td__seal_blank }, { text_key, text }, { "format", "pt" } };

@@ -21,12 +21,13 @@ static double get(const td__options *o, size_t i)
     return field[i].flag ? *(const bool *)at : *(const double *)at;
 }
 
-static json_t *describe(const td__options *o)
+static int put_group(td__ts *t, json_t *groups, const td__options *o)
 {
     json_t *group = json_object();
-    for (size_t i = 0; i < TD_COUNT(field); i++)
-        json_object_set_new(group, field[i].name, field[i].flag ? json_boolean(get(o, i) != 0) : json_real(get(o, i)));
-    return group;
+    int rc = json_array_append_new(groups, group) == 0 ? 0 : td__fail(TD_ERR_MEMORY, "%s: no memory for the options", t->who);
+    for (size_t i = 0; i < TD_COUNT(field) && rc == 0; i++)
+        rc = td__ts_set(t, group, field[i].name, field[i].flag ? json_boolean(get(o, i) != 0) : json_real(get(o, i)));
+    return rc;
 }
 
 /* One moment of a parameter where it lies; one reference, in no scope. */
@@ -54,20 +55,32 @@ static int put_param(td__ts *t, size_t k, size_t i)
     return rc;
 }
 
+static int put_optim(td__ts *t, json_t *optims, size_t k)
+{
+    const td_optim *opt = t->state->optims[k];
+    json_t *one = json_object(), *groups = json_array();
+    int rc = json_array_append_new(optims, one) == 0 ? 0 : td__fail(TD_ERR_MEMORY, "%s: no memory for the options", t->who);
+    if (rc == 0)
+        rc = td__ts_set(t, one, "rule", json_string(opt->rule->name));
+    if (rc == 0)
+        rc = td__ts_set(t, one, "steps", json_integer(opt->steps));
+    if (rc == 0)
+        rc = td__ts_set(t, one, "groups", json_incref(groups));
+    for (int g = 0; g < opt->n_options && rc == 0; g++)
+        rc = put_group(t, groups, &opt->options[g]);
+    json_decref(groups);
+    for (size_t i = 0; i < opt->n && rc == 0; i++)
+        rc = put_param(t, k, i);
+    return rc;
+}
+
 int td__ts_put_optims(td__ts *t)
 {
     json_t *optims = json_array();
-    int rc = 0;
-    for (size_t k = 0; k < t->state->n_optims && rc == 0; k++) {
-        const td_optim *opt = t->state->optims[k];
-        json_t *groups = json_array();
-        for (int g = 0; g < opt->n_options; g++)
-            json_array_append_new(groups, describe(&opt->options[g]));
-        json_array_append_new(optims, json_pack("{s:s, s:I, s:o}", "rule", opt->rule->name, "steps", (json_int_t)opt->steps, "groups", groups));
-        for (size_t i = 0; i < opt->n && rc == 0; i++)
-            rc = put_param(t, k, i);
-    }
-    json_object_set_new(t->text, "optims", optims);
+    int rc = td__ts_set(t, t->text, "optims", json_incref(optims));
+    for (size_t k = 0; k < t->state->n_optims && rc == 0; k++)
+        rc = put_optim(t, optims, k);
+    json_decref(optims);
     return rc;
 }
 

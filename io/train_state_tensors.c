@@ -10,8 +10,7 @@ static int put_ema(td__ts *t)
     td__ema_look(t->state->ema, &e);
     for (size_t i = 0; i < e.n && rc == 0; i++)
         rc = td__ts_put(t, e.average[i], "ema/%s", td__ts_name(t, e.weight[i], i, place));
-    json_object_set_new(t->text, "ema", json_pack("{s:f, s:b}", "decay", e.decay, "swapped", e.swapped));
-    return rc;
+    return rc ? rc : td__ts_set(t, t->text, "ema", json_pack("{s:f, s:b}", "decay", e.decay, "swapped", e.swapped));
 }
 
 int td__ts_put_tensors(td__ts *t)

@@ -120,7 +120,8 @@ typedef struct {                 /* any part may be NULL: not saved; on load lef
 } td_train_state;
 /* Both are collective over ddp's communicator, or the world without ddp, and return the same code on every rank, with the sentence of the lowest
  * rank that failed where a rank has none of its own. Refused
- * while gradients wait for a step (save after td_optim_step, not between accumulating backwards) and while an error is pending.
+ * while gradients wait for a step (save after td_optim_step, and after td_scaler_update where
+ * there is one, not between accumulating backwards) and while an error is pending.
  * Save: rank 0 writes its own values, as td_save does; every rank returns when the file stands. */
 TD_API int td_train_state_save(const td_train_state *state, const char *path);
 /* Every rank reads the file (the same path; copies must be equal, which is compared). Build the same model, optimizers, loader, ddp first.
