@@ -23,7 +23,7 @@ void td__plan_prepend(td__plan *p, td__plan *part);
 void td__plan_drop_first(td__plan *p);         /* the first node is done: its incoming gradients and the plan's reference    */
 void td__plan_end(td__plan *p);
 
-/* ---- checkpoint.c ---- */
+/* ---- checkpoint.c, recompute.c ---- */
 /* The plan's first node is a checkpoint: its function runs again, and the nodes that this records take its place in the plan. */
 int  td__checkpoint_expand(td__plan *p, bool retain);
 

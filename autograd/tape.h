@@ -87,7 +87,7 @@ typedef struct {
     bool     walking;                          /* a backward is running                                                    */
     bool     light;                            /* inside td_checkpoint's first run: nodes save nothing                      */
     bool     again;                            /* inside its second, in backward                                           */
-    struct td__rerun *rerun;                   /* innermost of these runs, or NULL (checkpoint.c)                            */
+    struct td__rerun *rerun;                   /* innermost of these runs, or NULL (checkpoint.h)                            */
     double   unit;                             /* in a backward: what gradients are counted in (autograd_impl.h)               */
     bool     draining;                         /* dying nodes are being freed                                              */
     td_dtype autocast;                         /* the region's dtype; TD_F32: none                                         */
@@ -152,7 +152,7 @@ typedef struct { td_tensor *ids; int64_t calls, step; uint64_t seed; bool own; }
 td__random td__random_now(void);               /* a look: ids is lent                                                        */
 td__random td__random_put(td__random state);   /* takes over state.ids                                                       */
 
-/* ---- checkpoint.c ---- */
+/* ---- checkpoint.c, recompute.c ---- */
 extern const td_op td__op_checkpoint;
 td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype);   /* autocast's of leaf x, in a second run                       */
 bool td__hook_known(td__graph g);              /* in a second run: what g names was there in the first, and has its hooks       */
