@@ -39,5 +39,6 @@
 #include <tandem/comm.h>
 #include <tandem/ddp.h>
 #include <tandem/io.h>
+#include <tandem/fit.h>
 #include <tandem/job.h>
 #endif

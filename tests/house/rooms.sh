@@ -22,7 +22,7 @@ fail() { echo "FAILED: $*"; failed=$((failed + 1)); }
 # public headers by the room that implements them
 declare -A public=(
     [error]=base [scope]=base [plugin]=base [tensor]=tensor [op]=autograd [ops]=autograd [autograd]=autograd [nn]=nn
-    [optim]=optim [data]=data [comm]=comm [ddp]=ddp [io]=io [job]=job [mpi]=job
+    [optim]=optim [data]=data [comm]=comm [ddp]=ddp [io]=io [fit]=job [job]=job [mpi]=job
 )
 for header in "$SOURCE"/include/tandem/*.h; do
     name=$(basename "$header" .h)
@@ -55,7 +55,7 @@ for room in "${!knows[@]}"; do
 done
 
 # linking alone
-external="-fopenmp -lm -ldl -lpthread -ldw -lsodium -lz -ljansson -lzip"
+external="-fopenmp -lm -ldl -lpthread -ldw -lsodium -lz -ljansson"
 blas=$(find /usr/lib/*/openblas-openmp -name libopenblas.so 2> /dev/null | head -n 1)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
