@@ -1,6 +1,7 @@
 /* tests/truth/models.c: small networks with dropout and a branch, and data that is a function of the row alone.
  */
 #include "truth.h"
+#include "../../examples/05_gpt/model.h"
 #include "../../examples/06_resnet/model.h"
 
 struct truth_net {
@@ -11,7 +12,7 @@ struct truth_net {
     td_tensor *tied;             /* TIED: the same tensor as body's weight, used transposed                           */
 };
 
-enum { WIDTH = 13, SIDE = 9, HIDDEN = 7 };
+enum { WIDTH = 13, SIDE = 9, CONTEXT = 12, HIDDEN = 7 };
 
 static const td_module_type net_type = { .kind = "truth", .size = sizeof(truth_net) };
 
@@ -27,6 +28,9 @@ td_module *truth_net_new(truth_model model)
         features = 6;
     } else if (model == RESNET) {
         n->body = resnet_new(&(resnet_opts){ .depth = 18, .width = 8, .channels = 1, .classes = WIDTH, .small_images = true });
+    } else if (model == GPT) {   /* its words' logits are the features */
+        gpt_opts opts = { .layers = 2, .heads = 4, .width = 64, .context = CONTEXT, .vocab = WIDTH, .dropout = 0.1 };
+        n->body = &gpt_new(&opts)->base;
     } else if (model == MLP) {
         n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL),
                                    td_nn_tanh());
@@ -50,12 +54,12 @@ bool truth_by_shares(truth_model model)
     return model == RESNET;
 }
 
-td_tensor *truth_logits(td_module *net, td_tensor *x, bool branch)
+static td_tensor *logits_of(td_module *net, td_tensor *x, bool branch)
 {
     TD_MODULE_SCOPE(net);
     truth_net *n = (truth_net *)net;
     td_tensor *h = n->model == LSTM ? td_reshape(x, TD_SHAPE(td_dim(x, 0), WIDTH, 1)) : x;   /* a row's numbers, one at a time */
-    h = td_forward(n->body, h);
+    h = n->model == GPT ? td_reshape(gpt_logits((gpt *)n->body, h), TD_SHAPE(-1, WIDTH)) : td_forward(n->body, h);
     if (n->model == LSTM)
         h = td_reshape(td_narrow(td_forward(n->gru, h), 1, WIDTH - 1, 1), TD_SHAPE(td_dim(x, 0), HIDDEN));
     if (n->model == TIED)
@@ -63,6 +67,11 @@ td_tensor *truth_logits(td_module *net, td_tensor *x, bool branch)
     if (branch)
         h = td_add(h, td_dropout(td_forward(n->branch, h), 0.25, true));
     return td_escape(td_forward(n->head, h));
+}
+
+td_tensor *truth_loss(td_module *net, td_tensor *x, td_tensor *y, bool branch)
+{
+    return td_cross_entropy(logits_of(net, x, branch), td_reshape(y, TD_SHAPE(-1)), NULL);
 }
 
 /* ---- data ------------------------------------------------------------------------------------------------------------ */
@@ -93,8 +102,24 @@ static int read_row(void *user, int64_t row, void *const *into)
     return 0;
 }
 
+/* Words at random; what is asked for depends on a word and the one before it. */
+static int read_words(void *user, int64_t row, void *const *into)
+{
+    int64_t *x = into[0], *y = into[1];
+    (void)user;
+    for (int64_t i = 0; i < CONTEXT; i++) {
+        x[i] = (int64_t)(mix((uint64_t)(row * 1000 + i + 1)) % WIDTH);
+        y[i] = (x[i] + (i > 0 ? x[i - 1] : 0)) % CLASSES;
+    }
+    return 0;
+}
+
 td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype)
 {
+    if (model == GPT) {
+        td_field words[2] = { { TD_SHAPE(CONTEXT), TD_I64 }, { TD_SHAPE(CONTEXT), TD_I64 } };
+        return td_dataset_new(&(td_dataset_source){ .rows = rows, .field = words, .n_fields = 2, .read = read_words }, NULL);
+    }
     bool picture = model == CNN || model == RESNET;
     source *s = malloc(sizeof *s);
     *s = (source){ .n = picture ? SIDE * SIDE : WIDTH, .dtype = dtype };
