@@ -32,6 +32,7 @@ static const char help[] =
     "  --smoothing X       label smoothing; default 0\n"
     "  --crop N            random crops after padding by N; default 2, 0: none\n"
     "  --no-flip           no random flips\n"
+    "  --sync-bn           batch norm over all ranks' pictures, not each rank's own\n"
     "  --threads N         loader threads; default 1\n"
     "  --steps N           stop after step N (the schedule stays that of all epochs)\n"
     "  --save FILE         at the end the weights and running statistics to FILE, as safetensors; the training state to\n"
@@ -49,10 +50,10 @@ static options parse(int argc, char **argv)
         { "data", required_argument, NULL, 'd' },    { "depth", required_argument, NULL, 'D' },     { "width", required_argument, NULL, 'W' },
         { "epochs", required_argument, NULL, 'e' },  { "batch", required_argument, NULL, 'b' },     { "lr", required_argument, NULL, 'r' },
         { "weight-decay", required_argument, NULL, 'w' }, { "smoothing", required_argument, NULL, 'm' }, { "crop", required_argument, NULL, 'c' },
-        { "no-flip", no_argument, NULL, 'f' },       { "threads", required_argument, NULL, 't' },   { "steps", required_argument, NULL, 's' },
-        { "save", required_argument, NULL, 'S' },    { "save-every", required_argument, NULL, 'E' }, { "resume", required_argument, NULL, 'R' },
-        { "log", required_argument, NULL, 'l' },     { "seed", required_argument, NULL, 'x' },      { "help", no_argument, NULL, 'h' },
-        { NULL, 0, NULL, 0 },
+        { "no-flip", no_argument, NULL, 'f' },       { "sync-bn", no_argument, NULL, 'y' },         { "threads", required_argument, NULL, 't' },
+        { "steps", required_argument, NULL, 's' },   { "save", required_argument, NULL, 'S' },      { "save-every", required_argument, NULL, 'E' },
+        { "resume", required_argument, NULL, 'R' },  { "log", required_argument, NULL, 'l' },       { "seed", required_argument, NULL, 'x' },
+        { "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
@@ -66,6 +67,7 @@ static options parse(int argc, char **argv)
         case 'm': o.smoothing = atof(optarg); break;
         case 'c': o.crop = atoi(optarg); break;
         case 'f': o.no_flip = true; break;
+        case 'y': o.sync_bn = true; break;
         case 't': o.threads = atoi(optarg); break;
         case 's': o.steps = atoll(optarg); break;
         case 'S': o.save = optarg; break;
@@ -109,8 +111,8 @@ static td_optim *open_optim(const options *o, td_module *net)
     return opt;
 }
 
-/* Every rank counts the hits of its share; the sums over all ranks are the accuracy. Each rank's norms have seen its own batches only:
- * all evaluate with rank 0's running statistics, those that td_save writes. */
+/* Every rank counts the hits of its share; the sums over all ranks are the accuracy. Without --sync-bn each rank's norms have seen its
+ * own batches only: all evaluate with rank 0's running statistics, those that td_save writes. */
 static double evaluate(td_module *net, td_loader *data)
 {
     TD_SCOPE();
@@ -152,6 +154,8 @@ int main(int argc, char **argv)
     td_module *net = resnet_new(&(resnet_opts){ .depth = o.depth, .width = o.width, .channels = 1, .small_images = true });
     if (!net)
         return td_finish(), 2;
+    if (o.sync_bn)
+        td_ddp_sync_batch_norm(net, NULL);
     td_ddp *ddp = td_ddp_new(net, NULL);
     td_optim *opt = open_optim(&o, net);
     td_loader *train = open_data(&o, "train", true), *test = open_data(&o, "t10k", false);
