@@ -22,8 +22,6 @@ static int infer_index_select(td_call *c)
     char text[128];
     int axis = td__axis("td_index_select", ((const axis_attr *)td_call_attr(c))->axis, x->shape.ndim);
     int code = axis < 0 ? axis : td__op_integers(c, 1, "the index");
-    if (!code)
-        code = td__op_picks(c);
     if (code)
         return code;
     if (index->shape.ndim != 1)
@@ -94,8 +92,6 @@ static int infer_gather(td_call *c)
     char a[128], b[128];
     int axis = td__axis("td_gather", ((const axis_attr *)td_call_attr(c))->axis, x->shape.ndim);
     int code = axis < 0 ? axis : td__op_integers(c, 1, "the index");
-    if (!code)
-        code = td__op_picks(c);
     if (code)
         return code;
     td_shape want = x->shape;

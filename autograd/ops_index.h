@@ -23,14 +23,6 @@ static inline int td__op_integers(td_call *c, int i, const char *name)
     return t == TD_I64 || t == TD_I32 ? 0 : td_call_error(c, TD_ERR_DTYPE, "%s is %s, expected i64 or i32", name, td_dtype_name(t));
 }
 
-/* Elements of other dtypes may be picked, but their gradients are not computed. */
-static inline int td__op_picks(td_call *c)
-{
-    td_dtype t = td_call_input(c, 0)->dtype;
-    return !td_call_needs_grad(c, 0) || td__is_real(t) ? 0
-           : td_call_error(c, TD_ERR_DTYPE, "x is %s and needs a gradient; only floats have one", td_dtype_name(t));
-}
-
 /* x as contiguous i64, every element in [0, size): x itself with one reference more, or a copy. The caller unrefs or saves it
  * (td__op_save_dense). Poison after an error; `what` ends the sentence: "weight (50,8) has rows". */
 static inline td_tensor *td__index_open(td_call *c, td_tensor *x, int64_t size, const char *name, const char *what)

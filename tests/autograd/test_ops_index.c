@@ -79,9 +79,6 @@ static void indices(void **state)
            "td_gather: the index (2,4) does not fit x (3,4): only dimension 1 may differ");
     expect(td_gather(x, 1, td_full(TD_SHAPE(3, 1), TD_I64, 4)), TD_ERR_ARGUMENT,
            "td_gather: the index at position (0,0) is 4; dimension 1 of x (3,4) has places 0 to 3");
-    td_tensor *half = td_cast(leaf(TD_SHAPE(3, 4)), TD_BF16);
-    expect(td_index_select(half, 0, td_zeros(TD_SHAPE(2), TD_I64)), TD_ERR_DTYPE,
-           "td_index_select: x is bf16 and needs a gradient; gradients are computed in f32 and f64");
 }
 
 static void pieces(void **state)
