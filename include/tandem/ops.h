@@ -1,6 +1,7 @@
 /* tandem/ops.h: operations: shapes in, shapes out. Each result belongs to the innermost scope and, where an input
- * needs gradients, joins the graph. Arithmetic works in f32, f64, i64, i32; what is said to be "float" in f32, f64.
- * Operands must share a dtype (td_cast converts) and a device. Broadcasting is NumPy's. Every operation takes 0 rows.
+ * needs gradients, joins the graph. What is said to be "float" works in f32, f64, f16 and bf16 (16 bits accumulate in f32 and are
+ * rounded once: docs/design/mixed.md), other arithmetic in i64 and i32, too. Operands must share a dtype (td_cast converts, TD_AUTOCAST
+ * chooses) and a device. Broadcasting is NumPy's. Every operation takes 0 rows.
  */
 #ifndef TANDEM_OPS_H
 #define TANDEM_OPS_H
