@@ -26,7 +26,7 @@ td_module *truth_net_new(truth_model model)
                                    td_nn_max_pool2d(2, NULL), td_nn_conv2d(4, 6, 3, NULL), td_nn_gelu(), td_nn_dropout(0.2),
                                    td_nn_avg_pool2d(2, NULL), td_nn_flatten());
         features = 6;
-    } else if (model == RESNET) {
+    } else if (model == RESNET || model == RESNET_SYNC) {
         n->body = resnet_new(&(resnet_opts){ .depth = 18, .width = 8, .channels = 1, .classes = WIDTH, .small_images = true });
     } else if (model == GPT) {   /* its words' logits are the features */
         gpt_opts opts = { .layers = 2, .heads = 4, .width = 64, .context = CONTEXT, .vocab = WIDTH, .dropout = 0.1 };
@@ -120,7 +120,7 @@ td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype)
         td_field words[2] = { { TD_SHAPE(CONTEXT), TD_I64 }, { TD_SHAPE(CONTEXT), TD_I64 } };
         return td_dataset_new(&(td_dataset_source){ .rows = rows, .field = words, .n_fields = 2, .read = read_words }, NULL);
     }
-    bool picture = model == CNN || model == RESNET;
+    bool picture = model == CNN || model == RESNET || model == RESNET_SYNC;
     source *s = malloc(sizeof *s);
     *s = (source){ .n = picture ? SIDE * SIDE : WIDTH, .dtype = dtype };
     td_field field[2] = { { picture ? TD_SHAPE(1, SIDE, SIDE) : TD_SHAPE(WIDTH), dtype }, { TD_SCALAR, TD_I64 } };

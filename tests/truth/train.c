@@ -10,7 +10,7 @@ static bool takes_branch(truth_case kase, int part, int step)
 
 static td_optim *optimizer(const truth_row *row, td_module *net)
 {
-    double lr = row->model == RESNET ? 0.005 : 0.05;   /* a norm's 1/sqrt(variance) of few values magnifies every difference */
+    double lr = row->model >= RESNET ? 0.005 : 0.05;   /* a norm's 1/sqrt(variance) of few values magnifies every difference */
     if (row->optim == SGD)
         return td_sgd_new(td_parameters(net), &(td_sgd_opts){ .lr = lr, .momentum = 0.9f, .weight_decay = 1e-3f });
     /* the keys' biases of attention have no influence: their gradients are rounding alone, which AdamW divides by eps */
@@ -24,7 +24,7 @@ static td_loader *loader(const truth_row *row, int ranks, int part, bool alone)
     int micro = row->kase == ACCUMULATE && alone && !truth_by_shares(row->model) ? 3 : 1;   /* one process takes the three at once */
     int64_t full = (int64_t)BATCH * ranks, rows = 6 * full;
     if (row->kase == UNEVEN)   /* the last batch: one rank empty (mlp), or shares that differ by a row */
-        rows = 3 * full + (row->model == MLP ? ranks - 1 : row->model == RESNET ? 3 * ranks + 1 : ranks + 1);
+        rows = 3 * full + (row->model == MLP ? ranks - 1 : row->model >= RESNET ? 3 * ranks + 1 : ranks + 1);
     td_loader_opts opts = { .batch = BATCH * (alone ? ranks : 1) * micro, .shuffle = true, .seed = 3, .part = part,
                             .parts = alone ? 1 : ranks };
     return td_loader_new(truth_data(row->model, rows, row->dtype), &opts);
@@ -141,6 +141,8 @@ int truth_run(const truth_row *row, double *worst, bool *identical)
         td_seed((uint64_t)(11 + m + 100 * rank));          /* ranks begin with different weights: rank 0's must win */
         net[m] = truth_net_new(row->model);
         td_module_to(net[m], row->dtype);
+        if (row->model == RESNET_SYNC)
+            td_ddp_sync_batch_norm(net[m], NULL);
         ddp[m] = td_ddp_new(net[m], &(td_ddp_opts){ .first_bucket_bytes = 200, .bucket_bytes = 1500 });
         first[m] = save(net[m]);
         opt[m] = optimizer(row, net[m]);

@@ -6,7 +6,7 @@
  */
 #include "truth.h"
 
-static const char *const model_name[] = { "mlp", "cnn", "tied", "gpt", "lstm", "resnet" },
+static const char *const model_name[] = { "mlp", "cnn", "tied", "gpt", "lstm", "resnet", "resnet_sync" },
                          *const case_name[] = { "plain", "uneven", "accumulate", "branch", "pair" },
                          *const optim_name[] = { "sgd", "adamw" };
 
@@ -71,12 +71,13 @@ int main(int argc, char **argv)
     if (backend)
         verdict(!strcmp(backend, td_comm_backend_name(td_world())), "transport", td_comm_backend_name(td_world()));
     static const struct { truth_optim optim; td_dtype dtype; } ways[] = { { SGD, TD_F64 }, { SGD, TD_F32 }, { ADAMW, TD_F64 } };
-    for (truth_model m = MLP; m <= RESNET; m++) {
+    for (truth_model m = MLP; m <= RESNET_SYNC; m++) {
         if (model && strcmp(model, model_name[m]))
             continue;
-        for (truth_case k = PLAIN; k <= (m == RESNET ? ACCUMULATE : PAIR); k++)
+        truth_case last = m == RESNET ? ACCUMULATE : m == RESNET_SYNC ? UNEVEN : PAIR;   /* norms tell micro-batches from one batch */
+        for (truth_case k = PLAIN; k <= last; k++)
             for (size_t w = 0; w < sizeof ways / sizeof *ways; w++)
-                if (one ? m == CNN && k == BRANCH && w == 0 : m != RESNET || ways[w].dtype == TD_F64)
+                if (one ? m == CNN && k == BRANCH && w == 0 : m < RESNET || ways[w].dtype == TD_F64)
                     check((truth_row){ .model = m, .kase = k, .optim = ways[w].optim, .dtype = ways[w].dtype });
     }
     verdict(td_memory().live_tensors == 0, "no tensor is left", "td_memory");

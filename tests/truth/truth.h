@@ -12,7 +12,7 @@
 
 enum { BATCH = 6, STEPS = 20, CLASSES = 5 };
 
-typedef enum { MLP, CNN, TIED, GPT, LSTM, RESNET } truth_model;
+typedef enum { MLP, CNN, TIED, GPT, LSTM, RESNET, RESNET_SYNC } truth_model;
 typedef enum { PLAIN, UNEVEN, ACCUMULATE, BRANCH, PAIR } truth_case;
 typedef enum { SGD, ADAMW } truth_optim;
 
@@ -27,8 +27,9 @@ typedef struct {
 typedef struct truth_net truth_net;   /* a module with a branch that may be taken or not */
 td_module *truth_net_new(truth_model model);
 td_tensor *truth_loss(td_module *net, td_tensor *x, td_tensor *y, bool branch);
-/* Batch norm sees a rank's own share: then N ranks give the weights of one process that takes the shares in turn, as micro-batches of one
- * step. The other models give those of one process that takes the whole batch at once, which is more. */
+/* RESNET's batch norm sees a rank's own share: then N ranks give the weights of one process that takes the shares in turn, as
+ * micro-batches of one step. The other models, RESNET_SYNC (td_ddp_sync_batch_norm) among them, give those of one process that takes
+ * the whole batch at once, which is more. */
 bool truth_by_shares(truth_model model);
 td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype);
 
