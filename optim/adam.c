@@ -25,12 +25,7 @@ static int read_options(const char *who, const td_adam_opts *given, td__options 
     const td_adam_opts *g = given ? given : &standard;
     *o = (td__options){ .lr = td__option(g->lr, 1e-3), .beta1 = td__option(g->beta1, 0.9), .beta2 = td__option(g->beta2, 0.999),
                         .eps = g->eps != 0 ? g->eps : 1e-8, .weight_decay = g->weight_decay };
-    int rc = td__check_rates(who, o);
-    if (rc == 0)
-        rc = td__check_fraction(who, "beta1", o->beta1);
-    if (rc == 0)
-        rc = td__check_fraction(who, "beta2", o->beta2);
-    return rc == 0 ? td__check_positive(who, "eps", o->eps) : rc;
+    return td__check_adam(who, o);
 }
 
 td_optim *td_adam_new(td_tensors parameters, const td_adam_opts *opts)

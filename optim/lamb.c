@@ -39,12 +39,7 @@ static int read_options(const char *who, const td_lamb_opts *given, td__options 
     const td_lamb_opts *g = given ? given : &standard;
     *o = (td__options){ .lr = td__option(g->lr, 1e-3), .beta1 = td__option(g->beta1, 0.9), .beta2 = td__option(g->beta2, 0.999),
                         .eps = g->eps != 0 ? g->eps : 1e-6, .weight_decay = td__option(g->weight_decay, 0.01), .no_trust = g->no_trust };
-    int rc = td__check_rates(who, o);
-    if (rc == 0)
-        rc = td__check_fraction(who, "beta1", o->beta1);
-    if (rc == 0)
-        rc = td__check_fraction(who, "beta2", o->beta2);
-    return rc == 0 ? td__check_positive(who, "eps", o->eps) : rc;
+    return td__check_adam(who, o);
 }
 
 td_optim *td_lamb_new(td_tensors parameters, const td_lamb_opts *opts)

@@ -76,6 +76,7 @@ double    td__option(double given, double standard);
 int       td__check_rates(const char *who, const td__options *o);
 int       td__check_fraction(const char *who, const char *name, double value);
 int       td__check_positive(const char *who, const char *name, double value);
+int       td__check_adam(const char *who, const td__options *o);    /* rates, both betas, eps                               */
 /* step.c: adds a run's sums of squares over the ranks that share its flat. 0, or negative after td__fail. */
 int       td__run_sum(const td__run *r, double *values, int n);
 /* step.c: consumes the gradients as a step does, and steps nothing. */

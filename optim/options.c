@@ -24,3 +24,13 @@ int td__check_positive(const char *who, const char *name, double value)
         return td__fail(TD_ERR_ARGUMENT, "%s: %s is %g, expected more than 0", who, name, value);
     return 0;
 }
+
+int td__check_adam(const char *who, const td__options *o)
+{
+    int rc = td__check_rates(who, o);
+    if (rc == 0)
+        rc = td__check_fraction(who, "beta1", o->beta1);
+    if (rc == 0)
+        rc = td__check_fraction(who, "beta2", o->beta2);
+    return rc == 0 ? td__check_positive(who, "eps", o->eps) : rc;
+}
