@@ -55,7 +55,7 @@ for room in "${!knows[@]}"; do
 done
 
 # linking alone
-external="-fopenmp -lm -ldl -lpthread -ldw -lsodium -lz -ljansson"
+external="-fopenmp -lm -ldl -lpthread -ldw -lsodium -lz -ljansson -lzip"
 blas=$(find /usr/lib/*/openblas-openmp -name libopenblas.so 2> /dev/null | head -n 1)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
