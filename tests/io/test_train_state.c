@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include "io_test.h"
 #include <data_impl.h>
+#include <ddp_impl.h>
 #include <optim_impl.h>
 
 typedef struct {
@@ -239,6 +240,43 @@ static void waiting_gradients_and_bad_arguments(void **state)
     end(&j);
 }
 
+/* The layers run in another order than they are listed in, so the first step rebuilds the buckets. A resumed run has them so before its first. */
+static void the_order_of_buckets(void **state)
+{
+    int32_t fresh[4], rebuilt[4], loaded[4], cut[4];
+    td_module *net[2];
+    td_ddp *ddp[2];
+    for (int i = 0; i < 2; i++) {
+        net[i] = td_nn_sequential(td_nn_linear(3, 2, NULL), td_nn_linear(2, 3, NULL));
+        ddp[i] = td_ddp_new(net[i], &(td_ddp_opts){ .bucket_bytes = 64, .first_bucket_bytes = 64 });
+    }
+    td_train_state s = { .model = net[0], .ddp = ddp[0] };
+    td__ddp_order(ddp[0], fresh, cut);
+    assert_int_equal(td_train_state_save(&s, path_of("fresh")), 0);
+    td_optim *opt = td_sgd_new(td_parameters(net[0]), NULL);
+    td_tensor *y = td_forward(td_module_get(net[0], "1"), td_ones(TD_SHAPE(1, 2), TD_F32));
+    assert_int_equal(td_backward(td_mse(td_forward(td_module_get(net[0], "0"), y), td_zeros(TD_SHAPE(1, 2), TD_F32))), 0);
+    assert_int_equal(td_optim_step(opt), 0);
+    td__ddp_order(ddp[0], rebuilt, cut);
+    assert_memory_not_equal(rebuilt, fresh, sizeof fresh);
+    assert_int_equal(td_train_state_save(&s, path_of("s")), 0);
+    s = (td_train_state){ .model = net[1], .ddp = ddp[1] };
+    assert_int_equal(td_train_state_load(&s, path_of("s")), 0);
+    td__ddp_order(ddp[1], loaded, cut);
+    assert_memory_equal(loaded, rebuilt, sizeof rebuilt);
+    assert_true(ddp[1]->rebuilt);
+    for (int b = 0; b < 4; b++)                /* the parameters went along */
+        assert_memory_equal(ddp[1]->bucket[b].flat->value->data, ddp[0]->bucket[b].flat->value->data, 24);
+    assert_int_equal(td_train_state_load(&s, path_of("fresh")), 0);
+    td__ddp_order(ddp[1], loaded, cut);
+    assert_memory_equal(loaded, fresh, sizeof fresh);
+    assert_false(ddp[1]->rebuilt);
+    for (int i = 0; i < 2; i++)
+        td_ddp_free(ddp[i]);
+    td_optim_free(opt);
+    td__comm_close_world(true);                /* the world of one keeps its records of started work                          */
+}
+
 static void write_for_ever(job *j, const char *file, int64_t step, int told)
 {
     for (j->state.step = step;; j->state.step = j->state.step == 1000 ? step : 1000)
@@ -280,7 +318,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(other_programs_read_it), TEST(no_byte_is_unseen), TEST(what_does_not_fit), TEST(waiting_gradients_and_bad_arguments),
-        TEST(killed_while_writing),
+        TEST(the_order_of_buckets), TEST(killed_while_writing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
