@@ -3,6 +3,7 @@
 #include "truth.h"
 #include "../../examples/05_gpt/model.h"
 #include "../../examples/06_resnet/model.h"
+#include "../../examples/07_bert/model.h"
 
 struct truth_net {
     td_module base;
@@ -31,6 +32,13 @@ td_module *truth_net_new(truth_model model)
     } else if (model == GPT) {   /* its words' logits are the features */
         gpt_opts opts = { .layers = 2, .heads = 4, .width = 64, .context = CONTEXT, .vocab = WIDTH, .dropout = 0.1 };
         n->body = &gpt_new(&opts)->base;
+    } else if (model == BERT) {
+        bert_opts opts = { .layers = 2, .heads = 4, .hidden = 64, .positions = CONTEXT, .vocab = WIDTH, .dropout = 0.1, .init = 0.2 };
+        bert *b = bert_new(&opts);
+        for (int i = 0; i < 2; i++)   /* without influence, so no measure of their own: they move by rounding alone, and must not begin as 0 */
+            td_nn_init_normal(td_parameter_get(b->layer[i]->key, "bias"), 0, 0.2);
+        n->body = &b->base;
+        features = 64;
     } else if (model == MLP) {
         n->body = td_nn_sequential(td_nn_linear(WIDTH, 17, NULL), td_nn_gelu(), td_nn_dropout(0.3), td_nn_linear(17, WIDTH, NULL),
                                    td_nn_tanh());
@@ -54,12 +62,22 @@ bool truth_by_shares(truth_model model)
     return model == RESNET;
 }
 
+/* BERT's view of a text in which word 0 is padding. */
+static td_tensor *pooled_of(td_module *body, td_tensor *ids)
+{
+    td_tensor *zeros = td_zeros(td_shape_of(ids), TD_I64), *padding = td_cast(td_eq(ids, zeros), TD_I64), *pooled;
+    bert_forward((bert *)body, ids, NULL, td_eq(padding, zeros), &pooled);
+    return pooled;
+}
+
 static td_tensor *logits_of(td_module *net, td_tensor *x, bool branch)
 {
     TD_MODULE_SCOPE(net);
     truth_net *n = (truth_net *)net;
     td_tensor *h = n->model == LSTM ? td_reshape(x, TD_SHAPE(td_dim(x, 0), WIDTH, 1)) : x;   /* a row's numbers, one at a time */
-    h = n->model == GPT ? td_reshape(gpt_logits((gpt *)n->body, h), TD_SHAPE(-1, WIDTH)) : td_forward(n->body, h);
+    h = n->model == GPT    ? td_reshape(gpt_logits((gpt *)n->body, h), TD_SHAPE(-1, WIDTH))
+        : n->model == BERT ? pooled_of(n->body, h)
+                           : td_forward(n->body, h);
     if (n->model == LSTM)
         h = td_reshape(td_narrow(td_forward(n->gru, h), 1, WIDTH - 1, 1), TD_SHAPE(td_dim(x, 0), HIDDEN));
     if (n->model == TIED)
@@ -114,11 +132,24 @@ static int read_words(void *user, int64_t row, void *const *into)
     return 0;
 }
 
+/* The class of a text is that of its last word but one. */
+static int read_text(void *user, int64_t row, void *const *into)
+{
+    int64_t y[CONTEXT];
+    read_words(user, row, (void *[]){ into[0], y });
+    *(int64_t *)into[1] = y[CONTEXT - 2];
+    return 0;
+}
+
 td_dataset *truth_data(truth_model model, int64_t rows, td_dtype dtype)
 {
     if (model == GPT) {
         td_field words[2] = { { TD_SHAPE(CONTEXT), TD_I64 }, { TD_SHAPE(CONTEXT), TD_I64 } };
         return td_dataset_new(&(td_dataset_source){ .rows = rows, .field = words, .n_fields = 2, .read = read_words }, NULL);
+    }
+    if (model == BERT) {
+        td_field text[2] = { { TD_SHAPE(CONTEXT), TD_I64 }, { TD_SCALAR, TD_I64 } };
+        return td_dataset_new(&(td_dataset_source){ .rows = rows, .field = text, .n_fields = 2, .read = read_text }, NULL);
     }
     bool picture = model == CNN || model == RESNET || model == RESNET_SYNC;
     source *s = malloc(sizeof *s);

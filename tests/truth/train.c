@@ -10,11 +10,11 @@ static bool takes_branch(truth_case kase, int part, int step)
 
 static td_optim *optimizer(const truth_row *row, td_module *net)
 {
-    double lr = row->model >= RESNET ? 0.005 : 0.05;   /* a norm's 1/sqrt(variance) of few values magnifies every difference */
+    double lr = row->model >= RESNET || row->model == BERT ? 0.005 : 0.05;   /* norms magnify every difference */
     if (row->optim == SGD)
         return td_sgd_new(td_parameters(net), &(td_sgd_opts){ .lr = lr, .momentum = 0.9f, .weight_decay = 1e-3f });
     /* the keys' biases of attention have no influence: their gradients are rounding alone, which AdamW divides by eps */
-    if (row->model == GPT)
+    if (row->model == GPT || row->model == BERT)
         return td_adamw_new(td_parameters(net), &(td_adamw_opts){ .lr = 5e-4, .eps = 1e-6 });
     return td_adamw_new(td_parameters(net), &(td_adamw_opts){ .lr = 5e-3f });
 }

@@ -6,7 +6,7 @@
  */
 #include "truth.h"
 
-static const char *const model_name[] = { "mlp", "cnn", "tied", "gpt", "lstm", "resnet", "resnet_sync" },
+static const char *const model_name[] = { "mlp", "cnn", "tied", "gpt", "bert", "lstm", "resnet", "resnet_sync" },
                          *const case_name[] = { "plain", "uneven", "accumulate", "branch", "pair" },
                          *const optim_name[] = { "sgd", "adamw" };
 

@@ -12,7 +12,7 @@
 
 enum { BATCH = 6, STEPS = 20, CLASSES = 5 };
 
-typedef enum { MLP, CNN, TIED, GPT, LSTM, RESNET, RESNET_SYNC } truth_model;
+typedef enum { MLP, CNN, TIED, GPT, BERT, LSTM, RESNET, RESNET_SYNC } truth_model;
 typedef enum { PLAIN, UNEVEN, ACCUMULATE, BRANCH, PAIR } truth_case;
 typedef enum { SGD, ADAMW } truth_optim;
 
