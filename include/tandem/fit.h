@@ -32,15 +32,15 @@ typedef struct {
 } td_fit_epoch;
 
 typedef struct {
-    td_optim  *optim;              /* required; over the model's parameters                                             */
-    td_loader *train;              /* required                                                                        */
+    td_optim  *optim;              /* no default: over the model's parameters                                           */
+    td_loader *train;              /* no default                                                                      */
     td_loader *validation;         /* default NULL: none                                                              */
     int64_t    epochs;             /* default 1; in all, those before a resumed state included                         */
     td_fit_forward_fn *forward;    /* default: td_forward(model, batch->x)                                             */
     td_fit_output_fn  *loss;       /* default: td_cross_entropy(output, batch->y, NULL). Its mean over an epoch weighs by its stamp, else rows */
     const td_metric *metrics;      /* default none; means over training batches (in training mode) and the validation's   */
     int        n_metrics;          /* default 0; at most TD_FIT_MAX_METRICS                                            */
-    void      *user;               /* passed to all functions here                                                    */
+    void      *user;               /* default NULL; passed to all functions here                                       */
     double   (*schedule)(int64_t step, int64_t total, void *user);   /* default: none; a factor of each group's learning rate (td_schedule_*) */
     double     clip_norm;          /* default 0: none; td_clip_grad_norm before each step                               */
     int        accumulate;         /* default 1: batches per step (the last step of an epoch may have fewer)            */

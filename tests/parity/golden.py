@@ -104,6 +104,7 @@ def run(model, dtype):
     for rule in ("sgd", "adamw", "lamb", "lars"):
         net = fresh(model, dtype)
         opt = optimizer(rule, [p for _, p in models.parameters(net)])
+        opt.param_groups[0]["lr"] *= model.rates.get(rule, 1.0)
         for k in range(STEPS):
             opt.zero_grad(set_to_none=True)
             model.loss(model.logits(net, k, dtype), k).backward()

@@ -38,8 +38,13 @@ def ids(shape, name, count):
     return torch.from_numpy(np.floor(philox_uniform(math.prod(shape), stream(name)) * count).astype(np.int64)).reshape(shape)
 
 
+def plain(name):
+    """Tandem's models are the inner ones of Hugging Face's."""
+    return name.removeprefix("transformer.").removeprefix("bert.")
+
+
 def parameters(net):
-    return list(net.named_parameters())
+    return [(plain(n), p) for n, p in net.named_parameters()]
 
 
 def buffers(net):
@@ -58,10 +63,10 @@ def draw_weights(net):
 
 
 class Model:
-    """build() -> module; logits(net, batch number, dtype); loss(logits, batch number)."""
+    """build() -> module; logits(net, batch number, dtype); loss(logits, batch number); rates: factors of learning rates."""
 
-    def __init__(self, build, logits, loss=None):
-        self.build, self.logits = build, logits
+    def __init__(self, build, logits, loss=None, sgd=1.0, adamw=1.0):
+        self.build, self.logits, self.rates = build, logits, {"sgd": sgd, "adamw": adamw}
         self.loss = loss or (lambda y, k: nn.functional.cross_entropy(y, ids((y.shape[0],), f"y/{k}", y.shape[1])))
 
 
@@ -74,7 +79,78 @@ def cnn():
                          nn.BatchNorm2d(8), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 10))
 
 
+class Block(nn.Module):
+    """He et al. 2016, the basic block, with torchvision's names."""
+
+    def __init__(self, inside, out, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample = None
+        if stride != 1 or inside != out:
+            self.downsample = nn.Sequential(nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet18(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for i in range(4):
+            inside, out = width * 2 ** max(i - 1, 0), width * 2 ** i
+            setattr(self, f"layer{i + 1}", nn.Sequential(Block(inside, out, 1 if i == 0 else 2), Block(out, out, 1)))
+        self.fc = nn.Linear(width * 8, 10)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+VOCAB, TOKENS = 97, 24
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCAB, 16)
+        self.rnn = kind(16, 32, 2, batch_first=True)
+        self.head = nn.Linear(32, VOCAB)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.embedding(x))[0]).reshape(-1, VOCAB)
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_positions=32, n_embd=64, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
+                                      attn_pdrop=0.0, bos_token_id=0, eos_token_id=0))
+
+
+def bert():
+    from transformers import BertConfig, BertForSequenceClassification
+    return BertForSequenceClassification(BertConfig(
+        vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, max_position_embeddings=32,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3))
+
+
+def bert_logits(net, k, dtype):
+    mask = torch.tensor([[int(t < TOKENS - 5 * n) for t in range(TOKENS)] for n in range(4)])
+    return net(input_ids=ids((4, TOKENS), f"ids/{k}", VOCAB), token_type_ids=ids((4, TOKENS), f"types/{k}", 2), attention_mask=mask).logits
+
+
 MODELS = {
     "mlp": Model(mlp, lambda net, k, t: net(uniform((32, 20), f"x/{k}", 2, t))),
     "cnn": Model(cnn, lambda net, k, t: net(uniform((16, 1, 28, 28), f"x/{k}", 2, t))),
+    "resnet18": Model(lambda: ResNet18(8), lambda net, k, t: net(uniform((8, 3, 64, 64), f"x/{k}", 2, t)), sgd=2.0 ** -6, adamw=2.0 ** -3),
+    "lstm": Model(lambda: Recurrent(nn.LSTM), lambda net, k, t: net(ids((3, TOKENS), f"ids/{k}", VOCAB))),
+    "gru": Model(lambda: Recurrent(nn.GRU), lambda net, k, t: net(ids((3, TOKENS), f"ids/{k}", VOCAB))),
+    "gpt2": Model(gpt2, lambda net, k, t: net(ids((3, TOKENS), f"ids/{k}", VOCAB)).logits.reshape(-1, VOCAB)),
+    "bert": Model(bert, bert_logits),
 }

@@ -9,9 +9,14 @@
  *
  * Tolerances. f64: 1e-10. f32, against numbers in f64: with u = 2^-24, `sum` terms in the longest sum and `depth` of them one after the
  * other, rounding errors of one pass are about u * sqrt(sum) * depth (errors of a sum add like a random walk, layers pass them on);
- * the largest of 64 elements lies within 4 of that. Forward: 4 u sqrt(sum) depth. Gradients pass the depth twice more: 12. After 20 steps
- * gradients' errors have added up 20 times in a part of the weights that the step size makes small: 12 again for SGD and LARS, and for
- * AdamW and LAMB, which divide by the gradients' own size, 12 * sqrt(20).
+ * the largest of some hundred elements lies within 2 of that. Forward: 2 u sqrt(sum) depth. Gradients pass the depth twice more: 6. After 20 steps
+ * gradients' errors have added up 20 times in a part of the weights that the step size makes small: 6 again for SGD and LARS, and for
+ * AdamW and LAMB, which divide by the gradients' own size, 6 * sqrt(20).
+ *
+ * Kinks. A residual network evaluates some 2 million relus in 20 steps, and where an argument's sign is another one in f32 than in f64, one
+ * of the (few) terms of a channel's gradient comes or goes; from there on the two trainings differ by a part of what the weights move,
+ * in PyTorch's f32 too (docs/parity.md has its figures). Its learning rates are small, so that the weights move by a few percent, and
+ * its tolerance is a part of that. In f64, where no sign differs, the 1e-10 stand.
  */
 #include "parity.h"
 #include <math.h>
@@ -25,8 +30,10 @@ static double tolerance(const parity_model *m, td_dtype dtype, const char *kind)
     if (dtype == TD_F64)
         return 1e-10;
     if (strcmp(kind, "logits") == 0 || strcmp(kind, "loss") == 0 || strcmp(kind, "buffer") == 0)
-        return 4 * unit;
-    return strcmp(kind, "adamw") == 0 || strcmp(kind, "lamb") == 0 ? 12 * sqrt(20.0) * unit : 12 * unit;
+        return 2 * unit;
+    if (m->kinks > 0 && strcmp(kind, "grad") != 0)
+        return m->kinks;
+    return strcmp(kind, "adamw") == 0 || strcmp(kind, "lamb") == 0 ? 6 * sqrt(20.0) * unit : 6 * unit;
 }
 
 static bool of_kind(const char *entry, const char *kind)

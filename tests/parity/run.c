@@ -106,13 +106,14 @@ static int first_backward(const parity_model *m, td_dtype dtype, parity_result *
     return code ? code : td_error_pending();
 }
 
-static td_optim *optimizer(const char *name, td_tensors p)
+static td_optim *optimizer(const parity_model *m, const char *name, td_tensors p)
 {
     const double decay = 0x1p-6, beta1 = 0.875, beta2 = 0.984375;
     if (strcmp(name, "sgd") == 0)
-        return td_sgd_new(p, &(td_sgd_opts){ .lr = 0x1p-6, .momentum = 0.875, .weight_decay = decay });
+        return td_sgd_new(p, &(td_sgd_opts){ .lr = 0x1p-6 * (m->sgd > 0 ? m->sgd : 1), .momentum = 0.875, .weight_decay = decay });
     if (strcmp(name, "adamw") == 0)
-        return td_adamw_new(p, &(td_adamw_opts){ .lr = 0x1p-10, .beta1 = beta1, .beta2 = beta2, .eps = 0x1p-17, .weight_decay = decay });
+        return td_adamw_new(p, &(td_adamw_opts){ .lr = 0x1p-10 * (m->adamw > 0 ? m->adamw : 1), .beta1 = beta1, .beta2 = beta2, .eps = 0x1p-17,
+                                                 .weight_decay = decay });
     if (strcmp(name, "lamb") == 0)
         return td_lamb_new(p, &(td_lamb_opts){ .lr = 0x1p-10, .beta1 = beta1, .beta2 = beta2, .eps = 0x1p-17, .weight_decay = decay });
     return td_lars_new(p, &(td_lars_opts){ .lr = 0x1p-2, .momentum = 0.875, .weight_decay = decay, .trust = 0x1p-7 });
@@ -121,7 +122,7 @@ static td_optim *optimizer(const char *name, td_tensors p)
 static int twenty_steps(const parity_model *m, td_dtype dtype, const char *rule, parity_result *out)
 {
     td_module *net = fresh(m, dtype);
-    td_optim *opt = optimizer(rule, td_parameters(net));
+    td_optim *opt = optimizer(m, rule, td_parameters(net));
     int code = 0;
     for (int k = 0; k < STEPS && !code; k++) {
         TD_SCOPE();
