@@ -1,8 +1,8 @@
 /* data/tokens.c: token ids for language models: the bytes of a text, or shards of 16- or 32-bit ids.
  *
- * Files are mapped, not read: the system keeps what is used and forgets the rest, however many gigabytes there are, and ranks of one host
- * share its pages. All files together are one stream; a row is a window of it, wherever files end. Opening touches the first page of each file only, so ids
- * are compared with the vocabulary when their row is read.
+ * Files are mapped, not read: the system keeps what is used and forgets the rest, however many gigabytes there are, and
+ * ranks of one host share its pages. All files together are one stream; a row is a window of it, wherever files end. Opening
+ * touches the first page of each file only, so ids are compared with the vocabulary when their row is read.
  */
 #include "data_impl.h"
 #include <errno.h>
@@ -75,8 +75,8 @@ static int read_header(shard *s)
         uint64_t count = little_endian(p + 8, 4), want = HEADER_BYTES + count * (uint64_t)known[i].width;
         if (s->size != want)
             return td__fail(TD_ERR_FORMAT,
-                            "%s: %s: at byte 8: the header promises %llu ids of %d bytes after its %d bytes, so %llu in all, but the file has %zu",
-                            who, s->path, (unsigned long long)count, known[i].width, HEADER_BYTES, (unsigned long long)want, s->size);
+                            "%s: %s: at byte 8: the header promises %llu ids of %d bytes after its %d bytes, so %llu in all, but the "
+                            "file has %zu", who, s->path, (unsigned long long)count, known[i].width, HEADER_BYTES, (unsigned long long)want, s->size);
         if (s->width != known[i].width)
             return td__fail(TD_ERR_FORMAT, "%s: %s: at byte 0: the header says ids of %d bytes, but kind asks for %d", who, s->path,
                             known[i].width, s->width);
@@ -138,7 +138,8 @@ static int open_pattern(token_set *set, const char *path, td_tokens_kind kind)
     if (rc == GLOB_NOMATCH)
         return td__fail(TD_ERR_IO, "%s: %s: no file has a name like that", who, path);
     if (rc != 0)
-        return td__fail(rc == GLOB_NOSPACE ? TD_ERR_MEMORY : TD_ERR_IO, "%s: %s: the folder cannot be read: %s", who, path, strerror(errno));
+        return td__fail(rc == GLOB_NOSPACE ? TD_ERR_MEMORY : TD_ERR_IO, "%s: %s: the folder cannot be read: %s", who, path,
+                        strerror(errno));
     for (size_t i = 0; i < found.gl_pathc && rc == 0; i++)
         rc = open_shard(set, found.gl_pathv[i], kind);
     globfree(&found);

@@ -1,6 +1,6 @@
-/* model.h: GPT-2 (Radford et al. 2019): a decoder of pre-norm blocks with learned positions, the tanh form of gelu, and a head tied to the
- * token table. Parameters have Hugging Face's names and shapes (wte.weight, h.0.attn.c_attn.weight, …), so that its files load as they are;
- * matrices lie as (in, out), as that model's Conv1D has them.
+/* model.h: GPT-2 (Radford et al. 2019): a decoder of pre-norm blocks with learned positions, the tanh form of gelu, and a head
+ * tied to the token table. Parameters have Hugging Face's names and shapes (wte.weight, h.0.attn.c_attn.weight, …), so that its
+ * files load as they are; matrices lie as (in, out), as that model's Conv1D has them. Attention's weights are not dropped out.
  *
  * model.c: the network and its gradient's way. cache.c: the same function one token at a time. weights.c: files.
  */

@@ -28,6 +28,14 @@ cmp whole rest || fail "weights differ after --resume"
 cmp whole.log part.log || { diff whole.log part.log; fail "losses differ after --resume"; }
 
 if [ ${#run[@]} -eq 1 ]; then
+    # the same with 16 bits, a loss scaler and blocks computed twice
+    low=("${options[@]}" --steps 8 --amp f16 --checkpointing)
+    "$gpt" "${low[@]}" --save low > low.out 2>&1 && "$gpt" "${low[@]}" --stop 3 --save low3 > low.out 2>&1 &&
+        "$gpt" "${low[@]}" --resume low3.state --save low8 > low.out 2>&1 || { cat low.out; fail "--amp f16 --checkpointing"; }
+    cmp low low8 || fail "weights differ after --resume with f16"
+    "$gpt" "${options[@]}" --steps 8 --amp f16 --save high > high.out 2>&1 || { cat high.out; fail "--amp f16"; }
+    cmp low high || fail "--checkpointing changes the weights"
+
     # the same tokens as 16-bit ids
     od -An -v -tu1 -w1 text | awk '{ printf "\\x%02x\\x00", $1 }' > escaped
     printf "$(cat escaped)" > text.bin
