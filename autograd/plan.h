@@ -23,6 +23,11 @@ void td__plan_prepend(td__plan *p, td__plan *part);
 void td__plan_drop_first(td__plan *p);         /* the first node is done: its incoming gradients and the plan's reference    */
 void td__plan_end(td__plan *p);
 
+/* ---- node_grad.c ---- */
+int  td__node_check(td_call *node);            /* an error where what it saved was changed in place since                       */
+int  td__node_run(td_call *node, bool retain); /* unless retained, what it saved is freed                                    */
+void td__leaf_done(td__leaf *leaf);            /* one contribution is there; with the last one the leaf is ready               */
+
 /* ---- checkpoint.c, recompute.c ---- */
 /* The plan's first node is a checkpoint: its function runs again, and the nodes that this records take its place in the plan. */
 int  td__checkpoint_expand(td__plan *p, bool retain);

@@ -1,0 +1,152 @@
+/* autograd/node_grad.c: one node of a backward: its complete gradients go through the hooks and the gradient function, straight into the
+ * leaves' gradients or the producers' accumulators; what was saved is freed at once; a leaf that has all its contributions is ready.
+ */
+#include "plan.h"
+#include <stdio.h>
+
+int td__node_check(td_call *node)
+{
+    char site[256], which[32], shape[128];
+    for (int i = 0; i < node->n_saved; i++) {
+        td__saved *s = &node->saved[i];
+        if ((!s->inputs && s->output < 0) || s->tensor->storage->version == s->version)
+            continue;
+        snprintf(which, sizeof which, "%s %d", s->inputs ? "input" : "output", s->inputs ? __builtin_ctz(s->inputs) : s->output);
+        return td__fail(TD_ERR_STATE, "td_backward: td_%s saved its %s, shape %s, for the gradient, and it was changed in place since (the "
+                        "operation was called at %s)", node->op->name, which, td__shape_text(s->tensor->shape, shape),
+                        td__site_text(node->site, site, sizeof site));
+    }
+    return node->op == &td__op_checkpoint ? td__checkpoint_check(node) : 0;
+}
+
+static td_tensor *new_like(td_call *node, int input, bool wide)
+{
+    return td__tensor_new(node->edge[input].shape, wide ? TD_F32 : node->edge[input].dtype, node->device);
+}
+
+/* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
+ * add, and those that work in f32 for 16 bits, write to a temporary. */
+static int find_dest(td_call *node, td__dest *dest, int i)
+{
+    td__dest *d = &dest[i];
+    td__graph g = node->edge[i].graph;
+    *d = (td__dest){ 0 };
+    if (!g)
+        return 0;
+    if (td__graph_is_leaf(g)) {
+        td__leaf *leaf = td__graph_leaf(g);
+        if (!leaf->requires)
+            return 0;
+        char shape[128];
+        if (leaf->value->dtype != node->edge[i].dtype)
+            return td__fail(TD_ERR_STATE, "td_backward: input %d of td_%s, shape %s, was %s in the forward and is %s now; run the forward again", i,
+                            node->op->name, td__shape_text(leaf->value->shape, shape), td_dtype_name(node->edge[i].dtype),
+                            td_dtype_name(leaf->value->dtype));
+        int code = td__leaf_need_grad(leaf);
+        if (code)
+            return code;
+        d->into = leaf->grad;
+        d->add = leaf->has_grad;
+    } else {
+        td_tensor **slot = &td__graph_node(g)->grad[td__graph_output(g)];
+        d->add = *slot != NULL;
+        if (!*slot) {
+            td_tensor *made = new_like(node, i, false);
+            if (made->poisoned)
+                return TD_ERR_MEMORY;
+            *slot = made;
+        }
+        d->into = *slot;
+    }
+    bool shared = false;
+    for (int k = 0; k < i; k++)
+        shared |= dest[k].into == d->into;
+    d->add |= shared;
+    bool wide = td__half_grad(node) && td__is_half(node->edge[i].dtype);
+    if (wide || shared || (d->add && node->op->flags & TD_OP_NO_ADD)) {
+        d->temp = new_like(node, i, wide);
+        if (d->temp->poisoned)
+            return TD_ERR_MEMORY;
+    }
+    return 0;
+}
+
+static int call_grad(td_call *node, td__dest *dest)
+{
+    td_grad_slot slot[TD_OP_MAX_INPUTS];
+    td_tensor *seen[TD_OP_MAX_OUTPUTS];
+    const bool half = td__half_grad(node);
+    int code = half ? td__half_grad_begin(node, seen) : 0;
+    for (int i = 0; i < node->n_in && !code; i++) {
+        code = find_dest(node, dest, i);
+        slot[i] = dest[i].temp ? (td_grad_slot){ dest[i].temp, false } : (td_grad_slot){ dest[i].into, dest[i].add };
+    }
+    bool wary = td__anomaly && !code && td__anomaly_wanted();
+    uint32_t watched = wary ? td__anomaly_before(node, dest) : 0;
+    if (!code) {
+        td_scope scope = td__scope_begin_labelled(node->label);
+        node->dest = dest;
+        node->seen = half ? seen : NULL;
+        code = node->op->grad(node, half ? seen : node->grad, slot);
+        node->dest = NULL;
+        node->seen = NULL;
+        if (code && !td__pending())
+            td_call_error(node, code < 0 ? code : TD_ERR_INTERNAL, "the gradient failed with code %d and no sentence", code);
+        td_scope_end(&scope);
+    }
+    for (int i = 0; i < node->n_in && !code; i++)
+        if (dest[i].temp)
+            code = td__copy(dest[i].into, dest[i].temp, dest[i].add);
+    if (half)
+        td__half_grad_end(node, seen);
+    return wary && !code ? td__anomaly_backward(node, dest, watched) : code;
+}
+
+void td__leaf_done(td__leaf *leaf)
+{
+    if (--leaf->expected != 0)
+        return;
+    leaf->used = true;
+    td__hooks_run(leaf->hooks, 0, leaf->grad);       /* a hook's error is found pending by who called                          */
+    td__group *g = leaf->group;
+    if (g && g->ops && g->ops->leaf_ready)
+        g->ops->leaf_ready(leaf);
+}
+
+int td__node_run(td_call *node, bool retain)
+{
+    td__dest dest[TD_OP_MAX_INPUTS];
+    for (int i = 0; i < node->n_in; i++)
+        dest[i] = (td__dest){ 0 };
+    for (int i = 0; i < node->n_out && node->hooks; i++)
+        if (node->grad[i])
+            td__hooks_run(node->hooks, i, node->grad[i]);
+    int code = td__node_check(node);
+    retain &= !node->once;
+    const void *site = td__site;
+    td__site = node->site;
+    code = code ? code : call_grad(node, dest);
+    td__site = site;
+    for (int i = 0; i < node->n_in; i++)
+        td__tensor_unref(dest[i].temp);
+    if (code)
+        return code;
+    for (int i = 0; i < node->n_out; i++) {
+        td__tensor_unref(node->grad[i]);
+        node->grad[i] = NULL;
+    }
+    retain |= node->shared;
+    if (!retain) {
+        node->freed = true;
+        td__saved_drop(node);
+    }
+    for (int i = 0; i < node->n_in; i++)
+        if (dest[i].into && td__graph_is_leaf(node->edge[i].graph))
+            td__graph_leaf(node->edge[i].graph)->has_grad = true;
+    for (int i = 0; i < node->n_in; i++)
+        if (dest[i].into && td__graph_is_leaf(node->edge[i].graph))
+            td__leaf_done(td__graph_leaf(node->edge[i].graph));
+    if (!retain)
+        td__node_let_go(node);
+    return td__pending();
+}
