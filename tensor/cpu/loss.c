@@ -62,15 +62,9 @@ enum { ROW_BLOCK = 512 };
                 count[p]++;                                                                                  \
             }                                                                                                \
         }                                                                                                    \
-        *bad = -1;                                                                                           \
-        for (int64_t p = 0; p < parts; p++) {                                                                \
-            if (p > 0)                                                                                       \
-                sum[0] += sum[p], count[0] += count[p];                                                      \
-            if (*bad < 0)                                                                                    \
-                *bad = first_bad[p];                                                                         \
-        }                                                                                                    \
-        *kept = (T)count[0];                                                                                 \
-        *loss = (T)(count[0] > 0 ? sum[0] / (double)count[0] : (double)NAN);                                 \
+        const int64_t counted = parts_kept(parts, count, first_bad, bad);                                    \
+        *kept = (T)counted;                                                                                  \
+        *loss = (T)parts_mean(parts, sum, counted);                                                          \
     }                                                                                                        \
     /* gx = gloss/kept * (softmax - (1-smoothing)*[i == target] - smoothing/n) */                            \
     static void cross_entropy_grad_##name(int64_t rows, int64_t n, T *gx, const T *gloss, const T *logits, const int64_t *target, const T *lse, \
@@ -143,9 +137,7 @@ void K(cross_entropy_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const 
                 lane[j] += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);                    \
             sum[p] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])); \
         }                                                                                                    \
-        for (int64_t p = 1; p < parts; p++)                                                                  \
-            sum[0] += sum[p];                                                                                \
-        *loss = (T)(n > 0 ? sum[0] / (double)n : (double)NAN);                                               \
+        *loss = (T)parts_mean(parts, sum, n);                                                                \
     }                                                                                                        \
     static void mse_grad_##name(int64_t n, T *gx, const T *gloss, const T *x, const T *y, double sign, bool add) \
     {                                                                                                        \

@@ -31,15 +31,9 @@
                 count[p]++;                                                                                  \
             }                                                                                                \
         }                                                                                                    \
-        *bad = -1;                                                                                           \
-        for (int64_t p = 0; p < parts; p++) {                                                                \
-            if (p > 0)                                                                                       \
-                sum[0] += sum[p], count[0] += count[p];                                                      \
-            if (*bad < 0)                                                                                    \
-                *bad = first_bad[p];                                                                         \
-        }                                                                                                    \
-        *kept = (T)count[0];                                                                                 \
-        *loss = (T)(count[0] > 0 ? sum[0] / (double)count[0] : (double)NAN);                                 \
+        const int64_t counted = parts_kept(parts, count, first_bad, bad);                                    \
+        *kept = (T)counted;                                                                                  \
+        *loss = (T)parts_mean(parts, sum, counted);                                                          \
     }                                                                                                        \
     /* gx = -gloss/kept at the target, 0 elsewhere */                                                        \
     static void nll_grad_##name(int64_t rows, int64_t n, T *gx, const T *gloss, const int64_t *target, const T *kept, bool has_ignore, \
@@ -104,9 +98,7 @@ void K(nll_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *glos
             }                                                                                                \
             sum[p] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])); \
         }                                                                                                    \
-        for (int64_t p = 1; p < parts; p++)                                                                  \
-            sum[0] += sum[p];                                                                                \
-        *loss = (T)(n > 0 ? sum[0] / (double)n : (double)NAN);                                               \
+        *loss = (T)parts_mean(parts, sum, n);                                                                \
     }                                                                                                        \
     /* by x: gloss/n * ((1 - y)*s(x) - w*y*s(-x)), s the sigmoid; by y: gloss/n * (w*softplus(-x) - softplus(x)) */ \
     static void bce_grad_##name(int64_t n, T *g, const T *gloss, const T *x, const T *y, const T *w, bool of_target, bool add) \
