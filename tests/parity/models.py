@@ -117,27 +117,27 @@ VOCAB, TOKENS = 97, 24
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind):
+    def __init__(self, kind, vocab=VOCAB, width=16, hidden=32, layers=2):
         super().__init__()
-        self.embedding = nn.Embedding(VOCAB, 16)
-        self.rnn = kind(16, 32, 2, batch_first=True)
-        self.head = nn.Linear(32, VOCAB)
+        self.embedding = nn.Embedding(vocab, width)
+        self.rnn = kind(width, hidden, layers, batch_first=True)
+        self.head = nn.Linear(hidden, vocab)
 
     def forward(self, x):
-        return self.head(self.rnn(self.embedding(x))[0]).reshape(-1, VOCAB)
+        return self.head(self.rnn(self.embedding(x))[0]).reshape(-1, self.head.out_features)
 
 
-def gpt2():
+def gpt2(vocab=VOCAB, positions=32, width=64, layers=2, heads=4, **more):
     from transformers import GPT2Config, GPT2LMHeadModel
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_positions=32, n_embd=64, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
-                                      attn_pdrop=0.0, bos_token_id=0, eos_token_id=0))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_positions=positions, n_embd=width, n_layer=layers, n_head=heads, resid_pdrop=0.0,
+                                      embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, **more))
 
 
-def bert():
+def bert(vocab=VOCAB, positions=32, width=64, layers=2, heads=4, classes=3):
     from transformers import BertConfig, BertForSequenceClassification
     return BertForSequenceClassification(BertConfig(
-        vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, max_position_embeddings=32,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3))
+        vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width,
+        max_position_embeddings=positions, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=classes))
 
 
 def bert_logits(net, k, dtype):
