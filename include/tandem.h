@@ -7,6 +7,7 @@
  *     td_loader *data = td_loader_new(…);                    data.h    every rank its share of each global batch
  *     while (td_loader_next(data, &b)) {
  *         TD_SCOPE();                                        scope.h   tensors made below die at the closing brace
+ *         TD_AUTOCAST(TD_BF16);                              autograd.h if you like: 16 bits where that is safe
  *         td_tensor *loss = td_cross_entropy(td_forward(net, b.x), b.y, NULL);   ops.h
  *         td_backward(loss);                                 autograd.h
  *         td_optim_step(opt);
@@ -14,6 +15,9 @@
  *     td_save(net, "net.safetensors");                       io.h      td_load; PyTorch reads it too
  *     return td_finish();                                    job.h     the exit status
  *
+ *   In one call       td_fit(net, &(td_fit_opts){ .optim = opt, .train = data, .epochs = 10 }): the loop above, with validation, best
+ *                     weights and more (fit.h)
+ *   To go on later    td_train_state_save, td_train_state_load (io.h)
  *   Who owns what     a td_tensor* returned by an operation    the innermost scope
  *                     anything from a _new, td_nn_* or         you, until something takes it; td_finish releases
  *                     td_dataset_*                             what you left
