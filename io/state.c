@@ -126,11 +126,6 @@ static int complain(const troubles *t, const char *path, const td_module *m)
                     m->type->kind, text);
 }
 
-static bool any_float(td_dtype dtype)
-{
-    return dtype == TD_F32 || dtype == TD_F64 || dtype == TD_F16 || dtype == TD_BF16;
-}
-
 /* The first slot of the same tensor before i, or i itself. */
 size_t td__io_slots_first(const td__io_slots *s, size_t i)
 {
@@ -163,7 +158,7 @@ static int compare(const td__io_slots *s, size_t i, troubles *t)
     int rc = describe(here, &info);
     if (rc != 0)
         return rc;
-    if (!info.supported || !td__shape_equal(info.shape, x->shape) || (info.dtype != x->dtype && !(any_float(info.dtype) && any_float(x->dtype))))
+    if (!info.supported || !td__shape_equal(info.shape, x->shape) || (info.dtype != x->dtype && !(td__is_real(info.dtype) && td__is_real(x->dtype))))
         note(t, DIFFERENT, "\"%.80s\" is %s %s, expected %s %s", here->name, info.dtype_text, td__shape_text(info.shape, a),
              td__st_dtype_text(x->dtype), td__shape_text(x->shape, b));
     if (other == here || !other->entry || other->entry == here->entry)

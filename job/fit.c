@@ -35,7 +35,7 @@ static td_tensor *forward(td__fit *f, const td_batch *b, td_tensor **output)
 static int optimizer_step(td__fit *f)
 {
     const td_fit_opts *o = f->o;
-    int64_t total = f->steps_per_epoch * (o->epochs ? o->epochs : 1);
+    int64_t total = f->steps_per_epoch * f->epochs;
     int code = 0;
     for (int g = 0; o->schedule && g < f->groups; g++)
         td_optim_set_lr(f->optim, g, f->base_lr[g] * o->schedule(f->step, total, o->user));
@@ -86,7 +86,7 @@ static int train_epoch(td__fit *f)
     const int64_t batches = td_loader_batches(f->o->train);
     int64_t at = td_loader_position(f->o->train);        /* not 0 where a state was saved in mid-epoch                        */
     char title[64];
-    snprintf(title, sizeof title, "epoch %lld/%lld", (long long)f->epoch + 1, (long long)(f->o->epochs ? f->o->epochs : 1));
+    snprintf(title, sizeof title, "epoch %lld/%lld", (long long)f->epoch + 1, (long long)f->epochs);
     td_progress *progress = f->o->quiet ? NULL : td_progress_new(&(td_progress_opts){ .title = title, .steps = batches - at });
     int code = 0;
     td_batch b;
@@ -248,11 +248,10 @@ td_fit_result td_fit(td_module *model, const td_fit_opts *opts)
     td_fit_result r = { .code = check(model, opts) };
     if (r.code)
         return r;
-    td__fit f = { .model = model, .o = opts };
+    td__fit f = { .model = model, .o = opts, .epochs = opts->epochs ? opts->epochs : 1 };
     const bool was_training = td_is_training(model);
-    int64_t epochs = opts->epochs ? opts->epochs : 1;
     r.code = begin(&f);
-    while (!r.code && f.epoch < epochs && !r.stopped) {
+    while (!r.code && f.epoch < f.epochs && !r.stopped) {
         r.stopped = opts->patience > 0 && f.not_better >= opts->patience;   /* a state that was saved when it stopped     */
         if (r.stopped)
             break;

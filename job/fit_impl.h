@@ -11,8 +11,8 @@ void td__fit_totals_end(td__fit_totals *t);
 int  td__fit_totals_add(td__fit_totals *t, td_tensor *loss, td_tensor *output, const td_batch *batch, const td_fit_opts *o);
 int  td__fit_totals_read(td__fit_totals *t, double *loss, double *metrics);
 
-/* What is known of the run so far; `memory` is its image in the training state. */
-enum { TD__FIT_MEMORY = 5 + 3 + TD_FIT_MAX_METRICS };
+/* What is known of the run so far; `memory` is its image in the training state: four numbers, then the sums. */
+enum { TD__FIT_SUMS = 4, TD__FIT_MEMORY = TD__FIT_SUMS + 3 + TD_FIT_MAX_METRICS };
 typedef struct {
     td_module *model;
     const td_fit_opts *o;
@@ -20,7 +20,7 @@ typedef struct {
     td_ddp *ddp;
     td_scaler *scaler;
     bool own_ddp, own_scaler;
-    int64_t epoch, step, steps_per_epoch;   /* epochs and steps complete                                                      */
+    int64_t epochs, epoch, step, steps_per_epoch;   /* epochs: of all; epoch, step: complete                                 */
     int64_t best_epoch, not_better;
     double best_value;
     int monitor;                   /* -2 val_loss, -1 loss, i metric, 100 + i metric of the validation                  */

@@ -47,12 +47,12 @@ int td__fit_state_save(td__fit *f)
     if (!f->o->state)
         return 0;
     TD_SCOPE();
-    double v[TD__FIT_MEMORY] = { (double)f->epoch, (double)f->best_epoch, (double)f->not_better, f->best_value, (double)f->groups };
+    double v[TD__FIT_MEMORY] = { (double)f->epoch, (double)f->best_epoch, (double)f->not_better, f->best_value };
     td_tensor *all = td_zeros(TD_SHAPE(f->totals.n), TD_F64);
     td_assign(all, f->totals.sums);
     int code = td_all_reduce(td_world(), all, TD_SUM);
     if (!code)
-        code = td_copy_out(all, v + 5, (size_t)f->totals.n * sizeof *v);
+        code = td_copy_out(all, v + TD__FIT_SUMS, (size_t)f->totals.n * sizeof *v);
     if (!code)
         code = td_copy_in(f->memory, v, sizeof v);
     return code ? code : whole_state(f, true);
@@ -76,8 +76,8 @@ int td__fit_state_open(td__fit *f)
     f->not_better = (int64_t)v[2];
     f->best_value = v[3];
     if (rank != 0)
-        memset(v + 5, 0, sizeof v - 5 * sizeof *v);
-    code = td_copy_in(f->totals.sums, v + 5, (size_t)f->totals.n * sizeof *v);
+        memset(v + TD__FIT_SUMS, 0, sizeof v - TD__FIT_SUMS * sizeof *v);
+    code = td_copy_in(f->totals.sums, v + TD__FIT_SUMS, (size_t)f->totals.n * sizeof *v);
     if (!f->o->quiet)
         td_log0("td_fit: going on from %s after %lld epochs, %lld steps", f->o->state, (long long)f->epoch, (long long)f->step);
     return code;

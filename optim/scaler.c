@@ -3,7 +3,7 @@
  *
  * Looking comes after the reduction over ranks, and an Inf or NaN of one rank is in the sum of all: replicas decide alike without a message
  * of their own. Ranks that hold shards of a flat add what they found through the flat's `sum`. Whether a gradient is finite is asked of the f64
- * sum of its squares, which f32 cannot overflow; only where an f64 one does are the elements looked at.
+ * sum of its squares, one fast pass; the elements are looked at only where that is not, since f64 gradients may overflow it.
  */
 #include "optim_impl.h"
 #include <float.h>
@@ -109,18 +109,14 @@ void td__scaler_free_all(void)
 
 static int count_not_finite(const td_tensor *g, double *count)
 {
-    int64_t n = td__shape_numel(g->shape);
+    int64_t n = td__shape_numel(g->shape), first;
     int rc = td__need("td_scaler_unscale", g, sumsq);
     if (rc != 0 || isfinite(td__kernels(g)->sumsq(g->dtype, n, td__ptr(g))))
         return rc;
-    if (g->dtype != TD_F64 || !g->storage->ops->host_memory) {
-        *count += 1;
-        return 0;
-    }
-    const double *v = td__ptr(g);
-    for (int64_t i = 0; i < n; i++)
-        *count += !isfinite(v[i]);
-    return 0;
+    rc = td__need("td_scaler_unscale", g, not_finite);
+    if (rc == 0)
+        *count += (double)td__kernels(g)->not_finite(g->dtype, n, td__ptr(g), &first);
+    return rc;
 }
 
 static int divide(td_tensor *g, double scale)
