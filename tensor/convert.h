@@ -11,20 +11,27 @@
 #include <stdint.h>
 #include <string.h>
 
+/* The same lines convert on the host and in CUDA kernels. */
+#ifdef __CUDACC__
+#define TD_CONVERT __host__ __device__
+#else
+#define TD_CONVERT
+#endif
+
 typedef struct { uint16_t bits; } td_f16;      /* structs, so that no arithmetic happens on the bits by accident */
 typedef struct { uint16_t bits; } td_bf16;
 
-static inline uint32_t td__bits32(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
-static inline uint64_t td__bits64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
-static inline float td__float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
-static inline double td__float64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+TD_CONVERT static inline uint32_t td__bits32(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+TD_CONVERT static inline uint64_t td__bits64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
+TD_CONVERT static inline float td__float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
+TD_CONVERT static inline double td__float64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
 /* yes where `condition`, else no; by masks, because compilers turn chains of ?: with float arithmetic in them back into branches. */
-static inline uint32_t td__pick32(bool condition, uint32_t yes, uint32_t no) { return no ^ ((yes ^ no) & (0u - (uint32_t)condition)); }
-static inline uint64_t td__pick64(bool condition, uint64_t yes, uint64_t no) { return no ^ ((yes ^ no) & (0u - (uint64_t)condition)); }
+TD_CONVERT static inline uint32_t td__pick32(bool condition, uint32_t yes, uint32_t no) { return no ^ ((yes ^ no) & (0u - (uint32_t)condition)); }
+TD_CONVERT static inline uint64_t td__pick64(bool condition, uint64_t yes, uint64_t no) { return no ^ ((yes ^ no) & (0u - (uint64_t)condition)); }
 
 /* Below the smallest normal the unit in the last place is fixed: adding the power of two that has the same unit lets the
  * FPU round, and the sum's low bits are the answer. Above it, adding half a unit (less one when even) to the bits rounds. */
-static inline td_f16 td__f32_to_f16(float x)
+TD_CONVERT static inline td_f16 td__f32_to_f16(float x)
 {
     uint32_t u = td__bits32(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
     uint32_t small = td__bits32(td__float32(a) + 0.5f) - 0x3f000000u;            /* unit 2^-24 */
@@ -36,7 +43,7 @@ static inline td_f16 td__f32_to_f16(float x)
     return (td_f16){ (uint16_t)(sign | r) };
 }
 
-static inline td_f16 td__f64_to_f16(double x)
+TD_CONVERT static inline td_f16 td__f64_to_f16(double x)
 {
     uint64_t u = td__bits64(x), sign = u >> 48 & 0x8000u, a = u & 0x7fffffffffffffffu;
     uint64_t small = td__bits64(td__float64(a) + 0x1p28) - 0x41b0000000000000u;  /* unit 2^-24 */
@@ -48,7 +55,7 @@ static inline td_f16 td__f64_to_f16(double x)
     return (td_f16){ (uint16_t)(sign | r) };
 }
 
-static inline float td__f16_to_f32(td_f16 h)
+TD_CONVERT static inline float td__f16_to_f32(td_f16 h)
 {
     uint32_t sign = (uint32_t)(h.bits & 0x8000u) << 16, m = h.bits & 0x7fffu;
     uint32_t normal = (m << 13) + 0x38000000u;
@@ -60,7 +67,7 @@ static inline float td__f16_to_f32(td_f16 h)
     return td__float32(sign | r);
 }
 
-static inline td_bf16 td__f32_to_bf16(float x)
+TD_CONVERT static inline td_bf16 td__f32_to_bf16(float x)
 {
     uint32_t u = td__bits32(x);
     uint32_t r = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
@@ -68,7 +75,7 @@ static inline td_bf16 td__f32_to_bf16(float x)
     return (td_bf16){ (uint16_t)r };
 }
 
-static inline td_bf16 td__f64_to_bf16(double x)
+TD_CONVERT static inline td_bf16 td__f64_to_bf16(double x)
 {
     uint64_t u = td__bits64(x), sign = u >> 48 & 0x8000u, a = u & 0x7fffffffffffffffu;
     uint64_t small = td__bits64(td__float64(a) + 0x1p-81) - 0x3ae0000000000000u; /* unit 2^-133 */
@@ -80,11 +87,11 @@ static inline td_bf16 td__f64_to_bf16(double x)
     return (td_bf16){ (uint16_t)(sign | r) };
 }
 
-static inline float td__bf16_to_f32(td_bf16 b) { return td__float32((uint32_t)b.bits << 16); }
+TD_CONVERT static inline float td__bf16_to_f32(td_bf16 b) { return td__float32((uint32_t)b.bits << 16); }
 
 /* An integer on its way to a 16-bit float through f64: exact up to 2^53, above it rounded to odd, so that the second rounding is
  * the only one that counts. */
-static inline double td__i64_to_odd_f64(int64_t x)
+TD_CONVERT static inline double td__i64_to_odd_f64(int64_t x)
 {
     uint64_t m = x < 0 ? 0u - (uint64_t)x : (uint64_t)x;
     uint64_t odd = (m & ~(uint64_t)0x7ff) | ((m & 0x7ffu) != 0 ? 0x800u : 0u);
@@ -92,31 +99,31 @@ static inline double td__i64_to_odd_f64(int64_t x)
     return x < 0 ? -d : d;
 }
 
-static inline int64_t td__f64_to_i64(double x)
+TD_CONVERT static inline int64_t td__f64_to_i64(double x)
 {
     double inside = x >= -0x1p63 && x < 0x1p63 ? x : 0.0;
     int64_t r = (int64_t)inside;
     r = x >= 0x1p63 ? INT64_MAX : r;
     return x < -0x1p63 ? INT64_MIN : r;
 }
-static inline int32_t td__f64_to_i32(double x)
+TD_CONVERT static inline int32_t td__f64_to_i32(double x)
 {
     double low = x > -0x1p31 ? x : -0x1p31, clamped = low < 2147483647.0 ? low : 2147483647.0;
     return x != x ? 0 : (int32_t)clamped;
 }
-static inline uint8_t td__f64_to_u8(double x)
+TD_CONVERT static inline uint8_t td__f64_to_u8(double x)
 {
     double low = x > 0.0 ? x : 0.0, clamped = low < 255.0 ? low : 255.0;   /* NaN > 0 is false: 0 */
     return (uint8_t)(int32_t)clamped;
 }
-static inline int32_t td__f32_to_i32(float x)
+TD_CONVERT static inline int32_t td__f32_to_i32(float x)
 {
     float inside = x >= -0x1p31f && x < 0x1p31f ? x : 0.0f;
     int32_t r = (int32_t)inside;
     r = x >= 0x1p31f ? INT32_MAX : r;
     return x < -0x1p31f ? INT32_MIN : r;
 }
-static inline uint8_t td__f32_to_u8(float x)
+TD_CONVERT static inline uint8_t td__f32_to_u8(float x)
 {
     float low = x > 0.0f ? x : 0.0f, clamped = low < 255.0f ? low : 255.0f;
     return (uint8_t)(int32_t)clamped;
@@ -150,12 +157,12 @@ static inline uint8_t td__f32_to_u8(float x)
 #define td__put_u8(v) _Generic((v), float: td__f32_to_u8, double: td__f64_to_u8, int64_t: td__i64_to_u8, int32_t: td__i32_to_u8)(v)
 #define td__put_b8(v) ((uint8_t)((v) != 0))
 
-static inline td_f16 td__i64_to_f16(int64_t x) { return td__f64_to_f16(td__i64_to_odd_f64(x)); }
-static inline td_bf16 td__i64_to_bf16(int64_t x) { return td__f64_to_bf16(td__i64_to_odd_f64(x)); }
-static inline int64_t td__i64_to_i64(int64_t x) { return x; }
-static inline int32_t td__i64_to_i32(int64_t x) { return (int32_t)(uint32_t)(uint64_t)x; }
-static inline int32_t td__i32_to_i32(int32_t x) { return x; }
-static inline uint8_t td__i64_to_u8(int64_t x) { return (uint8_t)(uint64_t)x; }
-static inline uint8_t td__i32_to_u8(int32_t x) { return (uint8_t)(uint32_t)x; }
+TD_CONVERT static inline td_f16 td__i64_to_f16(int64_t x) { return td__f64_to_f16(td__i64_to_odd_f64(x)); }
+TD_CONVERT static inline td_bf16 td__i64_to_bf16(int64_t x) { return td__f64_to_bf16(td__i64_to_odd_f64(x)); }
+TD_CONVERT static inline int64_t td__i64_to_i64(int64_t x) { return x; }
+TD_CONVERT static inline int32_t td__i64_to_i32(int64_t x) { return (int32_t)(uint32_t)(uint64_t)x; }
+TD_CONVERT static inline int32_t td__i32_to_i32(int32_t x) { return x; }
+TD_CONVERT static inline uint8_t td__i64_to_u8(int64_t x) { return (uint8_t)(uint64_t)x; }
+TD_CONVERT static inline uint8_t td__i32_to_u8(int32_t x) { return (uint8_t)(uint32_t)x; }
 
 #endif

@@ -16,9 +16,9 @@ typedef struct { td_loop keep, red; } td_reduce_loop;
 /* Of a convolution x (n,c,h,w) * w (o,c/groups,kh,kw) -> (n,o,oh,ow). Pools: kh = kw = window, o = c; dilation and groups are not read,
  * adaptive ones read sizes only. */
 typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding, dilation, groups; } td_conv2d_shape;
-/* q (n,h,t,d), k and v (n,h,s,d): strides in elements of n, h and rows; a row's elements are neighbours. mask: strides of n, h, t, s; 0
+/* q and out (n,h,t,d), k and v (n,h,s,d): strides in elements of n, h and rows; a row's elements are neighbours. mask: strides of n, h, t, s; 0
  * where it repeats; bool, or added in the dtype. causal: query t sees keys 0 … t. */
-typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
+typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], out[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
 typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
 
 typedef void td_k_unary(const td_loop *l, td_dtype t, void *out, const void *x, bool add);
@@ -34,7 +34,7 @@ typedef struct td_kernels {
 
     /* element-wise: tensor/cpu/elementwise.c (arith) */
     td_k_binary *add, *sub, *mul, *div;
-    td_k_binary *div_grad_b;                                     /* float: the gradient of x/b by b: a = grad_out*(x/b), out = -a/b */
+    td_k_binary *div_grad_b;                                     /* float: the gradient of x/b by b: a = grad_out*x, out = -(a/b)/b */
     void (*eq)(const td_loop *l, td_dtype t, void *out_bool, const void *a, const void *b);
     void (*scale)(const td_loop *l, td_dtype t, void *out, const void *x, double factor, double term, bool add);  /* x*factor + term */
 
@@ -93,7 +93,7 @@ typedef struct td_kernels {
     void (*bce)(td_dtype t, int64_t n, const void *x, const void *y, const void *w, void *loss);
     void (*bce_grad)(td_dtype t, int64_t n, void *g, const void *gloss, const void *x, const void *y, const void *w, bool of_target, bool add);
 
-    /* attention: tensor/cpu/attention.c, rotary.c, swiglu.c (float). out (n,h,t,d), lse (n,h,t) and gradients are contiguous; a gradient
+    /* attention: tensor/cpu/attention.c, rotary.c, swiglu.c (float). lse (n,h,t) and gradients, out's too, are contiguous; a gradient
      * that is NULL is not wanted, and none may lie in another; mask may be NULL */
     void (*attention)(td_dtype t, const td_attention_shape *a, void *out, void *lse, const void *q, const void *k, const void *v,
                       const void *mask);

@@ -1,0 +1,35 @@
+/* tests/cuda/device.c: a made-up "cuda:0": host memory that nobody may read as such (host_memory is false), computing by the emulated kernels.
+ * Registered before main, so that the tests of the rooms run on it unchanged with TANDEM_DEVICE=cuda.
+ */
+#include <tensor_impl.h>
+#include <string.h>
+
+extern const td_kernels td__cuda_kernels;
+
+static int one(void) { return 1; }
+static void *take(int index, size_t bytes) { (void)index; return td__alloc(bytes); }
+static void give(int index, void *block) { (void)index; td__free(block); }
+static int copy(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes)
+{
+    (void)index, (void)to_host, (void)from_host;
+    if (bytes)
+        memmove(to, from, bytes);
+    return 0;
+}
+static int synchronize(int index) { (void)index; return 0; }
+static char nothing;
+static void *stream_new(int index, bool high) { (void)index, (void)high; return &nothing; }
+static void *event_new(int index) { (void)index; return &nothing; }
+static void drop(int index, void *p) { (void)index, (void)p; }
+static int event(int index, void *e, void *stream) { (void)index, (void)e, (void)stream; return 0; }
+
+static const td_device_ops emulated = {
+    .name = "cuda", .kind = TD_CUDA, .computes_half = true, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
+    .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event, .event_wait = event, .event_free = drop,
+    .kernels = &td__cuda_kernels,
+};
+
+__attribute__((constructor)) static void bring(void)
+{
+    td__device_register(&emulated);
+}
