@@ -3,9 +3,9 @@
 # of ids are the text they were made from, generation depends on the seed alone, and wrong options are one sentence.
 #     gpt.sh GPT GPT_GENERATE [TANDEM RANKS]
 set -u
-gpt=$1 generate=$2
+gpt=$(realpath "$1") generate=$(realpath "$2")        # the tests' folder is left below
 run=("$gpt")
-[ $# -ge 4 ] && run=("$3" run -n "$4" "$gpt")
+[ $# -ge 4 ] && run=("$(realpath "$3")" run -n "$4" "$gpt")
 export OMP_NUM_THREADS=1
 here=$(mktemp -d) || exit 1
 trap 'rm -rf "$here"' EXIT
