@@ -9,7 +9,7 @@ begin()
 {
     name=$1
     : > "$work/out"
-    perl -e '$SIG{INT} = "DEFAULT"; exec @ARGV' "$TANDEM" run -n 2 bash -c "$2" > "$work/out" 2> "$work/err" & launcher=$!
+    perl -e '$SIG{$_} = "DEFAULT" for qw(INT HUP TERM USR1 USR2); exec @ARGV' "$TANDEM" run -n 2 bash -c "$2" > "$work/out" 2> "$work/err" & launcher=$!
     wait_for 5 lines_are "$work/out" 2 || check "$name: both ranks are ready" 2 "$(wc -l < "$work/out")"
 }
 
