@@ -48,7 +48,7 @@ static int run_cross_entropy(td_call *c)
     if (code)
         return code;
     const int64_t rows = x->shape.dim[0], n = x->shape.dim[1];
-    td_tensor *dx = td__op_dense(x), *dt = td__op_dense(t), *lse = td__op_temp(x, t->shape), *kept = td__op_temp(x, TD_SCALAR);
+    td_tensor *dx = td__op_dense(x), *dt = td__op_dense(t), *lse = td__op_stat(x, t->shape), *kept = td__op_stat(x, TD_SCALAR);
     if (dx->poisoned || dt->poisoned || lse->poisoned || kept->poisoned) {
         code = td__pending();
     } else {
@@ -121,7 +121,7 @@ static int run_mse(td_call *c)
     int code = td__need("td_mse", out, mse);
     if (code)
         return code;
-    td_tensor *dx = td__op_dense(x), *dy = td__op_dense(y), *divisor = td__op_temp(x, TD_SCALAR);
+    td_tensor *dx = td__op_dense(x), *dy = td__op_dense(y), *divisor = td__op_stat(x, TD_SCALAR);
     if (dx->poisoned || dy->poisoned || divisor->poisoned)
         code = td__pending();
     else

@@ -28,7 +28,7 @@ static int run_nll(td_call *c)
     int code = td__need("td_nll", out, nll);
     if (code)
         return code;
-    td_tensor *dx = td__op_dense(x), *dt = td__op_dense(t), *kept = td__op_temp(x, TD_SCALAR);
+    td_tensor *dx = td__op_dense(x), *dt = td__op_dense(t), *kept = td__op_stat(x, TD_SCALAR);
     if (dx->poisoned || dt->poisoned || kept->poisoned) {
         code = td__pending();
     } else {
@@ -58,7 +58,7 @@ static int grad_nll(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     int code = td__need("td_nll", kept, nll_grad);
     if (code || !slot[0].into)
         return code;
-    td__kernels(kept)->nll_grad(kept->dtype, s.dim[0], s.dim[1], td__ptr(slot[0].into), td__ptr(g[0]), td__ptr(t), td__ptr(kept),
+    td__kernels(kept)->nll_grad(g[0]->dtype, s.dim[0], s.dim[1], td__ptr(slot[0].into), td__ptr(g[0]), td__ptr(t), td__ptr(kept),
                                 o->has_ignore_index, o->ignore_index, slot[0].add);
     return 0;
 }
@@ -123,7 +123,7 @@ static int run_bce(td_call *c)
     int code = td__need("td_bce_with_logits", out, bce);
     if (code)
         return code;
-    td_tensor *dx = td__op_dense(x), *dy = td__op_dense(y), *dw = spread(td_call_input(c, 2), x->shape), *divisor = td__op_temp(x, TD_SCALAR);
+    td_tensor *dx = td__op_dense(x), *dy = td__op_dense(y), *dw = spread(td_call_input(c, 2), x->shape), *divisor = td__op_stat(x, TD_SCALAR);
     if (dx->poisoned || dy->poisoned || (dw && dw->poisoned) || divisor->poisoned)
         code = td__pending();
     else

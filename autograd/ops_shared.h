@@ -4,18 +4,18 @@
 #define TD_OPS_SHARED_H
 #include "ops_list.h"
 
-/* Floats of any width: f16 and bf16 come as f32 (op.h). 0, or the sentence. */
+/* Floats of any width: f16 and bf16 come as f32 (op.h), or as they are to a device that computes in them. 0, or the sentence. */
 static inline int td__op_float(td_call *c, int i, const char *what)
 {
     td_dtype t = td_call_input(c, i)->dtype;
-    return td__is_float(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "%s is %s; it must be a float (td_cast converts)", what, td_dtype_name(t));
+    return td__is_real(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "%s is %s; it must be a float (td_cast converts)", what, td_dtype_name(t));
 }
 
 static inline int td__op_arith(td_call *c, int i)
 {
     td_dtype t = td_call_input(c, i)->dtype;
-    return td__is_arith(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "arithmetic is done in floats, i64 and i32, not %s (td_cast converts)",
-                                               td_dtype_name(t));
+    return td__is_arith(t) || td__is_half(t) ? 0 : td_call_error(c, TD_ERR_DTYPE, "arithmetic is done in floats, i64 and i32, not %s (td_cast "
+                                                                 "converts)", td_dtype_name(t));
 }
 
 static inline int td__op_same_dtype(td_call *c, int i, int j)
@@ -57,6 +57,13 @@ static inline td_tensor *td__op_operand(const td_call *c, int i)
 static inline td_tensor *td__op_temp(const td_tensor *like, td_shape shape)
 {
     return td__tensor_new(shape, like->dtype, like->storage->device);
+}
+
+/* For what is kept beside the data (counts, log-sums, means, deviations): in f32 beside f16 and bf16, which only a device that computes in
+ * them shows to an operation; else in the data's dtype. */
+static inline td_tensor *td__op_stat(const td_tensor *like, td_shape shape)
+{
+    return td__tensor_new(shape, td__is_half(like->dtype) ? TD_F32 : like->dtype, like->storage->device);
 }
 
 /* ---- ops_arith.c ---- */

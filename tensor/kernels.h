@@ -76,8 +76,8 @@ typedef struct td_kernels {
     void (*log_softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
     void (*log_softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
     /* loss: the mean over the rows that count, a scalar; NaN when none does. lse (rows): log-sum-exp, saved for the gradient.
-     * *kept: how many rows count (in t, a scalar on the device); 0: the gradient is exactly zero. Targets have been checked (host)
-     * or are checked by `bad`: index of the first bad row, else -1. */
+     * *kept: how many rows count (a scalar on the device); 0: the gradient is exactly zero. lse and kept are in t, in f32 where t is f16 or
+     * bf16. Targets are checked by `bad` (host): index of the first bad row, else -1. */
     void (*cross_entropy)(td_dtype t, int64_t rows, int64_t n, const void *logits, const int64_t *target, double smoothing, bool has_ignore,
                           int64_t ignore, void *loss, void *lse, void *kept, int64_t *bad);
     void (*cross_entropy_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gloss, const void *logits, const int64_t *target,
