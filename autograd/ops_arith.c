@@ -180,7 +180,7 @@ static int infer_scale(td_call *c)
     int code = td__op_arith(c, 0);
     if (code)
         return code;
-    if (!td__is_float(x->dtype)) {
+    if (!td__is_real(x->dtype)) {
         const double limit = 9007199254740992.0;               /* 2^53: whole numbers are exact up to here                 */
         const double number[2] = { s->factor, s->term };
         for (int i = 0; i < 2; i++)
