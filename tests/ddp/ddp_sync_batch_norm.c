@@ -79,7 +79,7 @@ static td_tensor *leaf(td_tensor *x)
     return y;
 }
 
-/* largest |a - b| over 1 + largest |b|, where b is taken `scale` times */
+/* largest |a - b| over 1 + largest |b|, where b is taken `scale` times; infinite where there is a NaN (fmax passes over those) */
 static double distance(td_tensor *a, td_tensor *b, double scale)
 {
     TD_SCOPE();
@@ -87,12 +87,12 @@ static double distance(td_tensor *a, td_tensor *b, double scale)
     td_tensor *u = td_cast(td_contiguous(td_detach(a)), TD_F64), *v = td_cast(td_contiguous(td_detach(b)), TD_F64);
     const double *p = td_data(u), *q = td_data(v);
     if (!p || !q)
-        return NAN;
+        return INFINITY;
     for (int64_t i = 0; i < td_numel(u); i++) {
         worst = fmax(worst, fabs(p[i] - scale * q[i]));
         most = fmax(most, fabs(scale * q[i]));
         if (isnan(p[i]) || isnan(q[i]))
-            return NAN;
+            return INFINITY;
     }
     return worst / most;
 }
@@ -103,7 +103,7 @@ static double lists_apart(td_tensors a, td_tensors b, bool grads)
     for (size_t i = 0; i < a.n; i++) {
         td_tensor *u = grads ? td_grad(a.list[i]) : a.list[i], *v = grads ? td_grad(b.list[i]) : b.list[i];
         if (!u != !v)
-            return NAN;
+            return INFINITY;
         double d = u ? distance(u, v, 1) : 0;
         worst = d <= worst ? worst : d;
     }
