@@ -1,4 +1,5 @@
-/* autograd/ops_image.h: checks and shapes that the image operations share. Internal to ops_conv.c, ops_conv_transpose.c, ops_pool.c, ops_norm.c, ops_layer_norm.c.
+/* autograd/ops_image.h: checks and shapes that the image operations share. Internal to ops_conv.c, ops_conv_transpose.c, ops_pool.c,
+ * ops_adaptive_pool.c, ops_norm.c, ops_layer_norm.c.
  */
 #ifndef TD_OPS_IMAGE_H
 #define TD_OPS_IMAGE_H

@@ -146,12 +146,6 @@ gpt *gpt_new(const gpt_opts *opts)
     return net;
 }
 
-static td_tensor *again(td_tensor *const *inputs, size_t n, void *user)
-{
-    (void)n;
-    return td_forward(user, inputs[0]);
-}
-
 td_tensor *gpt_logits(gpt *net, td_tensor *ids)
 {
     TD_MODULE_SCOPE(net);
@@ -162,7 +156,7 @@ td_tensor *gpt_logits(gpt *net, td_tensor *ids)
     if (o->dropout > 0)
         x = td_dropout(x, o->dropout, td_is_training(&net->base));
     for (int64_t i = 0; i < o->layers; i++)
-        x = o->checkpointing ? td_checkpoint(again, net->block[i], 0, &x, 1) : td_forward(&net->block[i]->base, x);
+        x = o->checkpointing ? td_forward_checkpointed(&net->block[i]->base, x) : td_forward(&net->block[i]->base, x);
     x = td_forward(net->ln_f, x);
     return td_escape(td_linear(x, td_parameter_get(net->wte, "weight"), NULL));
 }

@@ -44,8 +44,8 @@ static td_module *linear(const bert *b, td_module *m, const char *name, int64_t 
 
 static td_module *table(const bert *b, td_module *m, const char *name, int64_t count, int64_t pad)
 {
-    td_module *made =
-        td_module_child(m, name, td_nn_embedding(count, b->opts.hidden, &(td_embedding_opts){ .has_padding_idx = pad >= 0, .padding_idx = pad >= 0 ? pad : 0 }));
+    const td_embedding_opts opts = { .has_padding_idx = pad >= 0, .padding_idx = pad >= 0 ? pad : 0 };
+    td_module *made = td_module_child(m, name, td_nn_embedding(count, b->opts.hidden, &opts));
     draw(made, b->opts.init);
     if (pad >= 0 && !td_error_pending()) {
         TD_SCOPE();

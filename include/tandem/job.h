@@ -14,7 +14,8 @@ TD_API int td_init(int *argc, char ***argv);
 /* As td_init, with a transport that the caller's program owns (td_init_mpi calls it). */
 TD_API int td_init_plugin(const td_plugin *plugin, void *world);
 /* Waits for started work, releases everything that lives (loaders, optimizers, ddps, modules, the tensors of this thread's scopes, threads),
- * closes the communicators. Tensors that td_keep holds stay yours. Returns the exit status: 0, or 1 when an error is or was pending. td_init may be called again after it. */
+ * closes the communicators. Tensors that td_keep holds stay yours. Returns the exit status: 0, or 1 when an error is or was pending. td_init
+ * may be called again after it. */
 TD_API int td_finish(void);
 
 /* ---- progress of a training loop -----------------------------------------------------------------------------------------

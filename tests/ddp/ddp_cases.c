@@ -8,23 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <tandem.h>
+#include "../expect.h"
 
-static int rank, size, tests, failures;
-
-static void expect_(bool ok, const char *what, int line)
-{
-    if (!ok)
-        fprintf(stderr, "rank %d, line %d: %s\n", rank, line, what);
-    TD_SCOPE();
-    td_tensor *bad = td_full(TD_SCALAR, TD_F64, !ok);
-    td_all_reduce(td_world(), bad, TD_SUM);
-    tests++;
-    failures += td_item(bad) != 0;
-    if (rank == 0)
-        printf("%s %d - %s\n", td_item(bad) == 0 ? "ok" : "not ok", tests, what);
-}
-#define EXPECT(condition) expect_((condition), #condition, __LINE__)
+#define EXPECT(condition) expect_((condition), #condition, NULL, __LINE__)
 
 static bool has_error(int code, const char *part)
 {

@@ -5,24 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <tandem.h>
+#include "../expect.h"
+
+#define EXPECT(condition) expect_((condition), #condition, NULL, __LINE__)
 
 enum { STEPS = 4, WIDTH = 12, ROWS = 5 };
-static int rank, size, tests, failures;
-
-static void expect_(bool ok, const char *what, int line)
-{
-    if (!ok)
-        fprintf(stderr, "rank %d, line %d: %s (%s)\n", rank, line, what, td_error_message());
-    TD_SCOPE();
-    td_tensor *bad = td_full(TD_SCALAR, TD_F64, !ok);
-    td_all_reduce(td_world(), bad, TD_SUM);
-    tests++;
-    failures += td_item(bad) != 0;
-    if (rank == 0)
-        printf("%s %d - %s\n", td_item(bad) == 0 ? "ok" : "not ok", tests, what);
-}
-#define EXPECT(condition) expect_((condition), #condition, __LINE__)
 
 typedef struct { td_module base; td_module *first, *second, *rare; } net;
 

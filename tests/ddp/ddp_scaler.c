@@ -5,24 +5,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <tandem.h>
+#include "../expect.h"
+
+#define EXPECT(condition, name) expect_((condition), #condition, name, __LINE__)
 
 enum { IN = 6, OUT = 3, STEPS = 10 };
-static int rank, size, tests, failures;
-
-static void expect_(bool ok, const char *what, const char *name, int line)
-{
-    if (!ok)
-        fprintf(stderr, "rank %d, line %d: %s: %s\n", rank, line, name, what);
-    TD_SCOPE();
-    td_tensor *bad = td_full(TD_SCALAR, TD_F64, !ok);
-    td_all_reduce(td_world(), bad, TD_SUM);
-    tests++;
-    failures += td_item(bad) != 0;
-    if (rank == 0)
-        printf("%s %d - %s: %s\n", td_item(bad) == 0 ? "ok" : "not ok", tests, name, what);
-}
-#define EXPECT(condition, name) expect_((condition), #condition, name, __LINE__)
 
 static td_module *net_new(void)
 {

@@ -9,25 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <tandem.h>
+#include "../expect.h"
+
+#define EXPECT(condition) expect_((condition), #condition, NULL, __LINE__)
 
 enum { ROWS = 54, WIDTH = 6, BATCH = 4 };
-static int rank, size, tests, failures;
 static char path[128];
-
-static void expect_(bool ok, const char *what, int line)
-{
-    if (!ok)
-        fprintf(stderr, "rank %d, line %d: %s (pending: %s)\n", rank, line, what, td_error_message());
-    TD_SCOPE();
-    td_tensor *bad = td_full(TD_SCALAR, TD_F64, !ok);
-    td_all_reduce(td_world(), bad, TD_SUM);
-    tests++;
-    failures += td_item(bad) != 0;
-    if (rank == 0)
-        printf("%s %d - %s\n", td_item(bad) == 0 ? "ok" : "not ok", tests, what);
-}
-#define EXPECT(condition) expect_((condition), #condition, __LINE__)
 
 static int read_row(void *user, int64_t row, void *const *into)
 {
