@@ -20,7 +20,7 @@ typedef struct td__group td__group;
 
 struct td__leaf {
     td_tensor *value;              /* the leaf's tensor; the leaf lives as long as it (tensor->graph), so no reference      */
-    td_tensor *grad;               /* same shape, contiguous, in the flat's gradient storage or its own; NULL until needed    */
+    td_tensor *grad;               /* same shape, contiguous, in the flat's gradient storage or its own; NULL without gradient */
     td__group *group;              /* NULL: none yet                                                                        */
     td__flat  *flat;               /* NULL: none                                                                            */
     int64_t    offset;             /* elements from the flat's start                                                        */
@@ -47,7 +47,7 @@ struct td__flat {
     td_dtype    dtype;
     int64_t     n;                 /* elements, padding included (each leaf begins on 64 bytes; pads stay zero)              */
     td__leaf  **leaf; int leaves;
-    td_storage *value, *grad;
+    td_storage *value, *grad;      /* grad: NULL while there are no gradients, unless alloc_grad gave it                    */
     int         index;             /* in its group                                                                          */
     void       *user;              /* ddp's bucket                                                                          */
 };
@@ -82,7 +82,8 @@ struct td__group {
 
 /* ---- flat.c ---- */
 /* Cuts leaves (no group yet, or an implicit one; not frozen) into flats: cut[i] leaves each, in the order given; one dtype per flat. Values are
- * moved, gradients too where there are some. alloc_grad: where gradient storages come from (ddp: the communicator's arena); NULL: the device. */
+ * moved, gradients too where there are some. alloc_grad: where gradient storages come from (ddp: the communicator's arena), kept as long as
+ * the group; NULL: the device, from the first gradient until the step. */
 td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user);
 /* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
 int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
@@ -106,6 +107,9 @@ double td__backward_unit(void);                        /* inside a gradient func
 /* A flag of operations that all ranks run together (synchronised batch norm). Its gradient function is also called in a backward of
  * weight 0, with grad_out NULL and no slot wanted, so that no other rank waits in vain. */
 enum { TD__OP_COLLECTIVE = 1u << 16 };
+/* The gradient function hands gradients of as many elements as output 0's to td_call_pass and does nothing else with their slots: no
+ * memory is made for what may be g itself. */
+enum { TD__OP_PASSES = 1u << 17 };
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
 void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */

@@ -198,13 +198,26 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
     if (view->poisoned)
         return TD_ERR_MEMORY;
     /* An accumulator that nothing was written to yet may be replaced by g, if nobody else can write to g's memory later: its storage is
-     * held by g and the new handle alone. (A second input that is passed the same g finds one holder more, and copies.) */
-    bool mine = !td__graph_is_leaf(e->graph) && !d->add && !d->temp;
-    if (mine && g->refs == 1 && g->storage->refs == 2 && !g->storage->base) {
+     * held by g and the new handle alone; or by other inputs that were passed the incoming gradient (who adds to it makes it their own). */
+    bool mine = !td__graph_is_leaf(e->graph) && !d->add && !d->temp, incoming = false;
+    for (int k = 0; k < call->n_out; k++)
+        incoming |= g == call->grad[k];
+    if (mine && g->refs == 1 && (incoming || g->storage->refs == 2) && !g->storage->base) {
         td_call *from = td__graph_node(e->graph);
-        td__tensor_unref(d->into);
+        if (!d->later)
+            td__tensor_unref(d->into);
         d->into = from->grad[td__graph_output(e->graph)] = view;
+        d->later = false;
         return 0;
+    }
+    if (d->later) {
+        td_tensor *made = td__tensor_new(e->shape, e->dtype, call->device);
+        if (made->poisoned) {
+            td__tensor_unref(view);
+            return TD_ERR_MEMORY;
+        }
+        d->into = td__graph_node(e->graph)->grad[td__graph_output(e->graph)] = made;
+        d->later = false;
     }
     int code = td__copy(d->temp ? d->temp : d->into, view, !d->temp && d->add);
     td__tensor_unref(view);

@@ -3,6 +3,9 @@
  * Making or rebuilding a group allocates every flat first and moves values and gradients only then, so that a failure for lack of memory
  * changes nothing. Handles stay what they were: a value's storage is relocated into its flat, a gradient's handle is given the new
  * storage. Leaves begin on 64 bytes, pads are zero and stay so (kernels that scale or sum a whole flat may run over them).
+ *
+ * Gradients in memory that ddp gave stay. Others exist from the first one that a backward brings until the step that consumes them, so that
+ * a forward, which has no gradients, has their memory for its activations.
  */
 #include "tape.h"
 #include <pthread.h>
@@ -121,12 +124,73 @@ static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int le
     td_device device = leaves ? leaf[0]->value->storage->device : td_device_default();
     size_t bytes = (size_t)flat->n * td_dtype_size(flat->dtype);
     flat->value = flat->leaf ? td__storage_new(device, bytes) : NULL;
-    flat->grad = !flat->value ? NULL : alloc_grad ? alloc_grad(user, bytes) : td__storage_new(device, bytes);
-    if (!flat->grad || zero_storage(flat->value, flat->dtype, flat->n) || zero_storage(flat->grad, flat->dtype, flat->n)) {
+    bool now = alloc_grad != NULL;
+    for (int i = 0; flat->leaf && i < leaves; i++)
+        now |= leaf[i]->has_grad;
+    if (flat->value && now)
+        flat->grad = alloc_grad ? alloc_grad(user, bytes) : td__storage_new(device, bytes);
+    if (!flat->value || (now && !flat->grad) || zero_storage(flat->value, flat->dtype, flat->n) ||
+        (now && zero_storage(flat->grad, flat->dtype, flat->n))) {
         flat_free(flat);
         return NULL;
     }
     return flat;
+}
+
+/* Memory for the gradients of a flat that has none now. Only pads are cleared: a gradient is written before it is read. */
+static int need_grads(td__flat *flat)
+{
+    if (flat->grad)
+        return 0;
+    td_storage *grad = td__storage_new(flat->value->device, flat->value->bytes);
+    if (!grad)
+        return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    int code = 0;
+    for (int i = 0; i < flat->leaves && !code; i++) {
+        int64_t n = td__shape_numel(flat->leaf[i]->value->shape), pad = padded(n, flat->dtype) - n;
+        if (!pad)
+            continue;
+        td_tensor *at = td__tensor_on(grad, TD_SHAPE(pad), flat->dtype, flat->leaf[i]->offset + n);
+        code = at->poisoned ? TD_ERR_MEMORY : td__fill(at, 0);
+        td__tensor_unref(at);
+    }
+    if (code)
+        td__storage_unref(grad);
+    else
+        flat->grad = grad;
+    return code;
+}
+
+int td__flat_lend(td__leaf *leaf)
+{
+    int code = need_grads(leaf->flat);
+    if (code)
+        return code;
+    td_tensor *g = td__tensor_on(leaf->flat->grad, leaf->value->shape, leaf->flat->dtype, leaf->offset);
+    if (g->poisoned)
+        return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    leaf->grad = g;
+    return 0;
+}
+
+static void drop_grad(td__leaf *leaf)
+{
+    td__tensor_unref(leaf->grad);
+    leaf->grad = NULL;
+}
+
+void td__group_give_back(td__group *g)
+{
+    if (g->ops)
+        return;
+    if (g->implicit)
+        drop_grad(g->only);
+    for (int f = 0; f < g->flats; f++) {
+        for (int i = 0; i < g->flat[f]->leaves; i++)
+            drop_grad(g->flat[f]->leaf[i]);
+        td__storage_unref(g->flat[f]->grad);
+        g->flat[f]->grad = NULL;
+    }
 }
 
 static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t),
@@ -147,17 +211,19 @@ static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut,
 
 static int move_leaf(td__leaf *leaf, td__flat *flat, int64_t offset)
 {
-    td_tensor *there = td__tensor_on(flat->grad, leaf->value->shape, flat->dtype, offset);
-    if (there->poisoned)
+    td_tensor *there = flat->grad ? td__tensor_on(flat->grad, leaf->value->shape, flat->dtype, offset) : NULL;
+    if (there && there->poisoned)
         return TD_ERR_MEMORY;
-    int code = leaf->grad && leaf->has_grad ? td__copy(there, leaf->grad, false) : 0;
+    int code = there && leaf->grad && leaf->has_grad ? td__copy(there, leaf->grad, false) : 0;
     if (!code)
         code = td__storage_relocate(leaf->value->storage, flat->value, (size_t)offset * td_dtype_size(flat->dtype));
     if (code) {
         td__tensor_unref(there);
         return code;
     }
-    if (leaf->grad) {
+    if (!there) {
+        drop_grad(leaf);
+    } else if (leaf->grad) {
         td_storage *old = leaf->grad->storage;
         leaf->grad->storage = there->storage;
         leaf->grad->offset = there->offset;

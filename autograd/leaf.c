@@ -1,7 +1,7 @@
 /* autograd/leaf.c: leaves: tensors that collect a gradient.
  *
  * A leaf's record hangs on its tensor and dies with it. Its gradient is made when a backward first reaches it, in the flat that a group gave
- * it or in memory of its own. `has_grad` says whether the gradient holds anything: forgetting gradients touches no memory.
+ * it or in memory of its own, and given back by the step that consumes it. `has_grad` says whether the gradient holds anything: forgetting gradients touches no memory.
  */
 #include "tape.h"
 
@@ -42,6 +42,8 @@ int td__leaf_need_grad(td__leaf *leaf)
 {
     if (leaf->grad)
         return 0;
+    if (leaf->flat)
+        return td__flat_lend(leaf);
     td_tensor *g = td__tensor_new(leaf->value->shape, leaf->value->dtype, leaf->value->storage->device);
     if (g->poisoned)
         return td__pending() ? td__pending() : TD_ERR_MEMORY;

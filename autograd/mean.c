@@ -106,6 +106,7 @@ void td__group_forget(td__group *g)
 void td__group_consume(td__group *g)
 {
     forget(g, true);
+    td__group_give_back(g);
     if (g->ops && g->ops->step_end)
         g->ops->step_end(g);
 }

@@ -24,6 +24,37 @@ static td_tensor *new_like(td_call *node, int input, bool wide)
     return td__tensor_new(node->edge[input].shape, wide ? TD_F32 : node->edge[input].dtype, node->device);
 }
 
+/* Before a gradient is changed: memory that td_call_pass has let several inputs share, or that a hook kept, is left to the others. */
+static int make_own(td_tensor **grad)
+{
+    td_tensor *g = *grad;
+    if (g->refs == 1 && g->storage->refs == 1)
+        return 0;
+    td_tensor *own = td__tensor_new(g->shape, g->dtype, g->storage->device);
+    int code = own->poisoned ? TD_ERR_MEMORY : td__copy(own, g, false);
+    if (code) {
+        td__tensor_unref(own);
+        return code;
+    }
+    td__tensor_unref(g);
+    *grad = own;
+    return 0;
+}
+
+/* May input i's accumulator be left to td_call_pass? Not where the gradient is summed to a smaller shape or arrives in f32 for 16 bits, nor
+ * where two inputs share it. */
+static bool passed(const td_call *node, int i)
+{
+    const td_tensor *g = node->grad[0];
+    if (!(node->op->flags & TD__OP_PASSES) || !g || g->dtype != node->edge[i].dtype || td__half_grad(node) ||
+        td__shape_numel(g->shape) != td__shape_numel(node->edge[i].shape))
+        return false;
+    for (int k = 0; k < node->n_in; k++)
+        if (k != i && node->edge[k].graph == node->edge[i].graph)
+            return false;
+    return true;
+}
+
 /* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
  * add, and those that work in f32 for 16 bits, write to a temporary. */
 static int find_dest(td_call *node, td__dest *dest, int i)
@@ -50,6 +81,14 @@ static int find_dest(td_call *node, td__dest *dest, int i)
     } else {
         td_tensor **slot = &td__graph_node(g)->grad[td__graph_output(g)];
         d->add = *slot != NULL;
+        int code = *slot ? make_own(slot) : 0;
+        if (code)
+            return code;
+        if (!*slot && passed(node, i)) {
+            d->later = true;
+            d->into = td__poison();            /* says that it is wanted */
+            return 0;
+        }
         if (!*slot) {
             td_tensor *made = new_like(node, i, false);
             if (made->poisoned)
@@ -118,10 +157,11 @@ int td__node_run(td_call *node, bool retain)
     td__dest dest[TD_OP_MAX_INPUTS];
     for (int i = 0; i < node->n_in; i++)
         dest[i] = (td__dest){ 0 };
-    for (int i = 0; i < node->n_out && node->hooks; i++)
-        if (node->grad[i])
+    int code = 0;
+    for (int i = 0; i < node->n_out && node->hooks && !code; i++)
+        if (node->grad[i] && !(code = make_own(&node->grad[i])))
             td__hooks_run(node->hooks, i, node->grad[i]);
-    int code = td__node_check(node);
+    code = code ? code : td__node_check(node);
     retain &= !node->once;
     const void *site = td__site;
     td__site = node->site;

@@ -60,7 +60,7 @@ static int pass_to_slot(td_call *c, int i, td_tensor *g, double factor, td_grad_
 {
     if (!slot->into)
         return 0;
-    if (factor == 1.0 && td__shape_equal(g->shape, td_call_input_shape(c, i)))
+    if (factor == 1.0 && td__shape_numel(g->shape) == td__shape_numel(td_call_input_shape(c, i)))
         return td_call_pass(c, i, g);
     return td__sum_to(g, factor, slot->into, slot->add);
 }
@@ -78,7 +78,7 @@ static int grad_add(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     int code = pass_to_slot(c, 0, g[0], 1.0, &slot[0]);
     return code ? code : pass_to_slot(c, 1, g[0], 1.0, &slot[1]);
 }
-const td_op td__op_add = { .name = "add", .infer = infer_binary, .run = run_add, .grad = grad_add, .flags = TD_OP_KEEPS_DIVISOR };
+const td_op td__op_add = { .name = "add", .infer = infer_binary, .run = run_add, .grad = grad_add, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_PASSES };
 
 static int run_sub(td_call *c)
 {

@@ -13,6 +13,17 @@ typedef struct { bool causal; double scale; } attention_attr;
 enum { Q, KEY, V, MASK };                      /* inputs, and saved in this order, then … */
 enum { SAVED_OUT = 3, SAVED_LSE, SAVED_MASK };
 
+/* The output lies as q does: where heads are slices of rows (N,T,H*D), putting the heads together again is a view. */
+static int infer_out(td_call *c, const td_tensor *q)
+{
+    const td_shape s = q->shape;
+    const int64_t rows[4] = { s.dim[2] * s.dim[1] * s.dim[3], s.dim[3], s.dim[1] * s.dim[3], 1 };
+    int code = td_call_infer(c, 0, s, q->dtype);
+    if (!code && s.dim[1] > 1 && s.dim[2] > 1 && q->stride[1] < q->stride[2])
+        memcpy(td_call_output(c, 0)->stride, rows, sizeof rows);
+    return code;
+}
+
 static int attention_infer(td_call *c)
 {
     static const char *const name[] = { "q", "k", "v" };
@@ -55,7 +66,7 @@ static int attention_infer(td_call *c)
         if (td_call_needs_grad(c, MASK))
             return td_call_error(c, TD_ERR_UNSUPPORTED, "mask asks for a gradient, and has none (td_detach, or td_matmul and td_softmax)");
     }
-    return td_call_infer(c, 0, q, in[Q]->dtype);
+    return infer_out(c, in[Q]);
 }
 
 /* x as the kernel takes it: itself, or a contiguous copy. The caller unrefs. */
@@ -75,13 +86,14 @@ static void strides_of(const td_tensor *x, int64_t *stride)
     stride[2] = x->shape.dim[2] > 1 ? x->stride[2] : d > 0 ? d : 1;
 }
 
-static td_attention_shape layout(const td_call *c, const td_tensor *q, const td_tensor *k, const td_tensor *v, const td_tensor *mask)
+static td_attention_shape layout(const td_call *c, const td_tensor *q, const td_tensor *k, const td_tensor *v, const td_tensor *out,
+                                 const td_tensor *mask)
 {
     const attention_attr *a = td_call_attr(c);
     const td_shape s = q->shape;
     td_attention_shape l = { .n = s.dim[0], .h = s.dim[1], .t = s.dim[2], .s = k->shape.dim[2], .d = s.dim[3], .causal = a->causal };
     l.scale = a->scale != 0 ? a->scale : 1 / sqrt((double)(l.d > 0 ? l.d : 1));
-    strides_of(q, l.q), strides_of(k, l.k), strides_of(v, l.v);
+    strides_of(q, l.q), strides_of(k, l.k), strides_of(v, l.v), strides_of(out, l.out);
     if (mask) {
         l.mask_bool = mask->dtype == TD_BOOL;
         for (int i = 0, skip = 4 - mask->shape.ndim; i < mask->shape.ndim; i++)
@@ -104,7 +116,7 @@ static int attention_run(td_call *c)
         made = made && !x[i]->poisoned;
     }
     if (made) {
-        const td_attention_shape l = layout(c, x[Q], x[KEY], x[V], mask);
+        const td_attention_shape l = layout(c, x[Q], x[KEY], x[V], out, mask);
         td__kernels(out)->attention(out->dtype, &l, td__ptr(out), td__ptr(lse), td__ptr(x[Q]), td__ptr(x[KEY]), td__ptr(x[V]),
                                     mask ? td__ptr(mask) : NULL);
         for (int i = 0; i < 3; i++)
@@ -129,7 +141,7 @@ static int attention_grad(td_call *c, td_tensor *const *grad_out, td_grad_slot *
     int code = td__need("td_attention", g, attention_grad);
     if (code)
         return code;
-    const td_attention_shape l = layout(c, q, k, v, mask);
+    const td_attention_shape l = layout(c, q, k, v, out, mask);
     void *into[3];
     for (int i = 0; i < 3; i++)
         into[i] = slot[i].into ? td__ptr(slot[i].into) : NULL;

@@ -128,7 +128,7 @@ static int grad_same(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_reshape = { .name = "reshape", .infer = infer_reshape, .run = run_reshape, .grad = grad_same,
-                               .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW | TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
+                               .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW | TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD | TD__OP_PASSES };
 
 /* ---- permute ---------------------------------------------------------------------------------------------------------------- */
 
@@ -259,7 +259,7 @@ static int run_contiguous(td_call *c)
     return td__copy(td_call_output(c, 0), td_call_input(c, 0), false);
 }
 const td_op td__op_contiguous = { .name = "contiguous", .infer = infer_contiguous, .run = run_contiguous, .grad = grad_same,
-                                  .flags = TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
+                                  .flags = TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD | TD__OP_PASSES };
 
 static int infer_detach(td_call *c)
 {

@@ -46,6 +46,7 @@ typedef struct {
     td_tensor *into;                           /* the leaf's gradient or the producer's accumulator; NULL: not wanted       */
     td_tensor *temp;                           /* written instead of `into` and copied or added afterwards, or NULL         */
     bool       add;                            /* into holds something                                                     */
+    bool       later;                          /* of an operation that passes: td_call_pass makes the accumulator, if it must  */
 } td__dest;
 
 _Static_assert(TD_OP_MAX_INPUTS <= 32, "td__saved.inputs and td_op.optional have a bit for each");
@@ -109,6 +110,8 @@ void td__leaf_free(td__leaf *leaf);
 int  td__leaf_zero(td__leaf *leaf);            /* has_grad, of zeros, unless it has one                                     */
 td__group *td__group_of(td__leaf *leaf);       /* its group, an implicit one where it has none; NULL after td__fail            */
 void td__group_drop_leaf(td__leaf *leaf);
+int  td__flat_lend(td__leaf *leaf);            /* makes leaf->grad in leaf->flat                                             */
+void td__group_give_back(td__group *g);        /* the memory of gradients that nobody needs, unless ddp's                      */
 int  td__scale(td_tensor *x, double factor);  /* in place, without a new version                                           */
 int  td__group_rebase(td__group *g, double unit);   /* the same weighted sum in another unit                                 */
 void td__group_forget(td__group *g);           /* no gradients, no weights; no callbacks                                    */

@@ -22,7 +22,7 @@ enum { MAX_TEXT = 8192 };   /* tokens of a batch that has a mask */
 typedef struct sizes {
     const char *name;
     td_module *(*build)(const struct sizes *s);
-    td_tensor *(*logits)(td_module *net, const struct sizes *s, td_tensor *x, td_tensor *real);
+    td_tensor *(*loss)(td_module *net, td_tensor *x, td_tensor *y, td_tensor *real);
     int64_t batch;
     int64_t tokens;         /* of a row; 0: the rows are images or vectors                    */
     int64_t side;           /* of a square image                                              */
@@ -53,10 +53,10 @@ static td_module *resnet18(const sizes *s)
     return resnet_new(&(resnet_opts){ .depth = 18, .width = s->width, .channels = s->inputs, .classes = s->classes });
 }
 
-static td_tensor *plain_logits(td_module *net, const sizes *s, td_tensor *x, td_tensor *real)
+static td_tensor *plain_loss(td_module *net, td_tensor *x, td_tensor *y, td_tensor *real)
 {
-    (void)s, (void)real;
-    return td_forward(net, x);
+    (void)real;
+    return td_cross_entropy(td_forward(net, x), y, NULL);
 }
 
 static td_module *rnn(const sizes *s)
@@ -70,10 +70,10 @@ static td_module *gpt2(const sizes *s)
     return &gpt_new(&(gpt_opts){ .layers = s->layers, .width = s->width, .heads = s->heads, .context = s->tokens, .vocab = s->vocab })->base;
 }
 
-static td_tensor *gpt2_logits(td_module *net, const sizes *s, td_tensor *x, td_tensor *real)
+static td_tensor *gpt2_loss(td_module *net, td_tensor *x, td_tensor *y, td_tensor *real)
 {
     (void)real;
-    return td_reshape(gpt_logits((gpt *)net, x), TD_SHAPE(-1, s->vocab));
+    return gpt_loss((gpt *)net, x, y);
 }
 
 static td_module *bert_classifier(const sizes *s)
@@ -82,24 +82,23 @@ static td_module *bert_classifier(const sizes *s)
                                    .classes = s->classes })->base;
 }
 
-static td_tensor *bert_logits(td_module *net, const sizes *s, td_tensor *x, td_tensor *real)
+static td_tensor *bert_loss(td_module *net, td_tensor *x, td_tensor *y, td_tensor *real)
 {
-    (void)s;
     td_tensor *pooled;
     bert_forward((bert *)net, x, NULL, real, &pooled);
-    return bert_classify((bert *)net, pooled);
+    return td_cross_entropy(bert_classify((bert *)net, pooled), y, NULL);
 }
 
 static const sizes table[] = {
-    { "mlp", mlp, plain_logits, .batch = 64, .inputs = 784, .width = 1024, .classes = 10 },
-    { "cnn", cnn, plain_logits, .batch = 64, .side = 28, .inputs = 1, .width = 32, .classes = 10 },
-    { "resnet18-8", resnet18, plain_logits, .batch = 16, .side = 64, .inputs = 3, .width = 8, .classes = 10 },
-    { "resnet18-64", resnet18, plain_logits, .batch = 16, .side = 64, .inputs = 3, .width = 64, .classes = 10 },
-    { "lstm", rnn, plain_logits, .batch = 32, .tokens = 64, .vocab = 256, .width = 256, .layers = 2 },
-    { "gru", rnn, plain_logits, .batch = 32, .tokens = 64, .vocab = 256, .width = 256, .layers = 2 },
-    { "gpt2", gpt2, gpt2_logits, .batch = 8, .tokens = 256, .vocab = 256, .width = 256, .layers = 4, .heads = 4 },
-    { "gpt2-bpe", gpt2, gpt2_logits, .batch = 4, .tokens = 256, .vocab = 50257, .width = 256, .layers = 4, .heads = 4 },
-    { "bert", bert_classifier, bert_logits, .batch = 8, .tokens = 128, .vocab = 30522, .width = 256, .layers = 4, .heads = 4, .classes = 2 },
+    { "mlp", mlp, plain_loss, .batch = 64, .inputs = 784, .width = 1024, .classes = 10 },
+    { "cnn", cnn, plain_loss, .batch = 64, .side = 28, .inputs = 1, .width = 32, .classes = 10 },
+    { "resnet18-8", resnet18, plain_loss, .batch = 16, .side = 64, .inputs = 3, .width = 8, .classes = 10 },
+    { "resnet18-64", resnet18, plain_loss, .batch = 16, .side = 64, .inputs = 3, .width = 64, .classes = 10 },
+    { "lstm", rnn, plain_loss, .batch = 32, .tokens = 64, .vocab = 256, .width = 256, .layers = 2 },
+    { "gru", rnn, plain_loss, .batch = 32, .tokens = 64, .vocab = 256, .width = 256, .layers = 2 },
+    { "gpt2", gpt2, gpt2_loss, .batch = 8, .tokens = 256, .vocab = 256, .width = 256, .layers = 4, .heads = 4 },
+    { "gpt2-bpe", gpt2, gpt2_loss, .batch = 4, .tokens = 256, .vocab = 50257, .width = 256, .layers = 4, .heads = 4 },
+    { "bert", bert_classifier, bert_loss, .batch = 8, .tokens = 128, .vocab = 30522, .width = 256, .layers = 4, .heads = 4, .classes = 2 },
     { 0 },
 };
 
@@ -136,7 +135,7 @@ static bytes train(const sizes *s, td_module *net, td_optim *opt, rows r)
     td_memory_reset_peak();
     {
         TD_SCOPE();
-        td_tensor *loss = td_cross_entropy(s->logits(net, s, r.x, r.real), r.y, NULL);
+        td_tensor *loss = s->loss(net, r.x, r.y, r.real);
         b.forward = td_memory().peak_bytes;
         b.kept = td_memory().live_bytes - b.before;
         td_memory_reset_peak();
@@ -146,11 +145,10 @@ static bytes train(const sizes *s, td_module *net, td_optim *opt, rows r)
     td_tensors all = td_parameters(net);
     for (size_t i = 0; i < all.n; i++)
         b.gradients += td_grad(all.list[i]) ? (int64_t)td_numel(all.list[i]) * (int64_t)sizeof(float) : 0;
-    b.state = td_memory().live_bytes;
     td_memory_reset_peak();
     td_optim_step(opt);
     b.step = td_memory().peak_bytes;
-    b.state = td_memory().live_bytes - b.state;
+    b.state = td_memory().live_bytes - b.before;          /* neither before nor now are there gradients */
     return b;
 }
 

@@ -10,6 +10,8 @@
 #include "optim_impl.h"
 #include <stdlib.h>
 
+enum { FLAT_BYTES = 256 << 10 };
+
 /* ---- groups ------------------------------------------------------------------------------------------------------------------------- */
 
 static bool in_own(const td_optim *opt, const td__leaf *leaf)
@@ -27,8 +29,9 @@ void td__optim_ungroup(td_optim *opt)
     opt->own = NULL;
 }
 
-/* One group, so that all parameters of an optimizer share one weighted mean, as under ddp; one flat per dtype. Leaves with gradients
- * stay as they are until those are consumed: means of different groups do not mix. */
+/* One group, so that all parameters of an optimizer share one weighted mean, as under ddp. Flats have one dtype and, unless one parameter is larger,
+ * at most FLAT_BYTES: a flat's gradients exist from the first one on that backward brings. Leaves with gradients stay as they are until those are consumed: means of different
+ * groups do not mix. */
 int td__optim_regroup(td_optim *opt)
 {
     size_t alone = 0, own = 0;
@@ -47,19 +50,29 @@ int td__optim_regroup(td_optim *opt)
     td__leaf **leaf = td__alloc(opt->n * sizeof *leaf);
     if (!leaf)
         return TD_ERR_MEMORY;
-    int cut[2] = { 0 }, flats = 0, n = 0;
-    for (int d = 0; d < 2; d++) {
+    int *cut = td__calloc((opt->n + 2) * sizeof *cut), flats = 0, n = 0;
+    for (int d = 0; d < 2 && cut; d++) {
+        size_t bytes = 0;
         for (size_t i = 0; i < opt->n; i++) {
             td__leaf *l = opt->param[i].leaf;
-            if (l->requires && (!l->group || l->group->implicit) && l->value->dtype == (td_dtype[]){ TD_F32, TD_F64 }[d]) {
-                leaf[n++] = l;
-                cut[flats]++;
+            if (!l->requires || (l->group && !l->group->implicit) || l->value->dtype != (td_dtype[]){ TD_F32, TD_F64 }[d])
+                continue;
+            size_t more = (size_t)td__shape_numel(l->value->shape) * td_dtype_size(l->value->dtype);
+            if (cut[flats] > 0 && bytes + more > FLAT_BYTES) {
+                flats++;
+                bytes = 0;
             }
+            bytes += more;
+            leaf[n++] = l;
+            cut[flats]++;
         }
         flats += cut[flats] > 0;
     }
     opt->own = n > 0 ? td__group_new(leaf, cut, flats, NULL, NULL) : NULL;
     td__free(leaf);
+    td__free(cut);
+    if (!cut)
+        return TD_ERR_MEMORY;
     return n > 0 && !opt->own ? td__pending() : 0;
 }
 

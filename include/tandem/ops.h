@@ -110,7 +110,8 @@ typedef struct {
 /* q (N,H,T,D)  k, v (N,H,S,D), one float dtype -> (N,H,T,D): softmax(scale * q k^T + mask) v without storing a matrix of T times S,
  * forward or backward (FlashAttention-2, Dao 2023; backward computes the scores again). mask and causal may be combined. A query that may
  * attend to nothing gives zeros and zero gradients. q, k and v may have any strides; only rows whose elements are not neighbours are copied,
- * so heads that are td_transpose of (N,T,H,D), or shared by td_expand, are read in place. Shapes that do not fit: TD_ERR_SHAPE. */
+ * so heads that are td_transpose of (N,T,H,D), or shared by td_expand, are read in place. The result lies as q does: where q's heads are
+ * such slices, td_transpose(y, 1, 2) is contiguous and its td_reshape to (N,T,H*D) costs nothing. Shapes that do not fit: TD_ERR_SHAPE. */
 TD_API td_tensor *td_attention(td_tensor *q, td_tensor *k, td_tensor *v, const td_attention_opts *opts);
 /* Rotary position embedding (Su et al. 2021) in GPT-NeoX's half-split convention, that of Llama in `transformers`: element i < D/2 of a row is
  * paired with i + D/2, and at position p the pair turns by the angle p * base^(-2i/D): y[i] = x[i] cos - x[i+D/2] sin,

@@ -84,11 +84,11 @@ static void F(scores)(const td_attention_shape *a, T *p, int64_t t0, int64_t row
 
 /* ---- forward ------------------------------------------------------------------------------------------------------------------- */
 
-/* out and lse at query t0; the rest is this head's; p: room for a tile */
+/* out and lse at query t0, out's rows a->out[2] apart; the rest is this head's; p: room for a tile */
 static void F(query_tile)(const td_attention_shape *a, T *p, int64_t t0, int64_t rows, T *out, T *lse, const T *q, const T *k, const T *v,
                           const void *mask)
 {
-    const int64_t d = a->d, end = a->causal ? smaller(a->s, t0 + rows) : a->s;
+    const int64_t d = a->d, row = a->out[2], end = a->causal ? smaller(a->s, t0 + rows) : a->s;
     T most[ATT_Q], keep[ATT_Q];
     double sum[ATT_Q] = { 0 };
     for (int64_t r = 0; r < rows; r++)
@@ -107,14 +107,14 @@ static void F(query_tile)(const td_attention_shape *a, T *p, int64_t t0, int64_t
             F(exponentials)(p + r * ATT_K, n, cols, most[r]);
             sum[r] = sum[r] * (double)keep[r] + F(total)(p + r * ATT_K, n);
             for (int64_t i = 0; s0 > 0 && keep[r] != 1 && i < d; i++)
-                out[r * d + i] *= keep[r];
+                out[r * row + i] *= keep[r];
         }
-        F(product)(false, false, rows, d, cols, 1, p, ATT_K, v + s0 * a->v[2], a->v[2], s0 > 0, out, d);
+        F(product)(false, false, rows, d, cols, 1, p, ATT_K, v + s0 * a->v[2], a->v[2], s0 > 0, out, row);
     }
     for (int64_t r = 0; r < rows; r++) {
         const T factor = (T)(1 / sum[r]);
         for (int64_t i = 0; i < d; i++)
-            out[r * d + i] = sum[r] == 0 ? 0 : out[r * d + i] * factor;
+            out[r * row + i] = sum[r] == 0 ? 0 : out[r * row + i] * factor;
         lse[r] = sum[r] == 0 ? (T)-INFINITY : (T)((double)most[r] + log(sum[r]));
     }
 }
@@ -142,8 +142,8 @@ static void F(attention)(const td_attention_shape *a, T *out, T *lse, const T *q
         T *p = room + thread_index(threads) * ATT_Q * ATT_K;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t u = 0; u < units; u++) {
-            const int64_t i = u / tiles, t0 = (tiles - 1 - u % tiles) * ATT_Q, at = i * a->t + t0;    /* causal: the longest first */
-            F(query_tile)(a, p, t0, smaller(ATT_Q, a->t - t0), out + at * a->d, lse + at, q + F(head)(a, a->q, i), k + F(head)(a, a->k, i),
+            const int64_t i = u / tiles, t0 = (tiles - 1 - u % tiles) * ATT_Q;                        /* causal: the longest first */
+            F(query_tile)(a, p, t0, smaller(ATT_Q, a->t - t0), out + F(head)(a, a->out, i) + t0 * a->out[2], lse + i * a->t + t0, q + F(head)(a, a->q, i), k + F(head)(a, a->k, i),
                           v + F(head)(a, a->v, i), F(mask_head)(a, mask, i));
         }
     }
@@ -218,7 +218,7 @@ static void F(attention_grad)(const td_attention_shape *a, T *gq, T *gk, T *gv, 
         T *p = room + (int64_t)thread_index(threads) * 2 * ATT_Q * ATT_K;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++)
-            delta[i] = F(row_dot)(gout + i * d, out + i * d, d);
+            delta[i] = F(row_dot)(gout + i * d, out + F(head)(a, a->out, i / a->t) + i % a->t * a->out[2], d);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t u = 0; u < heads * parts; u++) {
             const int64_t i = u / parts;

@@ -75,6 +75,24 @@ static void *make_mask(const shape_row *r, td_dtype t)
     return m;
 }
 
+/* out as (n,t,h,d) instead: the same numbers at other places, and the same gradient of q. */
+static void other_layout(const td_kernels *table, td_dtype t, td_attention_shape a, void *const *first, const void *q, const void *k,
+                         const void *v, const void *g, const void *mask)
+{
+    const int64_t n = a.n * a.h * a.t * a.d, step = (int64_t)size_of(t);
+    char *out = array(t, n), *lse = array(t, a.n * a.h * a.t), *gq = array(t, n);
+    a.out[0] = a.t * a.h * a.d, a.out[1] = a.d, a.out[2] = a.h * a.d;
+    table->attention(t, &a, out, lse, q, k, v, mask);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t col = i % a.d, row = i / a.d % a.t, head = i / a.d / a.t % a.h, at = i / a.d / a.t / a.h;
+        if (memcmp((char *)first[0] + i * step, out + (at * a.out[0] + head * a.out[1] + row * a.out[2] + col) * step, (size_t)step) != 0)
+            fail_msg("%s: element %lld differs in the other layout", table->name, (long long)i);
+    }
+    table->attention_grad(t, &a, gq, NULL, NULL, g, out, lse, q, k, v, mask, false, false, false);
+    assert_memory_equal(gq, first[2], n * step);
+    free(out), free(lse), free(gq);
+}
+
 static void attention(void **state)
 {
     (void)state;
@@ -90,6 +108,7 @@ static void attention(void **state)
             a.q[2] = a.k[2] = a.v[2] = r->d;
             a.q[1] = r->t * r->d, a.k[1] = a.v[1] = r->s * r->d;
             a.q[0] = r->h * a.q[1], a.k[0] = a.v[0] = r->h * a.k[1];
+            memcpy(a.out, a.q, sizeof a.out);
             a.mask[2] = r->s, a.mask[3] = 1;
             EACH_TABLE(table) {
                 void *first[5] = { 0 };
@@ -116,6 +135,7 @@ static void attention(void **state)
                 same(t, first[2], want.gq, tq, 256, "gq", table->name);
                 same(t, first[3], want.gk, sk, 256, "gk", table->name);
                 same(t, first[4], want.gv, sk, 256, "gv", table->name);
+                other_layout(table, t, a, first, q, k, v, g, mask);
                 /* added to: once more on top; what is not wanted is left out */
                 table->attention_grad(t, &a, first[2], first[3], NULL, g, first[0], first[1], q, k, v, mask, true, true, false);
                 table->attention_grad(t, &a, NULL, NULL, first[4], g, first[0], first[1], q, k, v, mask, false, false, true);
