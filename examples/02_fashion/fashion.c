@@ -8,6 +8,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "../numbers.h"
 #include <tandem.h>
 
 typedef struct {
@@ -29,12 +30,12 @@ static options parse(int argc, char **argv)
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
         case 'd': o.data = optarg; break;
-        case 'e': o.epochs = atoi(optarg); break;
-        case 'b': o.batch = atoll(optarg); break;
-        case 'r': o.lr = atof(optarg); break;
-        case 's': o.steps = atoll(optarg); break;
+        case 'e': o.epochs = (int)whole_number(optarg); break;
+        case 'b': o.batch = whole_number(optarg); break;
+        case 'r': o.lr = real_number(optarg); break;
+        case 's': o.steps = whole_number(optarg); break;
         case 'l': o.log = optarg; break;
-        case 'x': o.seed = strtoull(optarg, NULL, 10); break;
+        case 'x': o.seed = (uint64_t)whole_number(optarg); break;
         default: exit(2);
         }
     }

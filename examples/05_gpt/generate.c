@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "../numbers.h"
 #include "model.h"
 
 static const char help[] = "gpt_generate: goes on with a text (models of 256 bytes) or with token ids (all others)\n"
@@ -31,12 +32,12 @@ static options parse(int argc, char **argv)
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
         case 'l': o.load = optarg; break;
-        case 'e': o.heads = atoll(optarg); break;
+        case 'e': o.heads = whole_number(optarg); break;
         case 'p': o.prompt = optarg; break;
-        case 'c': o.count = atoll(optarg); break;
-        case 'k': o.how.top_k = atoll(optarg); break;
-        case 's': o.seed = strtoull(optarg, NULL, 10); break;
-        case 't': o.how.temperature = atof(optarg) > 0 ? atof(optarg) : -1; break;
+        case 'c': o.count = whole_number(optarg); break;
+        case 'k': o.how.top_k = whole_number(optarg); break;
+        case 's': o.seed = (uint64_t)whole_number(optarg); break;
+        case 't': o.how.temperature = real_number(optarg) > 0 ? real_number(optarg) : -1; break;
         case 'h': fputs(help, stdout); exit(0);
         default: exit(2);
         }

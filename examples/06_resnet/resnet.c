@@ -6,6 +6,7 @@
  *
  * SGD with Nesterov's momentum, one cycle of the learning rate, weight decay on matrices and filters only.
  */
+#include "../numbers.h"
 #include "model.h"
 #include <getopt.h>
 #include <stdio.h>
@@ -58,23 +59,23 @@ static options parse(int argc, char **argv)
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
         case 'd': o.data = optarg; break;
-        case 'D': o.depth = atoi(optarg); break;
-        case 'W': o.width = atoll(optarg); break;
-        case 'e': o.epochs = atoll(optarg); break;
-        case 'b': o.batch = atoll(optarg); break;
-        case 'r': o.lr = atof(optarg); break;
-        case 'w': o.weight_decay = atof(optarg); break;
-        case 'm': o.smoothing = atof(optarg); break;
-        case 'c': o.crop = atoi(optarg); break;
+        case 'D': o.depth = (int)whole_number(optarg); break;
+        case 'W': o.width = whole_number(optarg); break;
+        case 'e': o.epochs = whole_number(optarg); break;
+        case 'b': o.batch = whole_number(optarg); break;
+        case 'r': o.lr = real_number(optarg); break;
+        case 'w': o.weight_decay = real_number(optarg); break;
+        case 'm': o.smoothing = real_number(optarg); break;
+        case 'c': o.crop = (int)whole_number(optarg); break;
         case 'f': o.no_flip = true; break;
         case 'y': o.sync_bn = true; break;
-        case 't': o.threads = atoi(optarg); break;
-        case 's': o.steps = atoll(optarg); break;
+        case 't': o.threads = (int)whole_number(optarg); break;
+        case 's': o.steps = whole_number(optarg); break;
         case 'S': o.save = optarg; break;
-        case 'E': o.save_every = atoll(optarg); break;
+        case 'E': o.save_every = whole_number(optarg); break;
         case 'R': o.resume = optarg; break;
         case 'l': o.log = optarg; break;
-        case 'x': o.seed = strtoull(optarg, NULL, 10); break;
+        case 'x': o.seed = (uint64_t)whole_number(optarg); break;
         case 'h': fputs(help, stdout); exit(0);
         default: fputs(help, stderr); exit(2);
         }

@@ -7,6 +7,7 @@
  * The text is cut into streams, a batch is the next window of each, and the state that a window ends with, cut out of the graph, begins the next
  * one. Ranks have streams of their own: N ranks with B streams do what one does with N*B.
  */
+#include "../numbers.h"
 #include "model.h"
 #include "text.h"
 #include <getopt.h>
@@ -66,26 +67,26 @@ static options parse(int argc, char **argv)
         switch (c) {
         case 't': o.text = optarg; break;
         case 'g': o.model.gru = true; break;
-        case 'W': o.model.width = atoll(optarg); break;
-        case 'H': o.model.hidden = atoll(optarg); break;
-        case 'L': o.model.layers = atoi(optarg); break;
-        case 'd': o.model.dropout = atof(optarg); break;
-        case 'e': o.epochs = atoll(optarg); break;
-        case 'b': o.batch = atoll(optarg); break;
-        case 'w': o.window = atoll(optarg); break;
-        case 'r': o.lr = atof(optarg); break;
-        case 'c': o.clip = atof(optarg); break;
-        case 'v': o.validation = atof(optarg); break;
-        case 's': o.steps = atoll(optarg); break;
-        case 'a': o.sample = atoll(optarg); break;
-        case 'T': o.temperature = atof(optarg); break;
+        case 'W': o.model.width = whole_number(optarg); break;
+        case 'H': o.model.hidden = whole_number(optarg); break;
+        case 'L': o.model.layers = (int)whole_number(optarg); break;
+        case 'd': o.model.dropout = real_number(optarg); break;
+        case 'e': o.epochs = whole_number(optarg); break;
+        case 'b': o.batch = whole_number(optarg); break;
+        case 'w': o.window = whole_number(optarg); break;
+        case 'r': o.lr = real_number(optarg); break;
+        case 'c': o.clip = real_number(optarg); break;
+        case 'v': o.validation = real_number(optarg); break;
+        case 's': o.steps = whole_number(optarg); break;
+        case 'a': o.sample = whole_number(optarg); break;
+        case 'T': o.temperature = real_number(optarg); break;
         case 'p': o.prompt = optarg; break;
         case 'i': o.load = optarg; break;
         case 'S': o.save = optarg; break;
-        case 'E': o.save_every = atoll(optarg); break;
+        case 'E': o.save_every = whole_number(optarg); break;
         case 'R': o.resume = optarg; break;
         case 'l': o.log = optarg; break;
-        case 'x': o.seed = strtoull(optarg, NULL, 10); break;
+        case 'x': o.seed = (uint64_t)whole_number(optarg); break;
         case 'h': fputs(help, stdout); exit(0);
         default: fputs(help, stderr); exit(2);
         }

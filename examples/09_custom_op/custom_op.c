@@ -6,6 +6,7 @@
  *
  * Ends with status 1 where the gradient is wrong, or the test loss is not below --loss after the last step.
  */
+#include "../numbers.h"
 #include "relu2.h"
 #include <getopt.h>
 #include <math.h>
@@ -38,14 +39,14 @@ static options parse(int argc, char **argv)
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
-        case 's': o.steps = atoll(optarg); break;
-        case 'b': o.batch = atoll(optarg); break;
-        case 'W': o.width = atoll(optarg); break;
-        case 'r': o.lr = atof(optarg); break;
-        case 'l': o.loss = atof(optarg); break;
+        case 's': o.steps = whole_number(optarg); break;
+        case 'b': o.batch = whole_number(optarg); break;
+        case 'W': o.width = whole_number(optarg); break;
+        case 'r': o.lr = real_number(optarg); break;
+        case 'l': o.loss = real_number(optarg); break;
         case 'S': o.save = optarg; break;
         case 'R': o.resume = optarg; break;
-        case 'x': o.seed = strtoull(optarg, NULL, 10); break;
+        case 'x': o.seed = (uint64_t)whole_number(optarg); break;
         case 'h': fputs(help, stdout); exit(0);
         default: fputs(help, stderr); exit(2);
         }
