@@ -11,7 +11,7 @@
 
 static const char *const without[] = {
     "abs", "attention", 
-    "bce", "clamp", "conv2d", "conv2d_grad_x", "cross_entropy", "dropout", "exp", 
+    "bce", "clamp", "cross_entropy", "dropout", "exp", 
     "gelu", "gelu_tanh", "gru_cell", "ln", "log_softmax",
     "lstm_cell", "maximum", "minimum", "mse", "nll", "pow", "relu", "rotary", "sigmoid", "silu",
     "softmax", "sqrt", "swiglu", "tanh", "where",
