@@ -110,6 +110,8 @@ enum { TD__OP_COLLECTIVE = 1u << 16 };
 /* The gradient function hands gradients of as many elements as output 0's to td_call_pass and does nothing else with their slots: no
  * memory is made for what may be g itself. */
 enum { TD__OP_PASSES = 1u << 17 };
+/* The gradient of input 0, of output 0's shape and dtype, may be written over the incoming gradient: each element is read before it is written. */
+enum { TD__OP_OVERWRITES = 1u << 18 };
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
 void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */

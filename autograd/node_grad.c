@@ -55,6 +55,15 @@ static bool passed(const td_call *node, int i)
     return true;
 }
 
+/* May input i's gradient be written over the incoming one, which is needed no more? TANDEM_ANOMALY looks at both. */
+static bool overwrites(const td_call *node, int i)
+{
+    const td_tensor *g = node->grad[0];
+    return node->op->flags & TD__OP_OVERWRITES && i == 0 && g && !td__anomaly && g->refs == 1 && g->storage->refs == 1 && !g->storage->base &&
+           g->dtype == node->edge[i].dtype && !td__half_grad(node) && td__shape_equal(g->shape, node->edge[i].shape) &&
+           td__strides_contiguous(g->shape, g->stride);
+}
+
 /* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
  * add, and those that work in f32 for 16 bits, write to a temporary. */
 static int find_dest(td_call *node, td__dest *dest, int i)
@@ -87,6 +96,11 @@ static int find_dest(td_call *node, td__dest *dest, int i)
         if (!*slot && passed(node, i)) {
             d->later = true;
             d->into = td__poison();            /* says that it is wanted */
+            return 0;
+        }
+        if (!*slot && overwrites(node, i)) {
+            td__tensor_ref(node->grad[0]);
+            d->into = *slot = node->grad[0];
             return 0;
         }
         if (!*slot) {

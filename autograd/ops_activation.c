@@ -1,6 +1,7 @@
 /* autograd/ops_activation.c: relu, gelu, gelu_tanh, silu, sigmoid, tanh, exp, ln, sqrt.
  *
- * Those whose gradient can be told from the result save that (the next layer usually keeps it anyway); the others need their input.
+ * Those whose gradient can be told from the result save that (the next layer usually keeps it anyway); the others need their input. The
+ * incoming gradient's memory becomes that of the input's gradient, where nobody else needs it.
  */
 #include "ops_shared.h"
 
@@ -40,7 +41,8 @@ static int grad(td_call *c, td_k_binary *kernel, td_tensor *g, td_grad_slot *slo
         int code = td__need("td_" #row, g[0], row##_grad);                                                   \
         return code ? code : grad(c, td__kernels(g[0])->row##_grad, g[0], slot);                             \
     }                                                                                                        \
-    const td_op td__op_##row = { .name = #row, .infer = infer, .run = run_##row, .grad = grad_##row, .flags = autocast }; \
+    const td_op td__op_##row = { .name = #row, .infer = infer, .run = run_##row, .grad = grad_##row, \
+                                  .flags = (autocast) | TD__OP_OVERWRITES }; \
     td_tensor *td_##row(td_tensor *x)                                                                        \
     {                                                                                                        \
         TD_ENTER();                                                                                          \

@@ -29,9 +29,9 @@ void td__optim_ungroup(td_optim *opt)
     opt->own = NULL;
 }
 
-/* One group, so that all parameters of an optimizer share one weighted mean, as under ddp. Flats have one dtype and, unless one parameter is larger,
- * at most FLAT_BYTES: a flat's gradients exist from the first one on that backward brings. Leaves with gradients stay as they are until those are consumed: means of different
- * groups do not mix. */
+/* One group, so that all parameters of an optimizer share one weighted mean, as under ddp. Flats have one dtype and, unless one parameter is
+ * larger, at most FLAT_BYTES: a flat's gradients exist from the first one on that backward brings. Leaves with gradients stay as they are
+ * until those are consumed: means of different groups do not mix. */
 int td__optim_regroup(td_optim *opt)
 {
     size_t alone = 0, own = 0;
