@@ -128,7 +128,8 @@ static int grad_same(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_reshape = { .name = "reshape", .infer = infer_reshape, .run = run_reshape, .grad = grad_same,
-                               .attr_size = sizeof(shape_attr), .flags = TD_OP_VIEW | TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD | TD__OP_PASSES };
+                               .attr_size = sizeof(shape_attr),
+                               .flags = TD_OP_VIEW | TD_OP_KEEPS_DIVISOR | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD | TD__OP_PASSES };
 
 /* ---- permute ---------------------------------------------------------------------------------------------------------------- */
 
