@@ -121,6 +121,10 @@ def theirs(kind, s):
     return out, before
 
 
+# Where we are above, by how much at most; docs/parity.md says why. Another one, more than this, or one that no longer is, fails.
+KNOWN_ABOVE = {"resnet18-8": 1.04, "gpt2": 1.002}
+
+
 def ours(program, name):
     text = subprocess.run([program, name], check=True, capture_output=True, text=True).stdout
     pairs = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
@@ -142,13 +146,17 @@ def main(tree):
         a = ours(program, name)
         b, before = theirs(name.split("-")[0], a)
         mine, peer = max(a[p] for p in PHASES), max(b[p][0] for p in PHASES)
+        if mine > peer * KNOWN_ABOVE.get(name, 1.0):
+            print(f"{name}: {mine} bytes, PyTorch {peer}", flush=True)
+            return 1
         if mine > peer:
             above.append(name)
         mb = [a[k] for k in shown] + [mine, b["forward"][1] - before] + [b[p][0] for p in PHASES] + [peer]
         print(f"| {name} | " + " | ".join(f"{v / 1e6:.2f}" for v in mb) + f" | {mine / peer:.3f} |", flush=True)
-    if above:
-        print("above PyTorch's peak: " + ", ".join(above))
-    return 1 if above else 0
+    if above != sorted(KNOWN_ABOVE, key=names.index):
+        print(f"above PyTorch's peak: {', '.join(above) or 'none'}; docs/parity.md explains {', '.join(KNOWN_ABOVE)}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
