@@ -27,6 +27,7 @@ typedef struct td_device_ops {
     int   (*event_record)(int index, void *event, void *stream);
     int   (*event_wait)(int index, void *event, void *stream);
     void  (*event_free)(int index, void *event);
+    int   (*memory)(int index, td_memory_stats *into);         /* all but live_tensors; NULL: not counted                  */
     const struct td_kernels *kernels;                          /* NULL on the CPU: td__cpu_kernels()                       */
 } td_device_ops;
 const td_device_ops *td__device_ops(td_device device);          /* NULL after td__fail when there is no such device         */
@@ -132,19 +133,7 @@ td_reduce_loop td__reduce_loop(td_tensor *in, uint32_t axes);
 int td__sum_to(td_tensor *x, double scale, td_tensor *into, bool add);
 int td__copy(td_tensor *into, td_tensor *from, bool add);       /* same shape, strides and dtypes free; no version bump      */
 
-/* ---- random.c: Philox 4x32-10 (kernels do the bulk; this is the single source of the counter layout) -------------------------------- */
-typedef struct { uint32_t v[4]; } td_philox;
-static inline td_philox td__philox(uint64_t seed, uint64_t hi, uint64_t lo)   /* key = seed; counter = (lo, hi)              */
-{
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    uint32_t c0 = (uint32_t)lo, c1 = (uint32_t)(lo >> 32), c2 = (uint32_t)hi, c3 = (uint32_t)(hi >> 32);
-    for (int i = 0; i < 10; i++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    return (td_philox){ { c0, c1, c2, c3 } };
-}
+/* ---- random.c: Philox 4x32-10 (kernels do the bulk) ---------------------------------------------------------------------------- */
+#include "philox.h"
 
 #endif

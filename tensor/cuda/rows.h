@@ -7,6 +7,12 @@
     X(gemm)                                                                          /* plugins/cuda/blas.c */ \
     X(copy) X(fill) X(arange)                                                        /* move.cu       */     \
     X(sum) X(amax) X(amin) X(argmax)                                                 /* reduce.cu     */     \
+    X(relu) X(gelu) X(gelu_tanh) X(sigmoid) X(tanh) X(silu) X(exp) X(ln) X(sqrt)     /* activation.cu */     \
+    X(relu_grad) X(gelu_grad) X(gelu_tanh_grad) X(sigmoid_grad) X(tanh_grad) X(silu_grad) X(exp_grad) X(ln_grad) X(sqrt_grad) \
+    X(abs) X(abs_grad) X(pow) X(pow_grad) X(clamp) X(clamp_grad) X(maximum) X(minimum) X(extreme_grad) X(where) X(where_grad) \
+    X(swiglu) X(swiglu_grad) X(rotary)                                                                       \
+    X(lstm_cell) X(lstm_cell_grad) X(gru_cell) X(gru_cell_grad)                      /* rnn.cu        */     \
+    X(rand) X(randint) X(dropout) X(not_finite)                                                              \
     X(add) X(sub) X(mul) X(div) X(div_grad_b) X(eq) X(scale)                         /* elementwise.cu */ \
     X(layer_norm) X(layer_norm_grad)                                                 /* layer_norm.cu  */     \
     X(group_norm) X(group_norm_grad)                                                 /* group_norm.cu  */     \
