@@ -16,6 +16,16 @@ static double timeout(void)
     return td__env_number(TD_ENV_TIMEOUT, 300, 0.001, 1e9);
 }
 
+static const char *env(int id)
+{
+    return td__env((td__env_id)id);
+}
+
+static const void *site(void)
+{
+    return td__site;
+}
+
 const td_host td__host = {
     .abi = TD_PLUGIN_ABI,
     .fail = td__fail,
@@ -26,6 +36,9 @@ const td_host td__host = {
     .now = td__now,
     .say = td__say,
     .timeout = timeout,
+    .env = env,
+    .site = site,
+    .site_text = td__site_text,
 };
 
 /* The folder of the object that holds this code: libtandem.so, or a program that links the rooms statically. */

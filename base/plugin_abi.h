@@ -18,6 +18,9 @@ struct td_host {                               /* services of the library       
     double (*now)(void);
     void   (*say)(const char *format, ...);
     double (*timeout)(void);                   /* TANDEM_TIMEOUT                                                          */
+    const char *(*env)(int id);                /* td__env of a td__env_id                                                  */
+    const void *(*site)(void);                 /* the thread's call site, to be kept; site_text makes it "train.c:41"       */
+    const char *(*site_text)(const void *site, char *into, size_t size);
 };
 struct td_comm_backend;                        /* comm/comm_impl.h  */
 struct td_device_ops;                          /* tensor/tensor_impl.h */
@@ -27,6 +30,7 @@ struct td_plugin {                             /* what the plug-in brings       
     const struct td_comm_backend *comm;        /* NULL: none                                                              */
     const struct td_device_ops *device;        /* NULL: none                                                              */
     const char *(*describe)(char *into, size_t size);   /* version line for tandem doctor                                  */
+    const char *why;                           /* NULL, or one sentence: why it brings neither here                         */
 };
 extern const td_host td__host;                 /* base/plugin.c                                                           */
 /* Opens libtandem-NAME.so (PLUGIN_DIR, else beside libtandem.so, else the loader's path). NULL with the reason in `why`. */

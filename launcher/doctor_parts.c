@@ -229,7 +229,9 @@ static const td_plugin *open_plugin(const char *name, char *why, size_t why_size
             break;
         }
     }
-    return td__plugin_open(name, why, why_size);
+    const td_plugin *plugin = td__plugin_open(name, why, why_size);
+    unsetenv("TANDEM_PLUGIN_DIR");             /* the next one lies elsewhere                                              */
+    return plugin;
 }
 
 void td__doctor_mpi(td__finding *f)
@@ -249,19 +251,16 @@ void td__doctor_cuda(td__finding *f)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!driver) {
-        hint(f, "no NVIDIA driver (libcuda.so.1); this version trains on the CPU");
+        hint(f, "no NVIDIA driver (libcuda.so.1): training is on the CPU");
         return;
     }
-    int (*init)(unsigned) = NULL, (*version)(int *) = NULL, (*count)(int *) = NULL;
-    int v = 0, n = 0;
-    bool whole = symbol(driver, "cuInit", &init) && symbol(driver, "cuDriverGetVersion", &version) &&
-                 symbol(driver, "cuDeviceGetCount", &count);
-    int error = whole ? init(0) : -1;
-    f->ok = whole && error == 0 && version(&v) == 0 && count(&n) == 0 && n > 0;
+    char why[300] = "", text[200] = "";
+    const td_plugin *plugin = open_plugin("cuda", why, sizeof why);
+    f->ok = plugin && plugin->device;
     if (f->ok)
-        found(f, "driver for CUDA %d.%d, %d GPU%s; this version trains on the CPU", v / 1000, v % 1000 / 10, n, n == 1 ? "" : "s");
+        found(f, "%s", plugin->describe ? plugin->describe(text, sizeof text) : "loads");
     else
-        hint(f, "the driver library is there but shows no usable GPU (cuInit: %d)", error);
+        hint(f, "%s: training is on the CPU", !plugin ? why : plugin->why ? plugin->why : "its plug-in brings no device");
 }
 
 void td__doctor_nccl(td__finding *f)

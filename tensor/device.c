@@ -6,6 +6,7 @@
  */
 #include "tensor_impl.h"
 #include <plugin_abi.h>
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,12 @@ int td__device_register(const td_device_ops *ops)
     return 0;
 }
 
+/* The plug-in brings libraries of hundreds of megabytes: it is not even opened where no driver is. The driver's library stays open. */
+static bool driver_there(void)
+{
+    return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) != NULL;
+}
+
 /* CUDA's operations, or NULL with the reason; asks the plug-in once per process. */
 static const td_device_ops *cuda_ops(char *why, size_t why_size)
 {
@@ -100,11 +107,14 @@ static const td_device_ops *cuda_ops(char *why, size_t why_size)
     pthread_mutex_lock(&lock);
     if (!asked) {
         asked = true;
-        const td_plugin *plugin = td__plugin_open("cuda", reason, sizeof reason);
+        const bool driver = driver_there();
+        const td_plugin *plugin = driver ? td__plugin_open("cuda", reason, sizeof reason) : NULL;
         if (plugin && plugin->device)
             atomic_store(&registered[TD_CUDA], plugin->device);
         else if (plugin)
-            snprintf(reason, sizeof reason, "the plug-in %s brings no device", plugin->name);
+            snprintf(reason, sizeof reason, "%s", plugin->why ? plugin->why : "its plug-in brings no device");
+        else if (!driver)
+            snprintf(reason, sizeof reason, "this machine has no NVIDIA driver (libcuda.so.1)");
     }
     snprintf(why, why_size, "%s", reason);
     pthread_mutex_unlock(&lock);
@@ -240,6 +250,20 @@ td_device td_device_default(void)
         d = atomic_load(&default_device);
     }
     return (td_device){ (td_device_kind)(d >> 32), (int)(uint32_t)d };
+}
+
+td_memory_stats td_memory_of(td_device device)
+{
+    TD_ENTER();
+    td_memory_stats process = td_memory(), own = { .live_tensors = process.live_tensors };
+    const td_device_ops *ops = td__device_ops(device);
+    if (device.kind == TD_DEFAULT)
+        device = td_device_default();
+    if (ops && ops->kind == TD_CPU)
+        return process;
+    if (ops && ops->memory)
+        ops->memory(device.index, &own);
+    return own;
 }
 
 td_tensor *td_to(td_tensor *x, td_device device)

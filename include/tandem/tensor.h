@@ -42,6 +42,8 @@ typedef struct { td_device_kind kind; int index; } td_device;
 TD_API td_device td_device_default(void);                  /* this rank's; TANDEM_DEVICE=cpu|cuda|cuda:N overrides  */
 TD_API td_device td_device_of(const td_tensor *x);
 TD_API td_tensor *td_to(td_tensor *x, td_device device);   /* x itself when it is there already                      */
+/* td_memory of one device: the CPU's, or what this process holds on a GPU. live_tensors is the whole process's. */
+TD_API td_memory_stats td_memory_of(td_device device);
 
 /* ---- making tensors (on the default device, owned by the innermost scope) ---------------------------------------- */
 TD_API td_tensor *td_empty(td_shape shape, td_dtype dtype);                 /* contents undefined                    */

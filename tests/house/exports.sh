@@ -47,5 +47,12 @@ if [ -e "$plugin" ]; then
     got=$(nm -D --defined-only "$plugin" | awk '{ print $3 }' | sed 's/@.*//' | sort | xargs)
     [ "$got" = "td_init_mpi td_plugin_v1" ] || fail "libtandem-mpi.so exports: $got"
 fi
+plugin=$BUILD/plugins/cuda/libtandem-cuda.so
+if [ -e "$plugin" ]; then
+    got=$(nm -D --defined-only "$plugin" | awk '{ print $3 }' | sed 's/@.*//' | sort | xargs)
+    [ "$got" = "td_plugin_v1" ] || fail "libtandem-cuda.so exports: $got"
+    unwanted=$(needed "$plugin" | grep -E 'libcuda\.so|stdc\+\+|mpi|nccl')
+    [ -z "$unwanted" ] || fail "libtandem-cuda.so needs $unwanted"
+fi
 [ $failed -eq 0 ] || exit 1
 echo ok

@@ -1,0 +1,60 @@
+/* plugins/cuda/cuda_impl.h: the host side of CUDA from inside: C against the C APIs of the runtime and cuBLASLt. Kernels are in
+ * tensor/cuda, which sees only the td__cuda_ functions of its cuda.h.
+ *
+ * A process computes on one GPU, the first that it uses; one rank per GPU is how more are used. So there is one compute stream, one
+ * allocator, one handle of cuBLASLt, and kernels need not be told where they run.
+ */
+#ifndef TD_CUDA_IMPL_H
+#define TD_CUDA_IMPL_H
+#include <base.h>
+#include <cuda_runtime_api.h>
+#include <kernels.h>
+#include <plugin_abi.h>
+#include <tensor_impl.h>
+
+extern const td_host *cuda_host;
+extern const td_device_ops cuda_ops;
+extern const td_kernels td__cuda_kernels;
+
+/* ---- device.c -------------------------------------------------------------------------------------------------------------------- */
+enum { CUDA_OLDEST = 90 };                             /* compute capability 9.0: what the kernels are built for, newer by PTX     */
+/* Why no GPU can be used, or NULL. Asks the driver; the sentence stays valid. */
+const char *cuda_refusal(void);
+const char *cuda_describe(char *into, size_t size);
+int  cuda_count(void);
+/* Before every use: GPU number `index` is the process's from now on and the thread's current one. 0, or a code after fail. */
+int  cuda_use(int index);
+int  cuda_index(void);                                 /* which it is; -1: none yet                                            */
+/* What failed, what CUDA says, and what was launched last if the error may come from there. Returns its code. */
+int  cuda_failed(cudaError_t e, const char *what);
+extern int cuda_processors;
+size_t cublas_version(void);                          /* blas.c                                                          */
+
+/* ---- stream.c -------------------------------------------------------------------------------------------------------------------- */
+extern cudaStream_t cuda_compute;                      /* of the process's GPU; opened by cuda_use                              */
+int   cuda_stream_open(void);
+extern _Atomic(const char *) cuda_last_row;            /* the kernel that was launched last                                       */
+int   cuda_synchronize(int index);
+void *cuda_stream_new(int index, bool high_priority);
+void  cuda_stream_free(int index, void *stream);
+void *cuda_event_new(int index);
+int   cuda_event_record(int index, void *event, void *stream);   /* stream NULL: the compute stream                           */
+int   cuda_event_wait(int index, void *event, void *stream);
+void  cuda_event_free(int index, void *event);
+
+/* ---- memory.c, copy.c -------------------------------------------------------------------------------------------------------------- */
+void *cuda_alloc(int index, size_t bytes);
+void  cuda_free(int index, void *block);
+int   cuda_memory(int index, td_memory_stats *into);
+int   cuda_copy(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes);
+
+/* ---- what tensor/cuda calls (its cuda.h is C++) ---------------------------------------------------------------------------------------- */
+cudaStream_t td__cuda_stream(void);
+void  td__cuda_launched(const char *row);
+int   td__cuda_processors(void);
+void *td__cuda_scratch(size_t bytes);
+void  td__cuda_scratch_free(void *block);
+int   td__cuda_read(void *into, const void *from, size_t n);
+void  td__cuda_gemm(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,
+                    int64_t ldb, double beta, void *c, int64_t ldc);
+#endif

@@ -1,0 +1,35 @@
+/* plugins/cuda/plugin.c: what the library gets from this plug-in: the operations of the device "cuda", or the sentence why there is none.
+ */
+#include "cuda_impl.h"
+
+const td_device_ops cuda_ops = {
+    .name = "cuda",
+    .kind = TD_CUDA,
+    .computes_half = true,
+    .count = cuda_count,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .copy = cuda_copy,
+    .synchronize = cuda_synchronize,
+    .stream_new = cuda_stream_new,
+    .stream_free = cuda_stream_free,
+    .event_new = cuda_event_new,
+    .event_record = cuda_event_record,
+    .event_wait = cuda_event_wait,
+    .event_free = cuda_event_free,
+    .memory = cuda_memory,
+    .kernels = &td__cuda_kernels,
+};
+
+TD_API const td_plugin *td_plugin_v1(const td_host *host);
+
+const td_plugin *td_plugin_v1(const td_host *host)
+{
+    static td_plugin plugin = { .abi = TD_PLUGIN_ABI, .name = "cuda", .describe = cuda_describe };
+    if (!host || host->abi != TD_PLUGIN_ABI)
+        return NULL;
+    cuda_host = host;
+    plugin.why = cuda_refusal();
+    plugin.device = plugin.why ? NULL : &cuda_ops;
+    return &plugin;
+}

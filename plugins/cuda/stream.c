@@ -1,0 +1,105 @@
+/* plugins/cuda/stream.c: streams, events, and what kernels ask for.
+ *
+ * All kernels run on one compute stream in the order in which they were launched, so memory is reused without waiting. Streams are
+ * "non-blocking": they do not meet the legacy default stream, which other libraries of the process may use. Events carry no time.
+ */
+#include "cuda_impl.h"
+
+cudaStream_t cuda_compute;
+_Atomic(const char *) cuda_last_row;
+
+int cuda_stream_open(void)
+{
+    cudaError_t e = cudaStreamCreateWithFlags(&cuda_compute, cudaStreamNonBlocking);
+    return e == cudaSuccess ? 0 : cuda_failed(e, "the compute stream cannot be made");
+}
+
+int cuda_synchronize(int index)
+{
+    int code = cuda_use(index);
+    if (code)
+        return code;
+    cudaError_t e = cudaDeviceSynchronize();
+    return e == cudaSuccess ? 0 : cuda_failed(e, "waiting for the GPU");
+}
+
+void *cuda_stream_new(int index, bool high_priority)
+{
+    cudaStream_t stream = NULL;
+    int low = 0, high = 0;
+    if (cuda_use(index))
+        return NULL;
+    cudaError_t e = cudaDeviceGetStreamPriorityRange(&low, &high);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, high_priority ? high : low);
+    if (e != cudaSuccess) {
+        cuda_failed(e, "a stream cannot be made");
+        return NULL;
+    }
+    return stream;
+}
+
+void cuda_stream_free(int index, void *stream)
+{
+    if (stream && cuda_use(index) == 0)
+        cudaStreamDestroy(stream);                     /* its work is finished first                                         */
+}
+
+void *cuda_event_new(int index)
+{
+    cudaEvent_t event = NULL;
+    if (cuda_use(index))
+        return NULL;
+    cudaError_t e = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (e != cudaSuccess) {
+        cuda_failed(e, "an event cannot be made");
+        return NULL;
+    }
+    return event;
+}
+
+int cuda_event_record(int index, void *event, void *stream)
+{
+    int code = cuda_use(index);
+    if (code)
+        return code;
+    cudaError_t e = cudaEventRecord(event, stream ? (cudaStream_t)stream : cuda_compute);
+    return e == cudaSuccess ? 0 : cuda_failed(e, "an event cannot be recorded");
+}
+
+int cuda_event_wait(int index, void *event, void *stream)
+{
+    int code = cuda_use(index);
+    if (code)
+        return code;
+    cudaError_t e = cudaStreamWaitEvent(stream ? (cudaStream_t)stream : cuda_compute, event, 0);
+    return e == cudaSuccess ? 0 : cuda_failed(e, "a stream cannot wait for an event");
+}
+
+void cuda_event_free(int index, void *event)
+{
+    if (event && cuda_use(index) == 0)
+        cudaEventDestroy(event);
+}
+
+/* ---- for kernels: their operands lie on the process's GPU, so there is one ----------------------------------------------------------------- */
+cudaStream_t td__cuda_stream(void)
+{
+    cuda_use(cuda_index());                            /* a launch goes to the thread's current device                          */
+    return cuda_compute;
+}
+
+/* Only what the launch itself reports: a kernel's own error comes with the next wait, and names the row launched last. */
+void td__cuda_launched(const char *row)
+{
+    atomic_store_explicit(&cuda_last_row, row, memory_order_relaxed);
+    cudaError_t e = cudaGetLastError();
+    if (e != cudaSuccess)
+        cuda_host->fail(TD_ERR_DEVICE, "the kernel \"%s\" cannot be started on cuda:%d: %s (%s)", row, cuda_index(), cudaGetErrorString(e),
+                        cudaGetErrorName(e));
+}
+
+int td__cuda_processors(void)
+{
+    return cuda_processors;
+}
