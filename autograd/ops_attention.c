@@ -109,7 +109,7 @@ static int attention_run(td_call *c)
     int code = td__need("td_attention", out, attention);
     if (code)
         return code;
-    td_tensor *lse = td__op_temp(out, (td_shape){ 3, { out->shape.dim[0], out->shape.dim[1], out->shape.dim[2] } });
+    td_tensor *lse = td__op_stat(out, (td_shape){ 3, { out->shape.dim[0], out->shape.dim[1], out->shape.dim[2] } });
     bool made = !lse->poisoned;
     for (int i = 0; i < 3; i++) {
         x[i] = usable(td_call_input(c, i));

@@ -3,6 +3,7 @@
 #ifndef TD_CUDA_ROWS_H
 #define TD_CUDA_ROWS_H
 #define TD_CUDA_ROWS(X)                                                                                      \
+    X(attention) X(attention_grad)                                                   /* attention.cu  */     \
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.cu     */     \
     X(gemm)                                                                          /* plugins/cuda/blas.c */ \
     X(copy) X(fill) X(arange)                                                        /* move.cu       */     \
