@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <vector>
-#include "emulate.h"
+#include "cuda.h"
 
 dim3 td__emulated_thread, td__emulated_block, td__emulated_block_size, td__emulated_grid_size;
 
