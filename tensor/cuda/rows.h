@@ -7,6 +7,9 @@
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.cu     */     \
     X(gemm)                                                                          /* plugins/cuda/blas.c */ \
     X(copy) X(fill) X(arange)                                                        /* move.cu       */     \
+    X(softmax) X(softmax_grad) X(log_softmax) X(log_softmax_grad)                    /* softmax.cu    */     \
+    X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad)                        /* loss.cu       */     \
+    X(nll) X(nll_grad) X(bce) X(bce_grad)                                            /* nll.cu        */     \
     X(sum) X(amax) X(amin) X(argmax)                                                 /* reduce.cu     */     \
     X(relu) X(gelu) X(gelu_tanh) X(sigmoid) X(tanh) X(silu) X(exp) X(ln) X(sqrt)     /* activation.cu */     \
     X(relu_grad) X(gelu_grad) X(gelu_tanh_grad) X(sigmoid_grad) X(tanh_grad) X(silu_grad) X(exp_grad) X(ln_grad) X(sqrt_grad) \
