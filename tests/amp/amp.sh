@@ -3,7 +3,7 @@
 # The text is made here (numbers written out in words), so that the test needs nothing. Smoothed: the mean of the last 20 steps, which is
 # compared at every step from the 20th on, relative to f32's. The curve must fall below half of its beginning, else the comparison says little.
 set -u
-gpt=$1
+gpt=$(realpath "$1")
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 here=$(mktemp -d) || exit 1
 trap 'rm -rf "$here"' EXIT
