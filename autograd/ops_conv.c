@@ -21,21 +21,9 @@ static int conv_infer(td_call *call)
     td_tensor *b = td_call_input(call, 2);
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     char xt[128], wt[128];
-    int code = td__image_dtype(call, 1, "w");
-    if (code == 0 && b)
-        code = td__image_dtype(call, 2, "b");
+    int code = td__image_conv(call, "(O,C/groups,KH,KW)", o->stride, o->padding, o->dilation, o->groups);
     if (code)
         return code;
-    if (x.ndim != 4)
-        return td_call_error(call, TD_ERR_SHAPE, "x has shape %s, expected 4 dimensions (N,C,H,W)", td__shape_text(x, xt));
-    if (w.ndim != 4)
-        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s, expected 4 dimensions (O,C/groups,KH,KW)", td__shape_text(w, wt));
-    code = td__image_conv(call, w, o->stride, o->padding, o->dilation, o->groups);
-    if (code)
-        return code;
-    if (x.dim[1] % o->groups != 0)
-        return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels (dimension 1), not a multiple of groups %d", td__shape_text(x, xt),
-                             (long long)x.dim[1], o->groups);
     if (w.dim[0] % o->groups != 0)
         return td_call_error(call, TD_ERR_SHAPE, "w %s has %lld output channels (dimension 0), not a multiple of groups %d",
                              td__shape_text(w, wt), (long long)w.dim[0], o->groups);

@@ -25,16 +25,7 @@ static int transpose_infer(td_call *call)
     td_tensor *b = td_call_input(call, 2);
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     char xt[128], wt[128];
-    int code = td__image_dtype(call, 1, "w");
-    if (code == 0 && b)
-        code = td__image_dtype(call, 2, "b");
-    if (code)
-        return code;
-    if (x.ndim != 4)
-        return td_call_error(call, TD_ERR_SHAPE, "x has shape %s, expected 4 dimensions (N,C,H,W)", td__shape_text(x, xt));
-    if (w.ndim != 4)
-        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s, expected 4 dimensions (C,O/groups,KH,KW)", td__shape_text(w, wt));
-    code = td__image_conv(call, w, o->stride, o->padding, o->dilation, o->groups);
+    int code = td__image_conv(call, "(C,O/groups,KH,KW)", o->stride, o->padding, o->dilation, o->groups);
     if (code)
         return code;
     const int most = o->stride > o->dilation ? o->stride : o->dilation;
@@ -44,9 +35,6 @@ static int transpose_infer(td_call *call)
     if (x.dim[1] != w.dim[0])
         return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels (dimension 1) and w %s expects %lld (dimension 0)",
                              td__shape_text(x, xt), (long long)x.dim[1], td__shape_text(w, wt), (long long)w.dim[0]);
-    if (x.dim[1] % o->groups != 0)
-        return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels (dimension 1), not a multiple of groups %d", td__shape_text(x, xt),
-                             (long long)x.dim[1], o->groups);
     td_conv2d_shape s = transpose_shape(call);
     if (b) {
         td_shape bs = td_call_input_shape(call, 2);

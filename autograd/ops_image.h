@@ -1,5 +1,5 @@
 /* autograd/ops_image.h: checks and shapes that the image operations share. Internal to ops_conv.c, ops_conv_transpose.c, ops_pool.c,
- * ops_adaptive_pool.c, ops_norm.c, ops_layer_norm.c.
+ * ops_norm.c, ops_layer_norm.c.
  */
 #ifndef TD_OPS_IMAGE_H
 #define TD_OPS_IMAGE_H
@@ -35,10 +35,20 @@ static inline int64_t td__image_reach(int64_t window, int dilation)
     return (window - 1) * dilation + 1;
 }
 
-/* What every convolution checks of its weights and numbers. 0, or the error recorded. */
-static inline int td__image_conv(td_call *call, td_shape w, int stride, int padding, int dilation, int groups)
+/* What every convolution checks of its inputs 0 x, 1 w (dimensions as `layout` says), 2 b and its numbers. 0, or the error recorded. */
+static inline int td__image_conv(td_call *call, const char *layout, int stride, int padding, int dilation, int groups)
 {
-    char wt[128];
+    td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
+    char xt[128], wt[128];
+    int code = td__image_dtype(call, 1, "w");
+    if (code == 0 && td_call_input(call, 2))
+        code = td__image_dtype(call, 2, "b");
+    if (code)
+        return code;
+    if (x.ndim != 4)
+        return td_call_error(call, TD_ERR_SHAPE, "x has shape %s, expected 4 dimensions (N,C,H,W)", td__shape_text(x, xt));
+    if (w.ndim != 4)
+        return td_call_error(call, TD_ERR_SHAPE, "w has shape %s, expected 4 dimensions %s", td__shape_text(w, wt), layout);
     if (w.dim[2] < 1 || w.dim[3] < 1)
         return td_call_error(call, TD_ERR_SHAPE, "w has shape %s: its windows are empty", td__shape_text(w, wt));
     if (stride < 1)
@@ -49,6 +59,9 @@ static inline int td__image_conv(td_call *call, td_shape w, int stride, int padd
         return td_call_error(call, TD_ERR_ARGUMENT, "dilation is %d, expected at least 1 (0 means 1)", dilation);
     if (groups < 1)
         return td_call_error(call, TD_ERR_ARGUMENT, "groups is %d, expected at least 1 (0 means 1)", groups);
+    if (x.dim[1] % groups != 0)
+        return td_call_error(call, TD_ERR_SHAPE, "x %s has %lld channels (dimension 1), not a multiple of groups %d", td__shape_text(x, xt),
+                             (long long)x.dim[1], groups);
     return 0;
 }
 

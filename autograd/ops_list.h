@@ -22,7 +22,7 @@
     X(layer_norm) X(rms_norm) X(group_norm)                                          /* ops_layer_norm.c              */ \
     X(lstm_cell) X(gru_cell)                                                         /* ops_rnn.c                     */ \
     X(embedding) X(index_select) X(gather) X(concat) X(pad)                          /* ops_embedding.c, ops_index.c, ops_join.c, ops_pad.c */ \
-    X(conv_transpose2d) X(adaptive_max_pool2d) X(adaptive_avg_pool2d)                /* ops_conv_transpose.c, ops_adaptive_pool.c */ \
+    X(conv_transpose2d) X(adaptive_max_pool2d) X(adaptive_avg_pool2d)                /* ops_conv_transpose.c, ops_pool.c */         \
     X(conv2d) X(max_pool2d) X(avg_pool2d) X(batch_norm) X(dropout)                   /* ops_conv.c, ops_pool.c, ops_norm.c, ops_dropout.c */
 
 #define TD_OP_LIST(X) TD_OP_LIST_A(X) TD_OP_LIST_B(X)

@@ -112,7 +112,6 @@ static int validate(td__fit *f, td_fit_epoch *e)
     int code = td__fit_totals_begin(&totals, f->o->n_metrics);
     if (!code && f->o->ema)
         code = td_ema_swap(f->o->ema);
-    bool swapped = !code && f->o->ema;
     TD_NO_GRAD();
     td_train(f->model, false);
     while (!code && td_loader_next(f->o->validation, &b)) {
@@ -121,8 +120,7 @@ static int validate(td__fit *f, td_fit_epoch *e)
         code = td__fit_totals_add(&totals, loss, output, &b, f->o);
     }
     td_train(f->model, true);
-    if (swapped && !code)
-        code = td_ema_swap(f->o->ema);
+    td__ema_swap_back(f->o->ema);
     if (!code)
         code = td_error_pending();
     if (!code)

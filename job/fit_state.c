@@ -2,7 +2,7 @@
  *
  * All ranks decide alike: the numbers judged are sums over all ranks, and whether the file exists is rank 0's answer.
  */
-#include <tensor_impl.h>
+#include <optim_impl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,8 +94,7 @@ static int keep_best(td__fit *f)
         return code;
     if (td_rank(td_world()) == 0)
         code = td_save(f->model, f->o->best);
-    if (f->o->ema && !code)
-        code = td_ema_swap(f->o->ema);
+    td__ema_swap_back(f->o->ema);
     return code;
 }
 

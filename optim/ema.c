@@ -114,12 +114,9 @@ int td_ema_update(td_ema *e)
     return rc;
 }
 
-int td_ema_swap(td_ema *e)
+static int swap(td_ema *e)
 {
-    TD_ENTER();
-    int rc = check("td_ema_swap", e);
-    if (rc != 0)
-        return rc;
+    int rc = 0;
     size_t most = 0;
     for (size_t i = 0; i < e->n; i++) {        /* all that can fail comes first: half a swap would be nobody's weights */
         const td_tensor *w = e->weight[i];
@@ -146,6 +143,20 @@ int td_ema_swap(td_ema *e)
     td__storage_unref(spare);
     e->swapped = !e->swapped;
     return 0;
+}
+
+int td_ema_swap(td_ema *e)
+{
+    TD_ENTER();
+    int rc = check("td_ema_swap", e);
+    return rc ? rc : swap(e);
+}
+
+/* After an error too: who has swapped for a moment puts the weights back. */
+void td__ema_swap_back(td_ema *e)
+{
+    if (e && e->swapped)
+        swap(e);
 }
 
 bool td__ema_look(const td_ema *e, td__ema_parts *out)

@@ -90,6 +90,7 @@ typedef struct { size_t n; td_tensor *const *weight, *const *average; double dec
 bool      td__ema_look(const td_ema *ema, td__ema_parts *out);
 void      td__ema_set_swapped(td_ema *ema, bool swapped);
 int       td__ema_check_step(const td_optim *opt);             /* 0, or td__fail: a parameter holds its average now            */
+void      td__ema_swap_back(td_ema *ema);                    /* the weights in their place, also while an error is pending; NULL is fine */
 td_ema   *td__emas(void);                                      /* the live ones; tests look whether some are left           */
 
 /* place.c */

@@ -8,15 +8,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <cmocka.h>
-
-static void expect(td_tensor *x, int code, const char *sentence)
-{
-    assert_true(td_is_poisoned(x));
-    assert_int_equal(td_error_pending(), code);
-    if (strncmp(td_error_message(), sentence, strlen(sentence)) != 0)
-        assert_string_equal(td_error_message(), sentence);
-    td_error_clear();
-}
+#include <sentence.h>
 
 static td_tensor *f(td_shape s)
 {
@@ -34,30 +26,30 @@ static void sentences(void **state)
     (void)state;
     TD_SCOPE();
     td_tensor *q = f(TD_SHAPE(2, 3, 5, 4)), *k = f(TD_SHAPE(2, 3, 7, 4));
-    expect(td_attention(f(TD_SHAPE(2, 5, 4)), k, k, NULL), TD_ERR_SHAPE, "td_attention: q has shape (2,5,4), expected 4 dimensions (N,H,T,D)");
-    expect(td_attention(q, f(TD_SHAPE(2, 2, 7, 4)), k, NULL), TD_ERR_SHAPE,
+    expect_poisoned(td_attention(f(TD_SHAPE(2, 5, 4)), k, k, NULL), TD_ERR_SHAPE, "td_attention: q has shape (2,5,4), expected 4 dimensions (N,H,T,D)");
+    expect_poisoned(td_attention(q, f(TD_SHAPE(2, 2, 7, 4)), k, NULL), TD_ERR_SHAPE,
            "td_attention: q (2,3,5,4) and k (2,2,7,4) differ at dimension 1: 3 against 2");
-    expect(td_attention(q, k, f(TD_SHAPE(2, 3, 7, 6)), NULL), TD_ERR_SHAPE,
+    expect_poisoned(td_attention(q, k, f(TD_SHAPE(2, 3, 7, 6)), NULL), TD_ERR_SHAPE,
            "td_attention: q (2,3,5,4) and v (2,3,7,6) differ at dimension 3: 4 against 6");
-    expect(td_attention(q, k, q, NULL), TD_ERR_SHAPE, "td_attention: k (2,3,7,4) has 7 rows and v (2,3,5,4) has 5 (dimension 2)");
-    expect(td_attention(q, td_cast(k, TD_F64), k, NULL), TD_ERR_DTYPE, "td_attention: dtypes f32 and f64 differ (td_cast converts)");
-    expect(td_attention(td_cast(q, TD_I64), k, k, NULL), TD_ERR_DTYPE, "td_attention: q is i64; it must be a float (td_cast converts)");
-    expect(td_attention(q, k, NULL, NULL), TD_ERR_ARGUMENT, "td_attention: input 2 is NULL");
-    expect(td_attention(q, k, k, &(td_attention_opts){ .scale = (double)NAN }), TD_ERR_ARGUMENT, "td_attention: scale is nan, expected a finite number");
-    expect(td_attention(q, k, k, &(td_attention_opts){ .mask = f(TD_SHAPE(7, 5)) }), TD_ERR_SHAPE,
+    expect_poisoned(td_attention(q, k, q, NULL), TD_ERR_SHAPE, "td_attention: k (2,3,7,4) has 7 rows and v (2,3,5,4) has 5 (dimension 2)");
+    expect_poisoned(td_attention(q, td_cast(k, TD_F64), k, NULL), TD_ERR_DTYPE, "td_attention: dtypes f32 and f64 differ (td_cast converts)");
+    expect_poisoned(td_attention(td_cast(q, TD_I64), k, k, NULL), TD_ERR_DTYPE, "td_attention: q is i64; it must be a float (td_cast converts)");
+    expect_poisoned(td_attention(q, k, NULL, NULL), TD_ERR_ARGUMENT, "td_attention: input 2 is NULL");
+    expect_poisoned(td_attention(q, k, k, &(td_attention_opts){ .scale = (double)NAN }), TD_ERR_ARGUMENT, "td_attention: scale is nan, expected a finite number");
+    expect_poisoned(td_attention(q, k, k, &(td_attention_opts){ .mask = f(TD_SHAPE(7, 5)) }), TD_ERR_SHAPE,
            "td_attention: mask (7,5) does not broadcast to (2,3,5,7), the scores (N,H,T,S)");
-    expect(td_attention(q, k, k, &(td_attention_opts){ .mask = td_ones(TD_SHAPE(5, 7), TD_F64) }), TD_ERR_DTYPE,
+    expect_poisoned(td_attention(q, k, k, &(td_attention_opts){ .mask = td_ones(TD_SHAPE(5, 7), TD_F64) }), TD_ERR_DTYPE,
            "td_attention: mask is f64, expected bool (true: attend) or f32 (added to the scores)");
-    expect(td_attention(q, k, k, &(td_attention_opts){ .mask = leaf(f(TD_SHAPE(5, 7))) }), TD_ERR_UNSUPPORTED,
+    expect_poisoned(td_attention(q, k, k, &(td_attention_opts){ .mask = leaf(f(TD_SHAPE(5, 7))) }), TD_ERR_UNSUPPORTED,
            "td_attention: mask asks for a gradient, and has none");
-    expect(td_rotary(f(TD_SHAPE(4)), f(TD_SHAPE(1, 4))), TD_ERR_SHAPE, "td_rotary: x has shape (4), expected at least 2 dimensions (…,T,D)");
-    expect(td_rotary(f(TD_SHAPE(2, 3)), f(TD_SHAPE(2, 3))), TD_ERR_SHAPE, "td_rotary: x has shape (2,3): its rows of 3 do not divide into pairs");
-    expect(td_rotary(q, f(TD_SHAPE(9, 4))), TD_ERR_SHAPE, "td_rotary: the table has shape (9,4), expected (5,4), the last two dimensions of x (2,3,5,4)");
-    expect(td_rotary(q, leaf(f(TD_SHAPE(5, 4)))), TD_ERR_ARGUMENT, "td_rotary: the table asks for a gradient, and has none");
-    expect(td_rotary_table(3, 5, 0, TD_F32), TD_ERR_SHAPE, "td_rotary_table: 3 positions of 5 elements");
-    expect(td_rotary_table(3, 4, -2, TD_F32), TD_ERR_ARGUMENT, "td_rotary_table: base is -2, expected a positive number (0 means 10000)");
-    expect(td_rotary_table(3, 4, 0, TD_I64), TD_ERR_DTYPE, "td_rotary_table: dtype is i64, expected a float");
-    expect(td_swiglu(f(TD_SHAPE(2, 3)), f(TD_SHAPE(3))), TD_ERR_SHAPE, "td_swiglu: gate has shape (2,3) and up (3), expected the same");
+    expect_poisoned(td_rotary(f(TD_SHAPE(4)), f(TD_SHAPE(1, 4))), TD_ERR_SHAPE, "td_rotary: x has shape (4), expected at least 2 dimensions (…,T,D)");
+    expect_poisoned(td_rotary(f(TD_SHAPE(2, 3)), f(TD_SHAPE(2, 3))), TD_ERR_SHAPE, "td_rotary: x has shape (2,3): its rows of 3 do not divide into pairs");
+    expect_poisoned(td_rotary(q, f(TD_SHAPE(9, 4))), TD_ERR_SHAPE, "td_rotary: the table has shape (9,4), expected (5,4), the last two dimensions of x (2,3,5,4)");
+    expect_poisoned(td_rotary(q, leaf(f(TD_SHAPE(5, 4)))), TD_ERR_ARGUMENT, "td_rotary: the table asks for a gradient, and has none");
+    expect_poisoned(td_rotary_table(3, 5, 0, TD_F32), TD_ERR_SHAPE, "td_rotary_table: 3 positions of 5 elements");
+    expect_poisoned(td_rotary_table(3, 4, -2, TD_F32), TD_ERR_ARGUMENT, "td_rotary_table: base is -2, expected a positive number (0 means 10000)");
+    expect_poisoned(td_rotary_table(3, 4, 0, TD_I64), TD_ERR_DTYPE, "td_rotary_table: dtype is i64, expected a float");
+    expect_poisoned(td_swiglu(f(TD_SHAPE(2, 3)), f(TD_SHAPE(3))), TD_ERR_SHAPE, "td_swiglu: gate has shape (2,3) and up (3), expected the same");
 }
 
 /* Forward and backward of (1,2,2048,16): the scores alone would be 32 MiB. */

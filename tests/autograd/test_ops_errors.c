@@ -6,16 +6,7 @@
 #include <setjmp.h>
 #include <string.h>
 #include <cmocka.h>
-
-/* x is poisoned, and the sentence begins so (the caller's place follows it) */
-static void expect(td_tensor *x, int code, const char *sentence)
-{
-    assert_true(td_is_poisoned(x));
-    assert_int_equal(td_error_pending(), code);
-    if (strncmp(td_error_message(), sentence, strlen(sentence)) != 0)
-        assert_string_equal(td_error_message(), sentence);
-    td_error_clear();
-}
+#include <sentence.h>
 
 static td_tensor *f(td_shape s)
 {
@@ -26,20 +17,20 @@ static void arithmetic(void **state)
 {
     (void)state;
     TD_SCOPE();
-    expect(td_add(f(TD_SHAPE(64, 128)), f(TD_SHAPE(64, 127))), TD_ERR_SHAPE,
+    expect_poisoned(td_add(f(TD_SHAPE(64, 128)), f(TD_SHAPE(64, 127))), TD_ERR_SHAPE,
            "td_add: shapes (64,128) and (64,127) do not broadcast at dimension 1: 128 against 127");
-    expect(td_mul(f(TD_SHAPE(2, 3, 4)), f(TD_SHAPE(2, 4))), TD_ERR_SHAPE,
+    expect_poisoned(td_mul(f(TD_SHAPE(2, 3, 4)), f(TD_SHAPE(2, 4))), TD_ERR_SHAPE,
            "td_mul: shapes (2,3,4) and (2,4) do not broadcast at dimension 1: 3 against 2");
-    expect(td_sub(f(TD_SHAPE(2)), td_ones(TD_SHAPE(2), TD_I64)), TD_ERR_DTYPE, "td_sub: dtypes f32 and i64 differ (td_cast converts)");
-    expect(td_div(td_ones(TD_SHAPE(2), TD_BOOL), td_ones(TD_SHAPE(2), TD_BOOL)), TD_ERR_DTYPE,
+    expect_poisoned(td_sub(f(TD_SHAPE(2)), td_ones(TD_SHAPE(2), TD_I64)), TD_ERR_DTYPE, "td_sub: dtypes f32 and i64 differ (td_cast converts)");
+    expect_poisoned(td_div(td_ones(TD_SHAPE(2), TD_BOOL), td_ones(TD_SHAPE(2), TD_BOOL)), TD_ERR_DTYPE,
            "td_div: arithmetic is done in floats, i64 and i32, not bool (td_cast converts)");
-    expect(td_scale(td_ones(TD_SHAPE(2), TD_I32), 0.5), TD_ERR_ARGUMENT,
+    expect_poisoned(td_scale(td_ones(TD_SHAPE(2), TD_I32), 0.5), TD_ERR_ARGUMENT,
            "td_scale: 0.5 is not a whole number that i32 can take (td_cast to f32 or f64 first)");
-    expect(td_shift(td_ones(TD_SHAPE(2), TD_I64), (double)NAN), TD_ERR_ARGUMENT, "td_shift: nan is not a whole number that i64 can take");
-    expect(td_cast(f(TD_SHAPE(2)), (td_dtype)99), TD_ERR_DTYPE, "td_cast: 99 is not a dtype");
-    expect(td_add(f(TD_SHAPE(2)), NULL), TD_ERR_ARGUMENT, "td_add: input 1 is NULL");
-    expect(td_neg(NULL), TD_ERR_ARGUMENT, "td_neg: input 0 is NULL");
-    expect(td_relu(td_ones(TD_SHAPE(2), TD_I32)), TD_ERR_DTYPE, "td_relu: the input is i32; it must be a float (td_cast converts)");
+    expect_poisoned(td_shift(td_ones(TD_SHAPE(2), TD_I64), (double)NAN), TD_ERR_ARGUMENT, "td_shift: nan is not a whole number that i64 can take");
+    expect_poisoned(td_cast(f(TD_SHAPE(2)), (td_dtype)99), TD_ERR_DTYPE, "td_cast: 99 is not a dtype");
+    expect_poisoned(td_add(f(TD_SHAPE(2)), NULL), TD_ERR_ARGUMENT, "td_add: input 1 is NULL");
+    expect_poisoned(td_neg(NULL), TD_ERR_ARGUMENT, "td_neg: input 0 is NULL");
+    expect_poisoned(td_relu(td_ones(TD_SHAPE(2), TD_I32)), TD_ERR_DTYPE, "td_relu: the input is i32; it must be a float (td_cast converts)");
 }
 
 static void reductions(void **state)
@@ -47,15 +38,15 @@ static void reductions(void **state)
     (void)state;
     TD_SCOPE();
     int twice[] = { 0, -2 }, three = 3;
-    expect(td_sum(f(TD_SHAPE(2, 3)), &three, 1, false), TD_ERR_SHAPE, "td_sum: axis 3 is outside the 2 dimensions of shape (2,3)");
-    expect(td_mean(f(TD_SHAPE(2, 3)), twice, 2, false), TD_ERR_ARGUMENT, "td_mean: axis 0 is named twice");
-    expect(td_mean(td_ones(TD_SHAPE(2), TD_I64), NULL, 0, false), TD_ERR_DTYPE, "td_mean: the input is i64; it must be a float");
-    expect(td_amax(f(TD_SHAPE(3, 0)), (int[]){ 1 }, 1, false), TD_ERR_SHAPE,
+    expect_poisoned(td_sum(f(TD_SHAPE(2, 3)), &three, 1, false), TD_ERR_SHAPE, "td_sum: axis 3 is outside the 2 dimensions of shape (2,3)");
+    expect_poisoned(td_mean(f(TD_SHAPE(2, 3)), twice, 2, false), TD_ERR_ARGUMENT, "td_mean: axis 0 is named twice");
+    expect_poisoned(td_mean(td_ones(TD_SHAPE(2), TD_I64), NULL, 0, false), TD_ERR_DTYPE, "td_mean: the input is i64; it must be a float");
+    expect_poisoned(td_amax(f(TD_SHAPE(3, 0)), (int[]){ 1 }, 1, false), TD_ERR_SHAPE,
            "td_amax: shape (3,0) has no elements along the reduced axes, so none is the largest or smallest");
-    expect(td_argmax(f(TD_SHAPE(0)), 0), TD_ERR_SHAPE, "td_argmax: shape (0) has no elements along the reduced axes");
-    expect(td_argmax(f(TD_SHAPE(2)), 1), TD_ERR_SHAPE, "td_argmax: axis 1 is outside the 1 dimensions of shape (2)");
-    expect(td_sum(f(TD_SHAPE(2)), NULL, 1, false), TD_ERR_ARGUMENT, "td_sum: axes is NULL");
-    expect(td_sum(f(TD_SHAPE(2)), twice, -1, false), TD_ERR_ARGUMENT, "td_sum: n_axes is not between 0 and 8");
+    expect_poisoned(td_argmax(f(TD_SHAPE(0)), 0), TD_ERR_SHAPE, "td_argmax: shape (0) has no elements along the reduced axes");
+    expect_poisoned(td_argmax(f(TD_SHAPE(2)), 1), TD_ERR_SHAPE, "td_argmax: axis 1 is outside the 1 dimensions of shape (2)");
+    expect_poisoned(td_sum(f(TD_SHAPE(2)), NULL, 1, false), TD_ERR_ARGUMENT, "td_sum: axes is NULL");
+    expect_poisoned(td_sum(f(TD_SHAPE(2)), twice, -1, false), TD_ERR_ARGUMENT, "td_sum: n_axes is not between 0 and 8");
 }
 
 /* A batch of 0 rows is as wide as any other: what -1 stands for does not depend on the number of rows. */
@@ -80,46 +71,46 @@ static void views(void **state)
     (void)state;
     TD_SCOPE();
     td_tensor *x = f(TD_SHAPE(2, 3));
-    expect(td_reshape(x, TD_SHAPE(4, 2)), TD_ERR_SHAPE, "td_reshape: shape (2,3) has 6 elements, shape (4,2) has 8");
-    expect(td_reshape(x, TD_SHAPE(4, -1)), TD_ERR_SHAPE, "td_reshape: the 6 elements of shape (2,3) do not divide into shape (4,-1)");
-    expect(td_reshape(x, TD_SHAPE(-1, -1)), TD_ERR_SHAPE, "td_reshape: shape (-1,-1): only one dimension may be -1");
-    expect(td_reshape(x, TD_SHAPE(-3, 2)), TD_ERR_SHAPE, "td_reshape: shape (-3,2): a dimension is negative");
+    expect_poisoned(td_reshape(x, TD_SHAPE(4, 2)), TD_ERR_SHAPE, "td_reshape: shape (2,3) has 6 elements, shape (4,2) has 8");
+    expect_poisoned(td_reshape(x, TD_SHAPE(4, -1)), TD_ERR_SHAPE, "td_reshape: the 6 elements of shape (2,3) do not divide into shape (4,-1)");
+    expect_poisoned(td_reshape(x, TD_SHAPE(-1, -1)), TD_ERR_SHAPE, "td_reshape: shape (-1,-1): only one dimension may be -1");
+    expect_poisoned(td_reshape(x, TD_SHAPE(-3, 2)), TD_ERR_SHAPE, "td_reshape: shape (-3,2): a dimension is negative");
     const int64_t huge = (int64_t)1 << 62;
-    expect(td_reshape(f(TD_SHAPE(0)), TD_SHAPE(0, huge, huge)), TD_ERR_SHAPE,
+    expect_poisoned(td_reshape(f(TD_SHAPE(0)), TD_SHAPE(0, huge, huge)), TD_ERR_SHAPE,
            "td_reshape: shape (0,4611686018427387904,4611686018427387904) has more elements than can be addressed");
-    expect(td_reshape(f(TD_SHAPE(0)), TD_SHAPE(-1, huge, huge)), TD_ERR_SHAPE, "td_reshape: shape (0,");
-    expect(td_reshape(f(TD_SHAPE(0, 3)), TD_SHAPE(0, 2, -1)), TD_ERR_SHAPE, "td_reshape: the 0 elements of shape (0,3) do not divide into");
-    expect(td_reshape(x, TD_SHAPE(0, -1)), TD_ERR_SHAPE, "td_reshape: the 6 elements of shape (2,3) do not divide into shape (0,-1)");
-    expect(td_flatten(NULL, 0), TD_ERR_ARGUMENT, "td_flatten: the tensor is NULL");
-    expect(td_transpose(NULL, 0, 1), TD_ERR_ARGUMENT, "td_transpose: the tensor is NULL");
-    expect(td_dropout(NULL, 0.5, false), TD_ERR_ARGUMENT, "td_dropout: input 0 is NULL");
-    expect(td_flatten(x, 2), TD_ERR_SHAPE, "td_flatten: dimension 2 is outside -2 to 1");
-    expect(td_permute(x, (int[]){ 0, 0 }, 2), TD_ERR_ARGUMENT, "td_permute: dimension 0 is named twice");
-    expect(td_permute(x, (int[]){ 0 }, 1), TD_ERR_ARGUMENT, "td_permute: 1 dimensions are named, shape (2,3) has 2");
-    expect(td_permute(x, (int[]){ 0, 2 }, 2), TD_ERR_ARGUMENT, "td_permute: dimension 2 is outside shape (2,3)");
-    expect(td_transpose(x, 0, 2), TD_ERR_SHAPE, "td_transpose: dimension 2 is outside -2 to 1");
-    expect(td_expand(x, TD_SHAPE(4, 3)), TD_ERR_SHAPE,
+    expect_poisoned(td_reshape(f(TD_SHAPE(0)), TD_SHAPE(-1, huge, huge)), TD_ERR_SHAPE, "td_reshape: shape (0,");
+    expect_poisoned(td_reshape(f(TD_SHAPE(0, 3)), TD_SHAPE(0, 2, -1)), TD_ERR_SHAPE, "td_reshape: the 0 elements of shape (0,3) do not divide into");
+    expect_poisoned(td_reshape(x, TD_SHAPE(0, -1)), TD_ERR_SHAPE, "td_reshape: the 6 elements of shape (2,3) do not divide into shape (0,-1)");
+    expect_poisoned(td_flatten(NULL, 0), TD_ERR_ARGUMENT, "td_flatten: the tensor is NULL");
+    expect_poisoned(td_transpose(NULL, 0, 1), TD_ERR_ARGUMENT, "td_transpose: the tensor is NULL");
+    expect_poisoned(td_dropout(NULL, 0.5, false), TD_ERR_ARGUMENT, "td_dropout: input 0 is NULL");
+    expect_poisoned(td_flatten(x, 2), TD_ERR_SHAPE, "td_flatten: dimension 2 is outside -2 to 1");
+    expect_poisoned(td_permute(x, (int[]){ 0, 0 }, 2), TD_ERR_ARGUMENT, "td_permute: dimension 0 is named twice");
+    expect_poisoned(td_permute(x, (int[]){ 0 }, 1), TD_ERR_ARGUMENT, "td_permute: 1 dimensions are named, shape (2,3) has 2");
+    expect_poisoned(td_permute(x, (int[]){ 0, 2 }, 2), TD_ERR_ARGUMENT, "td_permute: dimension 2 is outside shape (2,3)");
+    expect_poisoned(td_transpose(x, 0, 2), TD_ERR_SHAPE, "td_transpose: dimension 2 is outside -2 to 1");
+    expect_poisoned(td_expand(x, TD_SHAPE(4, 3)), TD_ERR_SHAPE,
            "td_expand: shape (2,3) does not expand to (4,3): only dimensions of size 1 repeat, and new ones come first");
-    expect(td_narrow(x, 1, 2, 2), TD_ERR_ARGUMENT, "td_narrow: start 2, length 2 is outside dimension 1 of shape (2,3)");
-    expect(td_narrow(x, 1, INT64_MAX, 1), TD_ERR_ARGUMENT, "td_narrow: start 9223372036854775807, length 1 is outside dimension 1 of shape (2,3)");
-    expect(td_softmax(x, 2), TD_ERR_SHAPE, "td_softmax: dimension 2 is outside -2 to 1");
-    expect(td_softmax(f(TD_SCALAR), 0), TD_ERR_SHAPE, "td_softmax: a tensor of shape () has no dimension 0");
+    expect_poisoned(td_narrow(x, 1, 2, 2), TD_ERR_ARGUMENT, "td_narrow: start 2, length 2 is outside dimension 1 of shape (2,3)");
+    expect_poisoned(td_narrow(x, 1, INT64_MAX, 1), TD_ERR_ARGUMENT, "td_narrow: start 9223372036854775807, length 1 is outside dimension 1 of shape (2,3)");
+    expect_poisoned(td_softmax(x, 2), TD_ERR_SHAPE, "td_softmax: dimension 2 is outside -2 to 1");
+    expect_poisoned(td_softmax(f(TD_SCALAR), 0), TD_ERR_SHAPE, "td_softmax: a tensor of shape () has no dimension 0");
 }
 
 static void products(void **state)
 {
     (void)state;
     TD_SCOPE();
-    expect(td_matmul(f(TD_SHAPE(2, 3)), f(TD_SHAPE(4, 5))), TD_ERR_SHAPE, "td_matmul: shapes (2,3) and (4,5) do not fit: the inner sizes are 3 and 4");
-    expect(td_matmul(f(TD_SCALAR), f(TD_SHAPE(4, 5))), TD_ERR_SHAPE, "td_matmul: shapes () and (4,5): a scalar is no matrix");
-    expect(td_matmul(f(TD_SHAPE(2, 2, 3)), f(TD_SHAPE(3, 3, 5))), TD_ERR_SHAPE,
+    expect_poisoned(td_matmul(f(TD_SHAPE(2, 3)), f(TD_SHAPE(4, 5))), TD_ERR_SHAPE, "td_matmul: shapes (2,3) and (4,5) do not fit: the inner sizes are 3 and 4");
+    expect_poisoned(td_matmul(f(TD_SCALAR), f(TD_SHAPE(4, 5))), TD_ERR_SHAPE, "td_matmul: shapes () and (4,5): a scalar is no matrix");
+    expect_poisoned(td_matmul(f(TD_SHAPE(2, 2, 3)), f(TD_SHAPE(3, 3, 5))), TD_ERR_SHAPE,
            "td_matmul: shapes (2,2,3) and (3,3,5): their batch dimensions do not broadcast at dimension 0");
-    expect(td_linear(f(TD_SHAPE(64, 783)), f(TD_SHAPE(10, 784)), NULL), TD_ERR_SHAPE,
+    expect_poisoned(td_linear(f(TD_SHAPE(64, 783)), f(TD_SHAPE(10, 784)), NULL), TD_ERR_SHAPE,
            "td_linear: input (64,783) has 783 features, weight (10,784) takes 784");
-    expect(td_linear(f(TD_SHAPE(4, 3)), f(TD_SHAPE(2, 3)), f(TD_SHAPE(3))), TD_ERR_SHAPE, "td_linear: bias (3) does not fit weight (2,3): expected (2)");
-    expect(td_linear(f(TD_SHAPE(4, 3)), f(TD_SHAPE(3)), NULL), TD_ERR_SHAPE,
+    expect_poisoned(td_linear(f(TD_SHAPE(4, 3)), f(TD_SHAPE(2, 3)), f(TD_SHAPE(3))), TD_ERR_SHAPE, "td_linear: bias (3) does not fit weight (2,3): expected (2)");
+    expect_poisoned(td_linear(f(TD_SHAPE(4, 3)), f(TD_SHAPE(3)), NULL), TD_ERR_SHAPE,
            "td_linear: input (4,3) and weight (3) do not fit: expected (…,I) and (O,I)");
-    expect(td_linear(f(TD_SHAPE(4, 3)), td_ones(TD_SHAPE(2, 3), TD_F64), NULL), TD_ERR_DTYPE, "td_linear: dtypes f32 and f64 differ");
+    expect_poisoned(td_linear(f(TD_SHAPE(4, 3)), td_ones(TD_SHAPE(2, 3), TD_F64), NULL), TD_ERR_DTYPE, "td_linear: dtypes f32 and f64 differ");
 }
 
 static void losses(void **state)
@@ -129,17 +120,17 @@ static void losses(void **state)
     td_tensor *x = f(TD_SHAPE(4, 10));
     int64_t class[] = { 0, 9, 3, 12 };
     td_tensor *target = td_from(class, TD_SHAPE(4), TD_I64);
-    expect(td_cross_entropy(x, target, NULL), TD_ERR_ARGUMENT, "td_cross_entropy: target of row 3 is 12; logits (4,10) have classes 0 to 9");
+    expect_poisoned(td_cross_entropy(x, target, NULL), TD_ERR_ARGUMENT, "td_cross_entropy: target of row 3 is 12; logits (4,10) have classes 0 to 9");
     class[1] = -1, class[3] = -100;
     target = td_from(class, TD_SHAPE(4), TD_I64);
-    expect(td_cross_entropy(x, target, &(td_cross_entropy_opts){ .has_ignore_index = true, .ignore_index = -100 }), TD_ERR_ARGUMENT,
+    expect_poisoned(td_cross_entropy(x, target, &(td_cross_entropy_opts){ .has_ignore_index = true, .ignore_index = -100 }), TD_ERR_ARGUMENT,
            "td_cross_entropy: target of row 1 is -1; logits (4,10) have classes 0 to 9, or ignore_index -100");
-    expect(td_cross_entropy(x, td_zeros(TD_SHAPE(5), TD_I64), NULL), TD_ERR_SHAPE,
+    expect_poisoned(td_cross_entropy(x, td_zeros(TD_SHAPE(5), TD_I64), NULL), TD_ERR_SHAPE,
            "td_cross_entropy: logits (4,10) and target (5) do not fit: expected (N,C) and (N)");
-    expect(td_cross_entropy(x, f(TD_SHAPE(4)), NULL), TD_ERR_DTYPE, "td_cross_entropy: target is f32; class numbers are i64 (td_cast converts)");
-    expect(td_cross_entropy(x, td_zeros(TD_SHAPE(4), TD_I64), &(td_cross_entropy_opts){ .label_smoothing = 1.5f }), TD_ERR_ARGUMENT,
+    expect_poisoned(td_cross_entropy(x, f(TD_SHAPE(4)), NULL), TD_ERR_DTYPE, "td_cross_entropy: target is f32; class numbers are i64 (td_cast converts)");
+    expect_poisoned(td_cross_entropy(x, td_zeros(TD_SHAPE(4), TD_I64), &(td_cross_entropy_opts){ .label_smoothing = 1.5f }), TD_ERR_ARGUMENT,
            "td_cross_entropy: label_smoothing is 1.5; it must be in [0,1)");
-    expect(td_mse(x, f(TD_SHAPE(4, 9))), TD_ERR_SHAPE, "td_mse: input (4,10) and target (4,9) must have the same shape");
+    expect_poisoned(td_mse(x, f(TD_SHAPE(4, 9))), TD_ERR_SHAPE, "td_mse: input (4,10) and target (4,9) must have the same shape");
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------------------- */

@@ -6,16 +6,7 @@
 #include <setjmp.h>
 #include <string.h>
 #include <cmocka.h>
-
-/* x is poisoned, and the sentence begins so (the caller's place follows it) */
-static void expect(td_tensor *x, int code, const char *sentence)
-{
-    assert_true(td_is_poisoned(x));
-    assert_int_equal(td_error_pending(), code);
-    if (strncmp(td_error_message(), sentence, strlen(sentence)) != 0)
-        assert_string_equal(td_error_message(), sentence);
-    td_error_clear();
-}
+#include <sentence.h>
 
 static td_tensor *f(td_shape s)
 {
@@ -50,24 +41,24 @@ static void sentences(void **state)
     (void)state;
     TD_SCOPE();
     td_tensor *i32 = td_ones(TD_SHAPE(2), TD_I32), *mask = td_ones(TD_SHAPE(2), TD_BOOL);
-    expect(td_exp(i32), TD_ERR_DTYPE, "td_exp: the input is i32; it must be a float (td_cast converts)");
-    expect(td_ln(i32), TD_ERR_DTYPE, "td_ln: the input is i32; it must be a float");
-    expect(td_pow(i32, 2), TD_ERR_DTYPE, "td_pow: the input is i32; it must be a float");
-    expect(td_abs(mask), TD_ERR_DTYPE, "td_abs: arithmetic is done in floats, i64 and i32, not bool");
-    expect(td_silu(NULL), TD_ERR_ARGUMENT, "td_silu: input 0 is NULL");
-    expect(td_clamp(f(TD_SHAPE(2)), 1, -1), TD_ERR_ARGUMENT, "td_clamp: the bounds are 1 and -1; the low one must not be above the high one");
-    expect(td_clamp(f(TD_SHAPE(2)), (double)NAN, 1), TD_ERR_ARGUMENT, "td_clamp: the bounds are nan and 1;");
-    expect(td_maximum(f(TD_SHAPE(3, 2)), f(TD_SHAPE(3))), TD_ERR_SHAPE,
+    expect_poisoned(td_exp(i32), TD_ERR_DTYPE, "td_exp: the input is i32; it must be a float (td_cast converts)");
+    expect_poisoned(td_ln(i32), TD_ERR_DTYPE, "td_ln: the input is i32; it must be a float");
+    expect_poisoned(td_pow(i32, 2), TD_ERR_DTYPE, "td_pow: the input is i32; it must be a float");
+    expect_poisoned(td_abs(mask), TD_ERR_DTYPE, "td_abs: arithmetic is done in floats, i64 and i32, not bool");
+    expect_poisoned(td_silu(NULL), TD_ERR_ARGUMENT, "td_silu: input 0 is NULL");
+    expect_poisoned(td_clamp(f(TD_SHAPE(2)), 1, -1), TD_ERR_ARGUMENT, "td_clamp: the bounds are 1 and -1; the low one must not be above the high one");
+    expect_poisoned(td_clamp(f(TD_SHAPE(2)), (double)NAN, 1), TD_ERR_ARGUMENT, "td_clamp: the bounds are nan and 1;");
+    expect_poisoned(td_maximum(f(TD_SHAPE(3, 2)), f(TD_SHAPE(3))), TD_ERR_SHAPE,
            "td_maximum: shapes (3,2) and (3) do not broadcast at dimension 1: 2 against 3");
-    expect(td_minimum(f(TD_SHAPE(2)), i32), TD_ERR_DTYPE, "td_minimum: dtypes f32 and i32 differ (td_cast converts)");
-    expect(td_where(f(TD_SHAPE(2)), f(TD_SHAPE(2)), f(TD_SHAPE(2))), TD_ERR_DTYPE, "td_where: the condition is f32; it must be bool or u8");
-    expect(td_where(mask, f(TD_SHAPE(2)), i32), TD_ERR_DTYPE, "td_where: dtypes f32 and i32 differ (td_cast converts)");
-    expect(td_where(mask, f(TD_SHAPE(3)), f(TD_SCALAR)), TD_ERR_SHAPE,
+    expect_poisoned(td_minimum(f(TD_SHAPE(2)), i32), TD_ERR_DTYPE, "td_minimum: dtypes f32 and i32 differ (td_cast converts)");
+    expect_poisoned(td_where(f(TD_SHAPE(2)), f(TD_SHAPE(2)), f(TD_SHAPE(2))), TD_ERR_DTYPE, "td_where: the condition is f32; it must be bool or u8");
+    expect_poisoned(td_where(mask, f(TD_SHAPE(2)), i32), TD_ERR_DTYPE, "td_where: dtypes f32 and i32 differ (td_cast converts)");
+    expect_poisoned(td_where(mask, f(TD_SHAPE(3)), f(TD_SCALAR)), TD_ERR_SHAPE,
            "td_where: shapes (2) and (3) do not broadcast at dimension 0: 2 against 3");
-    expect(td_log_softmax(f(TD_SHAPE(2, 3)), 2), TD_ERR_SHAPE, "td_log_softmax: ");
-    expect(td_var(f(TD_SHAPE(2)), NULL, 0, false, -1), TD_ERR_ARGUMENT, "td_var: correction is -1; it must not be negative");
-    expect(td_var(f(TD_SHAPE(2)), NULL, 1, false, 1), TD_ERR_ARGUMENT, "td_var: axes is NULL");
-    expect(td_var(f(TD_SHAPE(2)), (int[]){ 1 }, 1, false, 1), TD_ERR_SHAPE, "td_var: axis 1 is outside the 1 dimensions of shape (2)");
+    expect_poisoned(td_log_softmax(f(TD_SHAPE(2, 3)), 2), TD_ERR_SHAPE, "td_log_softmax: ");
+    expect_poisoned(td_var(f(TD_SHAPE(2)), NULL, 0, false, -1), TD_ERR_ARGUMENT, "td_var: correction is -1; it must not be negative");
+    expect_poisoned(td_var(f(TD_SHAPE(2)), NULL, 1, false, 1), TD_ERR_ARGUMENT, "td_var: axes is NULL");
+    expect_poisoned(td_var(f(TD_SHAPE(2)), (int[]){ 1 }, 1, false, 1), TD_ERR_SHAPE, "td_var: axis 1 is outside the 1 dimensions of shape (2)");
 }
 
 static void losses(void **state)
@@ -75,17 +66,17 @@ static void losses(void **state)
     (void)state;
     TD_SCOPE();
     td_tensor *target = td_from((int64_t[]){ 1, 3 }, TD_SHAPE(2), TD_I64), *x = f(TD_SHAPE(2, 3));
-    expect(td_nll(x, target, NULL), TD_ERR_ARGUMENT, "td_nll: target of row 1 is 3; log_probabilities (2,3) have classes 0 to 2");
-    expect(td_nll(x, target, &(td_nll_opts){ .has_ignore_index = true, .ignore_index = -100 }), TD_ERR_ARGUMENT,
+    expect_poisoned(td_nll(x, target, NULL), TD_ERR_ARGUMENT, "td_nll: target of row 1 is 3; log_probabilities (2,3) have classes 0 to 2");
+    expect_poisoned(td_nll(x, target, &(td_nll_opts){ .has_ignore_index = true, .ignore_index = -100 }), TD_ERR_ARGUMENT,
            "td_nll: target of row 1 is 3; log_probabilities (2,3) have classes 0 to 2, or ignore_index -100");
-    expect(td_nll(x, td_ones(TD_SHAPE(2), TD_I32), NULL), TD_ERR_DTYPE, "td_nll: target is i32; class numbers are i64 (td_cast converts)");
-    expect(td_nll(f(TD_SHAPE(3)), target, NULL), TD_ERR_SHAPE, "td_nll: log_probabilities (3) and target (2) do not fit: expected (N,C) and (N)");
-    expect(td_bce_with_logits(x, f(TD_SHAPE(2)), NULL), TD_ERR_SHAPE,
+    expect_poisoned(td_nll(x, td_ones(TD_SHAPE(2), TD_I32), NULL), TD_ERR_DTYPE, "td_nll: target is i32; class numbers are i64 (td_cast converts)");
+    expect_poisoned(td_nll(f(TD_SHAPE(3)), target, NULL), TD_ERR_SHAPE, "td_nll: log_probabilities (3) and target (2) do not fit: expected (N,C) and (N)");
+    expect_poisoned(td_bce_with_logits(x, f(TD_SHAPE(2)), NULL), TD_ERR_SHAPE,
            "td_bce_with_logits: input (2,3) and target (2) must have the same shape");
-    expect(td_bce_with_logits(x, td_ones(TD_SHAPE(2, 3), TD_F64), NULL), TD_ERR_DTYPE, "td_bce_with_logits: dtypes f32 and f64 differ");
-    expect(td_bce_with_logits(x, x, &(td_bce_opts){ .pos_weight = f(TD_SHAPE(2)) }), TD_ERR_SHAPE,
+    expect_poisoned(td_bce_with_logits(x, td_ones(TD_SHAPE(2, 3), TD_F64), NULL), TD_ERR_DTYPE, "td_bce_with_logits: dtypes f32 and f64 differ");
+    expect_poisoned(td_bce_with_logits(x, x, &(td_bce_opts){ .pos_weight = f(TD_SHAPE(2)) }), TD_ERR_SHAPE,
            "td_bce_with_logits: pos_weight (2) does not broadcast to the input (2,3)");
-    expect(td_bce_with_logits(x, x, &(td_bce_opts){ .pos_weight = wanted(f(TD_SHAPE(3))) }), TD_ERR_ARGUMENT,
+    expect_poisoned(td_bce_with_logits(x, x, &(td_bce_opts){ .pos_weight = wanted(f(TD_SHAPE(3))) }), TD_ERR_ARGUMENT,
            "td_bce_with_logits: pos_weight needs gradients, and this loss has none for it (td_detach)");
 }
 

@@ -12,58 +12,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
-#include <tandem.h>
-
-static char folder[] = "/tmp/tandem-test-fit-XXXXXX";
-
-#define EXPECT(what)                                                                                             \
-    do {                                                                                                         \
-        if (!(what)) {                                                                                           \
-            fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #what, td_error_message());          \
-            _exit(99);                                                                                           \
-        }                                                                                                        \
-    } while (0)
-
-typedef int body(void);
-
-static int run(int ranks, body *f)
-{
-    static int jobs;
-    pid_t pid[4];
-    char text[64];
-    int worst = 0;
-    jobs++;
-    for (int r = 0; r < ranks; r++) {
-        pid[r] = fork();
-        assert_true(pid[r] >= 0);
-        if (pid[r])
-            continue;
-        setenv("TANDEM_RUNTIME_DIR", folder, 1);
-        if (ranks > 1) {
-            snprintf(text, sizeof text, "%d", r);
-            setenv("TANDEM_RANK", text, 1), setenv("TANDEM_LOCAL_RANK", text, 1);
-            snprintf(text, sizeof text, "%d", ranks);
-            setenv("TANDEM_SIZE", text, 1), setenv("TANDEM_LOCAL_SIZE", text, 1);
-            snprintf(text, sizeof text, "fit-%d-%d", (int)getppid(), jobs);
-            setenv("TANDEM_JOB", text, 1);
-        }
-        exit(f());
-    }
-    for (int r = 0; r < ranks; r++) {
-        int status;
-        assert_int_equal(waitpid(pid[r], &status, 0), pid[r]);
-        int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-        worst = code > worst ? code : worst;
-    }
-    return worst;
-}
+#include "job_test.h"
 
 static char *file(const char *name)
 {
     static char path[4][128];
     static int turn;
     turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
+    snprintf(path[turn], sizeof path[turn], "%s/%s", job_folder, name);
     return path[turn];
 }
 
@@ -88,7 +44,7 @@ static td_loader *data(bool test)
 {
     td_field field[2] = { { TD_SHAPE(IN), TD_F32 }, { TD_SCALAR, TD_I64 } };
     td_dataset *d = td_dataset_new(&(td_dataset_source){ .rows = test ? TEST_ROWS : ROWS, .field = field, .n_fields = 2, .read = read_row },
-                                   test ? folder : NULL);
+                                   test ? job_folder : NULL);
     return td_loader_new(d, &(td_loader_opts){ .batch = 16, .shuffle = !test });
 }
 
@@ -191,7 +147,7 @@ static int numbers(void)
         TD_SCOPE();
         float x[IN];
         int64_t y;
-        read_row(folder, row, (void *[]){ x, &y });
+        read_row(job_folder, row, (void *[]){ x, &y });
         td_tensor *logits = td_forward(j.net, td_from(x, TD_SHAPE(1, IN), TD_F32));
         hits += td_item(td_argmax(logits, 1)) == (double)y;
         loss += td_item(td_cross_entropy(logits, td_from(&y, TD_SHAPE(1), TD_I64), NULL));
@@ -392,18 +348,56 @@ static void wrong_input_is_one_sentence(void **state)
         assert_int_equal(run(1, bodies[i]), 0);
 }
 
+/* An error while averages stand in for the weights: the weights are back in their place. */
+static td_tensor *fails_in_validation(td_tensor *output, const td_batch *b, void *user)
+{
+    td_module *net = user;
+    return td_is_training(net) ? td_cross_entropy(output, b->y, NULL) : td_cross_entropy(td_add(output, td_zeros(TD_SHAPE(7), TD_F32)), b->y, NULL);
+}
+
+static int weights_come_back(void)
+{
+    float plain[WEIGHTS], after[WEIGHTS];
+    td_init(NULL, NULL);
+    job j = make(0.01);
+    EXPECT(td_fit(j.net, &(td_fit_opts){ .optim = j.opt, .train = j.train, .quiet = true }).code == 0);
+    weights(&j, plain);
+    td_finish();
+    td_init(NULL, NULL);
+    td_step_set(0);
+    td_errors(TD_ERRORS_RETURN);
+    j = make(0.01);
+    td_ema *ema = td_ema_new(td_parameters(j.net), 0.9);
+    td_fit_result r = td_fit(j.net, &(td_fit_opts){ .optim = j.opt, .train = j.train, .validation = j.test, .ema = ema, .user = j.net,
+                                                   .loss = fails_in_validation, .quiet = true });
+    EXPECT(r.code == TD_ERR_SHAPE);
+    td_error_clear();
+    weights(&j, after);
+    EXPECT(memcmp(plain, after, sizeof plain) == 0);
+    EXPECT(td_ema_swap(ema) == 0);
+    weights(&j, after);
+    EXPECT(memcmp(plain, after, sizeof plain) != 0);       /* the averages are others                                    */
+    return 0;
+}
+
+static void an_error_leaves_the_weights(void **state)
+{
+    assert_int_equal(run(1, weights_come_back), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_loop), cmocka_unit_test(validation_counts), cmocka_unit_test(stops_early_and_keeps_the_best),
         cmocka_unit_test(goes_on_where_it_was), cmocka_unit_test(trains_in_sixteen_bits), cmocka_unit_test(wrong_input_is_one_sentence),
+        cmocka_unit_test(an_error_leaves_the_weights),
     };
-    if (!mkdtemp(folder))
+    if (!mkdtemp(job_folder))
         return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     const char *names[] = { "best", "parts", "killed" };
     for (int i = 0; i < 3; i++)
         unlink(file(names[i]));
-    rmdir(folder);
+    rmdir(job_folder);
     return failed;
 }

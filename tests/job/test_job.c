@@ -13,56 +13,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
-#include <tandem.h>
-
-static char boxes[] = "/tmp/tandem-test-job-XXXXXX";
-
-#define EXPECT(what)                                                                                             \
-    do {                                                                                                         \
-        if (!(what)) {                                                                                           \
-            fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #what, td_error_message());          \
-            _exit(99);                                                                                           \
-        }                                                                                                        \
-    } while (0)
-
-typedef int body(void);
-
-/* Ranks of one world; returns the largest exit code (128 + signal). */
-static int run(int ranks, body *f)
-{
-    static int jobs;
-    pid_t pid[8];
-    char text[64];
-    int worst = 0;
-    jobs++;
-    for (int r = 0; r < ranks; r++) {
-        pid[r] = fork();
-        assert_true(pid[r] >= 0);
-        if (pid[r])
-            continue;
-        setenv("TANDEM_RUNTIME_DIR", boxes, 1);
-        if (ranks > 1) {
-            snprintf(text, sizeof text, "%d", r);
-            setenv("TANDEM_RANK", text, 1), setenv("TANDEM_LOCAL_RANK", text, 1);
-            snprintf(text, sizeof text, "%d", ranks);
-            setenv("TANDEM_SIZE", text, 1), setenv("TANDEM_LOCAL_SIZE", text, 1);
-            snprintf(text, sizeof text, "job-%d-%d", (int)getppid(), jobs);
-            setenv("TANDEM_JOB", text, 1);
-        }
-        exit(f());
-    }
-    for (int r = 0; r < ranks; r++) {
-        int status;
-        assert_int_equal(waitpid(pid[r], &status, 0), pid[r]);
-        int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-        worst = code > worst ? code : worst;
-    }
-    return worst;
-}
+#include "job_test.h"
 
 static int files(void)
 {
-    DIR *d = opendir(boxes);
+    DIR *d = opendir(job_folder);
     int n = 0;
     for (struct dirent *e; d && (e = readdir(d));)
         n += e->d_name[0] != '.';
@@ -226,20 +181,20 @@ static void errors(void **state)
     (void)state;
     int before = files();
     assert_int_equal(run(2, one_fails), 128 + 6);
-    assert_int_equal(files(), before + 2);              /* both boxes are kept */
+    assert_int_equal(files(), before + 2);              /* both job_folder are kept */
 }
 
 static int begin(void **state)
 {
     (void)state;
-    return mkdtemp(boxes) ? 0 : -1;
+    return mkdtemp(job_folder) ? 0 : -1;
 }
 
 static int end(void **state)
 {
     (void)state;
     char command[100];
-    snprintf(command, sizeof command, "rm -rf %s", boxes);
+    snprintf(command, sizeof command, "rm -rf %s", job_folder);
     return system(command);
 }
 
