@@ -266,6 +266,43 @@ td_memory_stats td_memory_of(td_device device)
     return own;
 }
 
+int td_synchronize(td_device device)
+{
+    TD_ENTER();
+    const td_device_ops *ops = td__device_ops(device);
+    if (!ops)
+        return td__pending();
+    return ops->synchronize(device.kind == TD_DEFAULT ? td_device_default().index : device.index);
+}
+
+/* ---- kernel times -------------------------------------------------------------------------------------------------- */
+static const td_device_ops *timed(const char *who, td_device *device)
+{
+    const td_device_ops *ops = td__device_ops(*device);
+    char text[24];
+    if (device->kind == TD_DEFAULT)
+        *device = td_device_default();
+    if (ops && ops->times_begin)
+        return ops;
+    if (ops)
+        td__fail(TD_ERR_UNSUPPORTED, "%s: kernels of %s are not timed, only those of a GPU", who, td__device_text(*device, text));
+    return NULL;
+}
+
+int td_kernel_times_begin(td_device device)
+{
+    TD_ENTER();
+    const td_device_ops *ops = timed("td_kernel_times_begin", &device);
+    return ops ? ops->times_begin(device.index) : td__pending();
+}
+
+int td_kernel_times_end(td_device device, td_kernel_time *into, int room)
+{
+    TD_ENTER();
+    const td_device_ops *ops = timed("td_kernel_times_end", &device);
+    return ops ? ops->times_end(device.index, into, room) : td__pending();
+}
+
 td_tensor *td_to(td_tensor *x, td_device device)
 {
     TD_ENTER();

@@ -27,6 +27,8 @@ typedef struct td_device_ops {
     int   (*event_record)(int index, void *event, void *stream);
     int   (*event_wait)(int index, void *event, void *stream);
     void  (*event_free)(int index, void *event);
+    int   (*times_begin)(int index);                           /* NULL: kernels are not timed (td_kernel_times_begin)      */
+    int   (*times_end)(int index, td_kernel_time *into, int room);
     int   (*memory)(int index, td_memory_stats *into);         /* all but live_tensors; NULL: not counted                  */
     const struct td_kernels *kernels;                          /* NULL on the CPU: td__cpu_kernels()                       */
 } td_device_ops;

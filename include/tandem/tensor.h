@@ -44,6 +44,14 @@ TD_API td_device td_device_of(const td_tensor *x);
 TD_API td_tensor *td_to(td_tensor *x, td_device device);   /* x itself when it is there already                      */
 /* td_memory of one device: the CPU's, or what this process holds on a GPU. live_tensors is the whole process's. */
 TD_API td_memory_stats td_memory_of(td_device device);
+/* Waits until a device has done everything that was asked of it (torch.cuda.synchronize); what failed on it meanwhile is reported here. 0, or a
+ * negative code. Only for timing: whatever reads a value waits by itself. The CPU is always done. */
+TD_API int td_synchronize(td_device device);
+/* What a GPU's time goes into. Between begin and end each kernel is timed by events on the device, which costs a few microseconds a launch;
+ * end waits, fills in at most `room` kernels, those that took longest first, and returns how many there were; negative: an error. */
+typedef struct { const char *kernel; int64_t calls; double ms; } td_kernel_time;
+TD_API int td_kernel_times_begin(td_device device);
+TD_API int td_kernel_times_end(td_device device, td_kernel_time *into, int room);
 
 /* ---- making tensors (on the default device, owned by the innermost scope) ---------------------------------------- */
 TD_API td_tensor *td_empty(td_shape shape, td_dtype dtype);                 /* contents undefined                    */

@@ -42,6 +42,13 @@ int   cuda_event_record(int index, void *event, void *stream);   /* stream NULL:
 int   cuda_event_wait(int index, void *event, void *stream);
 void  cuda_event_free(int index, void *event);
 
+/* ---- times.c ---------------------------------------------------------------------------------------------------------------------- */
+/* Around every launch on the compute stream: td__cuda_stream begins, td__cuda_launched ends. Two loads while nothing is timed. */
+void cuda_times_before(void);
+void cuda_times_after(const char *row);
+int  cuda_times_begin(int index);
+int  cuda_times_end(int index, td_kernel_time *into, int room);
+
 /* ---- memory.c, copy.c -------------------------------------------------------------------------------------------------------------- */
 void *cuda_alloc(int index, size_t bytes);
 void  cuda_free(int index, void *block);

@@ -17,6 +17,8 @@ const td_device_ops cuda_ops = {
     .event_record = cuda_event_record,
     .event_wait = cuda_event_wait,
     .event_free = cuda_event_free,
+    .times_begin = cuda_times_begin,
+    .times_end = cuda_times_end,
     .memory = cuda_memory,
     .kernels = &td__cuda_kernels,
 };

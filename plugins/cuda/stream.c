@@ -86,6 +86,7 @@ void cuda_event_free(int index, void *event)
 cudaStream_t td__cuda_stream(void)
 {
     cuda_use(cuda_index());                            /* a launch goes to the thread's current device                          */
+    cuda_times_before();
     return cuda_compute;
 }
 
@@ -93,6 +94,7 @@ cudaStream_t td__cuda_stream(void)
 void td__cuda_launched(const char *row)
 {
     atomic_store_explicit(&cuda_last_row, row, memory_order_relaxed);
+    cuda_times_after(row);
     cudaError_t e = cudaGetLastError();
     if (e != cudaSuccess)
         cuda_host->fail(TD_ERR_DEVICE, "the kernel \"%s\" cannot be started on cuda:%d: %s (%s)", row, cuda_index(), cudaGetErrorString(e),

@@ -108,6 +108,43 @@ static void errors(void **state)
     fake.wait_error = cudaSuccess;
 }
 
+static void launch(const char *row, double ms)
+{
+    td__cuda_stream();
+    fake.clock += ms;
+    td__cuda_launched(row);
+    fake.clock += 0.25;                                                /* a gap that belongs to no kernel                           */
+}
+
+/* More launches than the ring holds; neither recorded ones nor those before and after count. */
+static void times(void **state)
+{
+    enum { CALLS = 10000 };
+    td_kernel_time t[4];
+    assert_int_equal(ops->times_end(0, t, 4), TD_ERR_STATE);
+    expect_error(TD_ERR_STATE, "the kernels of cuda:0 are not being timed");
+    launch("before", 1);
+    assert_int_equal(ops->times_begin(0), 0);
+    for (int i = 0; i < CALLS; i++) {
+        launch("add", 0.5);
+        launch(i % 2 ? "gemm" : "softmax", i % 2 ? 2 : 0.125);
+    }
+    fake.capturing = true;
+    launch("recorded", 1);
+    fake.capturing = false;
+    assert_int_equal(ops->times_end(0, t, 4), 3);
+    launch("after", 1);
+    const td_kernel_time expected[3] = { { "gemm", CALLS / 2, CALLS }, { "add", CALLS, CALLS / 2 }, { "softmax", CALLS / 2, CALLS / 16 } };
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(t[i].kernel, expected[i].kernel);
+        assert_int_equal(t[i].calls, expected[i].calls);
+        assert_float_equal(t[i].ms, expected[i].ms, 1e-6);
+    }
+    assert_int_equal(ops->times_begin(0), 0);                          /* anew, from nothing                                        */
+    launch("add", 3);
+    assert_int_equal(ops->times_end(0, t, 0), 1);
+}
+
 static void described(void **state)
 {
     char text[200], small[20];
@@ -152,7 +189,7 @@ int main(int argc, char **argv)
     ops = plugin->device;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies), cmocka_unit_test(small_copies), cmocka_unit_test(memory), cmocka_unit_test(streams), cmocka_unit_test(errors),
-        cmocka_unit_test(described),
+        cmocka_unit_test(times), cmocka_unit_test(described),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

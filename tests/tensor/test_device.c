@@ -168,6 +168,11 @@ static void cpu_streams(void **state)
     ops->stream_free(0, stream);
     assert_true(ops->host_memory);
     assert_string_equal(ops->name, "cpu");
+    assert_int_equal(td_synchronize((td_device){ TD_CPU, 0 }), 0);
+    assert_int_equal(td_kernel_times_begin((td_device){ TD_CPU, 0 }), TD_ERR_UNSUPPORTED);
+    expect_error(TD_ERR_UNSUPPORTED, "td_kernel_times_begin: kernels of cpu are not timed, only those of a GPU");
+    assert_int_equal(td_kernel_times_end((td_device){ TD_DEFAULT, 0 }, NULL, 0), TD_ERR_UNSUPPORTED);
+    expect_error(TD_ERR_UNSUPPORTED, "td_kernel_times_end: kernels of cpu are not timed, only those of a GPU");
 }
 
 int main(void)
