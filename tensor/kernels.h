@@ -14,8 +14,9 @@ typedef struct { int ndim; int64_t dim[TD_MAX_DIMS]; int64_t stride[4][TD_MAX_DI
 /* `keep`: the result's elements (operand 0 out, 1 in); `red`: the elements summed into each (operand 1 in). */
 typedef struct { td_loop keep, red; } td_reduce_loop;
 /* Of a convolution x (n,c,h,w) * w (o,c/groups,kh,kw) -> (n,o,oh,ow). Pools: kh = kw = window, o = c; dilation and groups are not read,
- * adaptive ones read sizes only. */
-typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding, dilation, groups; } td_conv2d_shape;
+ * adaptive ones read sizes only. nhwc: in memory the channel is the last dimension of x, w, out and their gradients; only where the device
+ * says channels_last. */
+typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding, dilation, groups; bool nhwc; } td_conv2d_shape;
 /* q and out (n,h,t,d), k and v (n,h,s,d): strides in elements of n, h and rows; a row's elements are neighbours. mask: strides of n, h, t, s; 0
  * where it repeats; bool, or added in the dtype. causal: query t sees keys 0 … t. */
 typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], out[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
@@ -139,8 +140,8 @@ typedef struct td_kernels {
     void (*gather_grad)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *gx, const void *g, const int64_t *index,
                         bool add);
 
-    /* images: tensor/cpu/conv2d.c, pool2d.c, adaptive_pool2d.c, batch_norm.c (float, contiguous NCHW); bias (per channel of what is
-     * written) may be NULL, gradients that are NULL are not wanted */
+    /* images: tensor/cpu/conv2d.c, pool2d.c, adaptive_pool2d.c, batch_norm.c (float, contiguous NCHW, or NHWC); bias (per channel of what
+     * is written) may be NULL, gradients that are NULL are not wanted. What a max pool remembers lies as its output does. */
     void (*conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias, bool add);
     void (*conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, const void *bias, bool add);
     void (*conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w,
@@ -152,11 +153,20 @@ typedef struct td_kernels {
     void (*adaptive_max_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, int32_t *where, const void *x);  /* gradient: max_pool2d_grad */
     void (*adaptive_avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x);
     void (*adaptive_avg_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, bool add);
-    /* x (n,c,inner); mean and rstd (c) are saved; running ones updated when not NULL */
+    /* x (n,c,inner); mean and rstd (c) are saved; running ones updated when not NULL. Of an NHWC image: (n*h*w,c,1). All that is per
+     * channel is f32 where t is f16 or bf16. */
     void (*batch_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *w,
                        const void *b, void *running_mean, void *running_var, bool train, double momentum, double eps);
     void (*batch_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gw, void *gb, const void *gy, const void *x,
                             const void *w, const void *mean, const void *rstd, bool train, bool add_x, bool add_w, bool add_b);
+
+    /* batch_norm_relu.c: y = relu(batch_norm(x) + z), z may be NULL. The gradient also gives gz = gy where y > 0; y may be NULL where z
+     * was: where it is positive is found again from x, which then is there, as b is. */
+    void (*batch_norm_relu)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, void *mean, void *rstd, const void *x, const void *z,
+                            const void *w, const void *b, void *running_mean, void *running_var, bool train, double momentum, double eps);
+    void (*batch_norm_relu_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *gx, void *gz, void *gw, void *gb, const void *gy,
+                                 const void *y, const void *x, const void *w, const void *b, const void *mean, const void *rstd, bool train,
+                                 bool add_x, bool add_z, bool add_w, bool add_b);
 
     /* the pieces of a batch_norm over several ranks; tables of c. pair: g NULL: first = mean, second = sum of (x-mean)²; else first = sum of
      * g, second = sum of g*(x-mean), mean given. affine: y = a*x + b*z + d; z may be NULL */

@@ -16,6 +16,7 @@ typedef struct td_device_ops {
     td_device_kind kind;
     bool  host_memory;                                         /* may the CPU read its pointers?                          */
     bool  computes_half;                                       /* do its kernels take f16 and bf16? else f32 copies do      */
+    bool  channels_last;                                       /* do its kernels of images take NHWC? else NCHW copies do    */
     int   (*count)(void);                                      /* how many such devices this process may use               */
     void *(*alloc)(int index, size_t bytes);                   /* 64-byte aligned, caching; NULL after td__fail             */
     void  (*free)(int index, void *block);
@@ -122,6 +123,12 @@ int      td__shape_broadcast(td_shape a, td_shape b, td_shape *out);   /* 0; els
 const char *td__shape_text(td_shape s, char into[static 128]);  /* "(64,128)"                                              */
 int      td__shape_check(const char *who, td_shape s);          /* ndim 0..8, no negative size, no overflow; td__fail          */
 int      td__axis(const char *who, int axis, int ndim);         /* normalised, or negative after td__fail                    */
+
+/* ---- format.c: images with the channels last in memory, (N,H,W,C), under the shape (N,C,H,W) --------------------------------------- */
+void td__channels_last_strides(td_shape s, int64_t *stride);    /* of four dimensions                                      */
+bool td__channels_last(const td_tensor *x);                     /* dense, in that order, and not contiguous                */
+bool td__keeps_channels_last(const td_tensor *x);               /* and on a device whose kernels of images take it         */
+td_tensor *td__tensor_new_as(td_shape shape, td_dtype dtype, td_device device, bool channels_last);   /* as td__tensor_new  */
 
 /* ---- loop.c: strided loops for kernels -------------------------------------------------------------------------------------------- */
 #include "kernels.h"

@@ -44,6 +44,7 @@
     X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.c      */     \
     X(adaptive_max_pool2d) X(adaptive_avg_pool2d) X(adaptive_avg_pool2d_grad)        /* adaptive_pool2d.c */ \
     X(batch_norm) X(batch_norm_grad) X(batch_norm_pair) X(batch_norm_affine)         /* batch_norm.c  */     \
+    X(batch_norm_relu) X(batch_norm_relu_grad)                                       /* batch_norm_relu.c */ \
     X(not_finite)                                                                    /* finite.c      */     \
     X(rand) X(randint)                                                               /* random.c      */     \
     X(dropout)                                                                       /* dropout.c     */     \
