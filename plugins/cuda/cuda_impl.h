@@ -17,7 +17,9 @@ extern const td_device_ops cuda_ops;
 extern const td_kernels td__cuda_kernels;
 
 /* ---- device.c -------------------------------------------------------------------------------------------------------------------- */
-enum { CUDA_OLDEST = 90 };                             /* compute capability 9.0: what the kernels are built for, newer by PTX     */
+#ifndef CUDA_OLDEST                                    /* the oldest compute capability that the kernels are built for (-Dcuda_arch), times 10  */
+#define CUDA_OLDEST 90
+#endif
 /* Why no GPU can be used, or NULL. Asks the driver; the sentence stays valid. */
 const char *cuda_refusal(void);
 const char *cuda_describe(char *into, size_t size);
