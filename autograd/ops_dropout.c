@@ -42,7 +42,7 @@ static void dropout(const td_call *call, td_tensor *out, td_tensor *x, const int
     if (rows == 0)
         return;
     td__kernels(x)->dropout(x->dtype, rows, td__shape_numel(x->shape) / rows, rows / samples, td__ptr(out), td__ptr(x), ids ? td__ptr(ids) : NULL,
-                            number[FIRST], *(const double *)td_call_attr(call), (uint64_t)number[SEED], number[STEP], number[CALL], add);
+                            (td_draw){ (uint64_t)number[SEED], number[STEP], number[CALL], number[FIRST], NULL }, *(const double *)td_call_attr(call), add);
 }
 
 static int dropout_run(td_call *call)

@@ -20,6 +20,9 @@ typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding, dil
 /* q and out (n,h,t,d), k and v (n,h,s,d): strides in elements of n, h and rows; a row's elements are neighbours. mask: strides of n, h, t, s; 0
  * where it repeats; bool, or added in the dtype. causal: query t sees keys 0 … t. */
 typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], out[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
+/* What a random mask is drawn from; first: the first row's sample number where no table of them is given. at: the same four numbers in this
+ * order in the kernel's device's memory, read when the kernel runs, instead (a captured step); NULL: these. */
+typedef struct { uint64_t seed; int64_t step, call, first; const int64_t *at; } td_draw;
 typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
 
 typedef void td_k_unary(const td_loop *l, td_dtype t, void *out, const void *x, bool add);
@@ -181,10 +184,10 @@ typedef struct td_kernels {
     /* random: tensor/cpu/random.c */
     void (*rand)(int64_t n, float *out, uint64_t seed, uint64_t stream, bool normal);
     void (*randint)(int64_t n, int64_t *out, int64_t low, int64_t high, uint64_t seed, uint64_t stream);
-    /* dropout.c: rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: first + i/k). out = mask ? x/(1-p) : 0
+    /* dropout.c: rows of `per` elements; row i belongs to sample ids[i / k] (ids NULL: from.first + i/k). out = mask ? x/(1-p) : 0
      * (gradient: the same call) */
-    void (*dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, int64_t first, double p,
-                    uint64_t seed, int64_t step, int64_t call, bool add);
+    void (*dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, td_draw from, double p,
+                    bool add);
 
     /* optimizers: tensor/cpu/optimizer.c (float): one pass over n elements; g is multiplied by gscale */
     void (*sgd)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscale, double lr, double momentum, double dampening,

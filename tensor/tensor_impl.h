@@ -6,6 +6,7 @@
 #ifndef TD_TENSOR_IMPL_H
 #define TD_TENSOR_IMPL_H
 #include <base.h>
+#include <stddef.h>
 #include <tandem/tensor.h>
 
 struct td_kernels;
@@ -31,6 +32,12 @@ typedef struct td_device_ops {
     int   (*times_begin)(int index);                           /* NULL: kernels are not timed (td_kernel_times_begin)      */
     int   (*times_end)(int index, td_kernel_time *into, int room);
     int   (*memory)(int index, td_memory_stats *into);         /* all but live_tensors; NULL: not counted                  */
+    /* From begin to end what this thread starts on the compute stream is recorded and not run; end makes a graph of it (graph NULL: it is given up).
+     * What was allocated meanwhile stays reserved until the graph is freed. NULL: the device has no graphs. */
+    int   (*graph_begin)(int index);
+    int   (*graph_end)(int index, void **graph);
+    int   (*graph_launch)(int index, void *graph);             /* in stream order                                            */
+    void  (*graph_free)(int index, void *graph);
     const struct td_kernels *kernels;                          /* NULL on the CPU: td__cpu_kernels()                       */
 } td_device_ops;
 const td_device_ops *td__device_ops(td_device device);          /* NULL after td__fail when there is no such device         */
@@ -141,6 +148,52 @@ td_reduce_loop td__reduce_loop(td_tensor *in, uint32_t axes);
  * gradients of broadcast inputs are made; a plain copy when shapes are equal. */
 int td__sum_to(td_tensor *x, double scale, td_tensor *into, bool add);
 int td__copy(td_tensor *into, td_tensor *from, bool add);       /* same shape, strides and dtypes free; no version bump      */
+
+/* ---- record.c: what a captured step does, in order (td_capture; docs/design/capture.md) ---------------------------------------------
+ * While td_capture records, everything that acts on tensors or on what outlives the step notes how it is done once more. What happens inside
+ * such a thing is part of it and notes nothing. */
+typedef struct td__visitor td__visitor;
+struct td__visitor {
+    void (*storage)(td__visitor *v, td_storage *s, const char *name);      /* memory                                            */
+    void (*number)(td__visitor *v, void *at, size_t bytes, const char *name);   /* of the host: counters                        */
+};
+typedef struct td__record_kind {
+    const char *name;
+    size_t size;                                                /* of its state                                            */
+    int  (*run)(void *state);                                   /* once more; 0, or negative after td__fail                  */
+    int  (*host)(void *state);                                  /* the host's part of it, where the device's is in a graph; NULL: none */
+    void (*drop)(void *state);                                  /* NULL: the state holds nothing                            */
+    void (*visit)(void *state, td__visitor *v);                 /* shows what it changes and what outlives the step; NULL: nothing */
+} td__record_kind;
+typedef struct td__record {
+    struct td__record *next;
+    const td__record_kind *kind;
+    const void *site;
+    max_align_t state[];
+} td__record;
+typedef struct td__recording {
+    td__record *first, *last;
+    int depth;                                                  /* things under way                                        */
+    int code;                                                   /* the first reason why the step cannot be captured, … */
+    const void *reason_site;
+    char reason[512];
+} td__recording;
+extern __thread td__recording *td__recording_now;               /* this thread's; NULL: nobody records                      */
+void *td__record_new(const td__record_kind *kind);
+void  td__record_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void  td__records_free(td__record *first);
+/* Around one such thing. begin returns its state, zeroed, to be filled in; NULL: nobody records, or this is inside another one. */
+static inline void *td__record_begin(const td__record_kind *kind)
+{
+    return td__recording_now && td__recording_now->depth++ == 0 ? td__record_new(kind) : NULL;
+}
+static inline void td__record_end(void)
+{
+    if (td__recording_now)
+        td__recording_now->depth--;
+}
+/* In what cannot be recorded (or read by the host: its value would be this step's for ever): the step goes on, td_capture says why not. */
+static inline bool td__recorded_here(void) { return td__recording_now && td__recording_now->depth == 0; }
 
 /* ---- random.c: Philox 4x32-10 (kernels do the bulk) ---------------------------------------------------------------------------- */
 #include "philox.h"

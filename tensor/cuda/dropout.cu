@@ -10,7 +10,14 @@
 namespace {
 enum { LANES = 16, GROUP = 64 };
 
-struct mask { uint64_t key; uint32_t threshold; };
+/* Ten rounds, by every thread where the numbers lie in memory: less than the wait for a kernel that would make the key. */
+__host__ __device__ __forceinline__ uint64_t key_of(uint64_t seed, int64_t step, int64_t call)
+{
+    const td_philox key = td__philox(seed, (uint64_t)step, (uint64_t)call + ((uint64_t)0x64726f70u << 32));
+    return key.v[0] | (uint64_t)key.v[1] << 32;
+}
+
+struct mask { uint64_t key; int64_t first; const int64_t *at; uint32_t threshold; };
 
 /* V neighbours at `at` of a sample of `size` elements: out (=|+=) kept ? x*scale : 0 */
 template <int V, class T>
@@ -27,13 +34,17 @@ __device__ __forceinline__ void drop(T *out, const T *x, const uint32_t (&bits)[
 /* n = samples * groups * (LANES / V) items */
 template <int V, class T>
 __global__ void __launch_bounds__(TD_THREADS) dropout_kernel(int64_t n, int64_t size, int64_t groups, T *out, const T *x, const int64_t *ids,
-                                                             int64_t first, mask m, td_wide<T> scale, bool add, bool aligned)
+                                                             mask m, td_wide<T> scale, bool add, bool aligned)
 {
+    if (m.at) {
+        m.key = key_of((uint64_t)m.at[0], m.at[1], m.at[2]);
+        m.first = m.at[3];
+    }
     TD_GRID_STRIDE(i, n) {
         const int lane = (int)(i % (LANES / V)) * V;
         const int64_t group = i / (LANES / V);
         const int64_t s = n <= 0x7fffffff ? (int64_t)((uint32_t)group / (uint32_t)groups) : group / groups, g = group - s * groups;
-        const uint64_t sample = (uint64_t)(ids ? ids[s] : first + s);
+        const uint64_t sample = (uint64_t)(ids ? ids[s] : m.first + s);
         td_philox block[V];
 #pragma unroll
         for (int k = 0; k < V; k++)
@@ -60,22 +71,22 @@ __global__ void __launch_bounds__(TD_THREADS) dropout_kernel(int64_t n, int64_t 
 }
 
 template <class T>
-void dropout(int64_t samples, int64_t size, T *out, const T *x, const int64_t *ids, int64_t first, mask m, double scale, bool add)
+void dropout(int64_t samples, int64_t size, T *out, const T *x, const int64_t *ids, mask m, double scale, bool add)
 {
     constexpr int V = sizeof(T) == 8 ? 2 : 4;
     const int64_t groups = (size + GROUP - 1) / GROUP, n = samples * groups * (LANES / V);
     const bool aligned = td_aligned(out, V * sizeof(T)) && td_aligned(x, V * sizeof(T)) && size % V == 0;
-    TD_LAUNCH("dropout", td_blocks(n), TD_THREADS, 0, (dropout_kernel<V, T>), n, size, groups, out, x, ids, first, m, (td_wide<T>)scale, add, aligned);
+    TD_LAUNCH("dropout", td_blocks(n), TD_THREADS, 0, (dropout_kernel<V, T>), n, size, groups, out, x, ids, m, (td_wide<T>)scale, add, aligned);
 }
 }
 
-extern "C" void td__cuda_dropout(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, int64_t first,
-                                 double p, uint64_t seed, int64_t step, int64_t call, bool add)
+extern "C" void td__cuda_dropout(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, td_draw from,
+                                 double p, bool add)
 {
     if (rows <= 0 || per <= 0)
         return;
-    const td_philox key = td__philox(seed, (uint64_t)step, (uint64_t)call + ((uint64_t)0x64726f70u << 32));
     const double bound = nearbyint(p * 4294967296.0);
-    const mask m = { key.v[0] | (uint64_t)key.v[1] << 32, bound >= 4294967295.0 ? UINT32_MAX : (uint32_t)bound };
-    TD_CUDA_FLOAT(t, T, dropout<T>(rows / k, k * per, (T *)out, (const T *)x, ids, first, m, 1 / (1 - p), add))
+    const mask m = { from.at ? 0 : key_of(from.seed, from.step, from.call), from.first, from.at,
+                     bound >= 4294967295.0 ? UINT32_MAX : (uint32_t)bound };
+    TD_CUDA_FLOAT(t, T, dropout<T>(rows / k, k * per, (T *)out, (const T *)x, ids, m, 1 / (1 - p), add))
 }

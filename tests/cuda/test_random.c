@@ -75,6 +75,9 @@ static void masks(void **state)
     (void)state;
     static const int64_t ids[6] = { 5, INT64_C(0x123456789a), 0, -1, 77, 3000000000 }, per[] = { 1, 7, 63, 64, 66, 129, 1024, 4100 };
     static const td_dtype types[] = { TD_F32, TD_F64, TD_F16, TD_BF16 };
+    /* on the device the numbers come from its memory every other time, as in a captured step */
+    static const int64_t numbers[] = { 9, INT64_C(1) << 33, 4, 40 };
+    const td_draw from = { 9, INT64_C(1) << 33, 4, 40, NULL }, there = { 1, 2, 3, 4, numbers };
     for (size_t s = 0; s < sizeof per / sizeof *per; s++)
         for (int k = 1; k < 3; k++)
             for (int64_t off = 0; off < 2; off++) {
@@ -83,12 +86,12 @@ static void masks(void **state)
                 const int64_t *which = off ? NULL : ids;
                 const double p = 0.3;
                 ones(TD_F32, n, x);
-                td__cpu_kernels()->dropout(TD_F32, rows, per[s], k, want, x, which, 40, p, 9, INT64_C(1) << 33, 4, false);
+                td__cpu_kernels()->dropout(TD_F32, rows, per[s], k, want, x, which, from, p, false);
                 for (int t = 0; t < 4; t++) {
                     const size_t size = td_dtype_size(types[t]);
                     char *in = block(n, size, off), *got = block(n, size, off), *twice = block(n, size, off);
                     ones(types[t], n, in + (size_t)off * size);
-                    cuda->dropout(types[t], rows, per[s], k, got + (size_t)off * size, in + (size_t)off * size, which, 40, p, 9, INT64_C(1) << 33, 4, false);
+                    cuda->dropout(types[t], rows, per[s], k, got + (size_t)off * size, in + (size_t)off * size, which, k == 1 ? from : there, p, false);
                     for (int64_t i = 0; i < n; i++) {
                         uint64_t bits = 0;
                         float one;
@@ -103,8 +106,8 @@ static void masks(void **state)
                     if (types[t] == TD_F32) {
                         assert_memory_equal(got + (size_t)off * 4, want, (size_t)n * 4);
                         memcpy(twice, got, (size_t)(n + off) * size);
-                        td__cpu_kernels()->dropout(TD_F32, rows, per[s], k, want, x, which, 40, p, 9, INT64_C(1) << 33, 4, true);
-                        cuda->dropout(TD_F32, rows, per[s], k, twice + (size_t)off * 4, in + (size_t)off * 4, which, 40, p, 9, INT64_C(1) << 33, 4, true);
+                        td__cpu_kernels()->dropout(TD_F32, rows, per[s], k, want, x, which, from, p, true);
+                        cuda->dropout(TD_F32, rows, per[s], k, twice + (size_t)off * 4, in + (size_t)off * 4, which, k == 1 ? there : from, p, true);
                         assert_memory_equal(twice + (size_t)off * 4, want, (size_t)n * 4);
                     }
                     free(in), free(got), free(twice);
@@ -123,8 +126,8 @@ static void extremes(void **state)
     for (int i = 0; i < N; i++)
         x[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : (float)i;
     for (int j = 0; j < 3; j++) {
-        td__cpu_kernels()->dropout(TD_F32, 3, N / 3, 1, want, x, NULL, 0, p[j], 1, 2, 3, false);
-        cuda->dropout(TD_F32, 3, N / 3, 1, got, x, NULL, 0, p[j], 1, 2, 3, false);
+        td__cpu_kernels()->dropout(TD_F32, 3, N / 3, 1, want, x, NULL, (td_draw){ 1, 2, 3, 0, NULL }, p[j], false);
+        cuda->dropout(TD_F32, 3, N / 3, 1, got, x, NULL, (td_draw){ 1, 2, 3, 0, NULL }, p[j], false);
         for (int i = 0; i < N; i++)
             assert_true(isnan(want[i]) ? isnan(got[i]) : memcmp(want + i, got + i, 4) == 0);
     }

@@ -4,6 +4,8 @@
 #include "image_kernels.h"
 #include <tensor_impl.h>
 
+#define DRAW(seed, step, call, first) (td_draw){ seed, step, call, first, NULL }
+
 /* the layout that tensor/cpu/dropout.c documents */
 static bool kept(uint64_t seed, int64_t step, int64_t call, int64_t sample, int64_t position, double p)
 {
@@ -25,17 +27,17 @@ static void layout(void **state)
         EACH_TABLE(k) {
             for (int64_t i = 0; i < n; i++)
                 want[i] = kept(77, 3000000000, 65535, ids[i / (K * PER)], i % (K * PER), 0.25) ? get(t, x, i) / 0.75 : 0;
-            k->dropout(t, SAMPLES * K, PER, K, y, x, ids, 0, 0.25, 77, 3000000000, 65535, false);
+            k->dropout(t, SAMPLES * K, PER, K, y, x, ids, DRAW(77, 3000000000, 65535, 0), 0.25, false);
             same(t, y, want, n, 2, "dropout", k->name);
-            k->dropout(t, SAMPLES * K, PER, K, y, x, ids, 0, 0.25, 77, 3000000000, 65535, true);   /* the gradient, added */
+            k->dropout(t, SAMPLES * K, PER, K, y, x, ids, DRAW(77, 3000000000, 65535, 0), 0.25, true);   /* the gradient, added */
             for (int64_t i = 0; i < n; i++)
                 want[i] *= 2;
             same(t, y, want, n, 2, "dropout added", k->name);
             for (int64_t i = 0; i < n; i++)
                 want[i] = kept(77, 1, 2, 40 + i / (K * PER), i % (K * PER), 0.5) ? get(t, x, i) * 2 : 0;
-            k->dropout(t, SAMPLES * K, PER, K, y, x, NULL, 40, 0.5, 77, 1, 2, false);
+            k->dropout(t, SAMPLES * K, PER, K, y, x, NULL, DRAW(77, 1, 2, 40), 0.5, false);
             same(t, y, want, n, 2, "dropout without ids", k->name);
-            k->dropout(t, 0, PER, 1, y, x, NULL, 0, 0.5, 77, 1, 2, false);
+            k->dropout(t, 0, PER, 1, y, x, NULL, DRAW(77, 1, 2, 0), 0.5, false);
         }
         free(x), free(y), free(want);
     }
@@ -51,9 +53,12 @@ static void split(void **state)
         ids[i] = 1000 - 37 * i;
     float *x = numbers(TD_F32, 12 * PER, 1), *whole = array(TD_F32, 12 * PER), *parts = array(TD_F32, 12 * PER);
     EACH_TABLE(k) {
-        k->dropout(TD_F32, 12, PER, 1, whole, x, ids, 0, 0.3, 9, 4, 1, false);
+        k->dropout(TD_F32, 12, PER, 1, whole, x, ids, DRAW(9, 4, 1, 0), 0.3, false);
+        const int64_t there[] = { 9, 4, 1, 0 };
+        k->dropout(TD_F32, 12, PER, 1, parts, x, ids, (td_draw){ .at = there }, 0.3, false);   /* as in a captured step */
+        assert_memory_equal(whole, parts, sizeof(float) * 12 * PER);
         for (int b = 2; b >= 0; b--)
-            k->dropout(TD_F32, 4, PER, 1, parts + 4 * b * PER, x + 4 * b * PER, ids + 4 * b, 0, 0.3, 9, 4, 1, false);
+            k->dropout(TD_F32, 4, PER, 1, parts + 4 * b * PER, x + 4 * b * PER, ids + 4 * b, DRAW(9, 4, 1, 0), 0.3, false);
         assert_memory_equal(whole, parts, sizeof(float) * 12 * PER);
     }
     free(x), free(whole), free(parts);
@@ -70,7 +75,7 @@ static void rate(void **state)
         x[i] = 1;
     EACH_TABLE(k) {
         for (size_t i = 0; i < TD_COUNT(p); i++) {
-            k->dropout(TD_F32, 100, N / 100, 1, y, x, NULL, 0, p[i], 1, 2, 3, false);
+            k->dropout(TD_F32, 100, N / 100, 1, y, x, NULL, DRAW(1, 2, 3, 0), p[i], false);
             double dropped = 0;
             for (int j = 0; j < N; j++)
                 dropped += y[j] == 0;
@@ -78,12 +83,12 @@ static void rate(void **state)
                 fail_msg("%s: p %g: %g of %d dropped", k->name, p[i], dropped, N);
         }
         static const int other[][3] = { { 2, 2, 3 }, { 1, 3, 3 }, { 1, 2, 4 } };   /* seed, step, call */
-        k->dropout(TD_F32, 100, N / 100, 1, y, x, NULL, 0, 0.5, 1, 2, 3, false);
+        k->dropout(TD_F32, 100, N / 100, 1, y, x, NULL, DRAW(1, 2, 3, 0), 0.5, false);
         for (size_t i = 0; i <= TD_COUNT(other); i++) {
             if (i < TD_COUNT(other))
-                k->dropout(TD_F32, 100, N / 100, 1, z, x, NULL, 0, 0.5, (uint64_t)other[i][0], other[i][1], other[i][2], false);
+                k->dropout(TD_F32, 100, N / 100, 1, z, x, NULL, DRAW((uint64_t)other[i][0], other[i][1], other[i][2], 0), 0.5, false);
             else
-                k->dropout(TD_F32, 100, N / 100, 1, z, x, NULL, 1, 0.5, 1, 2, 3, false);
+                k->dropout(TD_F32, 100, N / 100, 1, z, x, NULL, DRAW(1, 2, 3, 1), 0.5, false);
             double both = 0;
             for (int j = 0; j < N; j++)
                 both += (y[j] == 0) == (z[j] == 0);
@@ -102,7 +107,7 @@ static void threads(void **state)
     EACH_TABLE(k) {
         for (int i = 0; i < 2; i++) {
             omp_set_num_threads(i + 1);
-            k->dropout(TD_F32, 1, N, 1, y[i], x, NULL, 0, 0.4, 1, 2, 3, false);
+            k->dropout(TD_F32, 1, N, 1, y[i], x, NULL, DRAW(1, 2, 3, 0), 0.4, false);
         }
         assert_memory_equal(y[0], y[1], sizeof(float) * N);
     }
