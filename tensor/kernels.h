@@ -70,9 +70,22 @@ typedef struct td_kernels {
     void (*amin)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);
     void (*argmax)(const td_reduce_loop *r, td_dtype t, int64_t *out, const void *x);
 
-    /* products: tensor/cpu/gemm.c (float): row-major C (m,n) = alpha*op(A)*op(B) + beta*C; ld in elements; batched by strides */
+    /* products: tensor/cpu/gemm.c (float): row-major C (m,n) = alpha*op(A)*op(B) + beta*C; ld in elements */
     void (*gemm)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,
                  int64_t ldb, double beta, void *c, int64_t ldc);
+    /* `count` such products: matrix j of a lies j*step_a elements behind the first (0: one for all), b's and c's likewise; c's do not overlap */
+    void (*gemm_batched)(td_dtype t, bool ta, bool tb, int64_t count, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda,
+                         int64_t step_a, const void *b, int64_t ldb, int64_t step_b, double beta, void *c, int64_t ldc, int64_t step_c);
+    /* Products with something more, C (m,n) contiguous. A device may lack them (the CPU does), and each may answer false: nothing was done and
+     * gemm with the rows it stands for does it. gemm_bias: C = op(A)*op(B) + bias, (n) or NULL; gelu: gelu_tanh of that, which pre (m,n) keeps
+     * where it is not NULL. gemm_gelu_grad: C = op(A)*op(B), times gelu_tanh's derivative at pre (m,n). gemm_sums: as gemm with alpha 1, and
+     * sums = op(A) summed over k (m), or op(B) (n) when of_b. */
+    bool (*gemm_bias)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb,
+                      const void *bias, bool gelu, void *pre, void *c);
+    bool (*gemm_gelu_grad)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb,
+                           const void *pre, void *c);
+    bool (*gemm_sums)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb,
+                      double beta, void *c, void *sums, bool of_b);
 
     /* rows: tensor/cpu/softmax.c (float): x (rows,n) contiguous */
     void (*softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);

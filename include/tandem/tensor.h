@@ -52,6 +52,10 @@ TD_API int td_synchronize(td_device device);
 typedef struct { const char *kernel; int64_t calls; double ms; } td_kernel_time;
 TD_API int td_kernel_times_begin(td_device device);
 TD_API int td_kernel_times_end(td_device device, td_kernel_time *into, int room);
+/* f32 matrix products and convolutions on GPUs through tensor cores, of numbers rounded to 10 bits: faster, and not f32. From the next
+ * operation on; standard: TANDEM_TF32, else false. The CPU takes no notice. */
+TD_API void td_allow_tf32(bool allow);
+TD_API bool td_tf32_allowed(void);
 
 /* ---- making tensors (on the default device, owned by the innermost scope) ---------------------------------------- */
 TD_API td_tensor *td_empty(td_shape shape, td_dtype dtype);                 /* contents undefined                    */

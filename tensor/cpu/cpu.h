@@ -34,7 +34,7 @@
     X(maximum) X(minimum) X(extreme_grad) X(where) X(where_grad)                                             \
     X(log_softmax) X(log_softmax_grad) X(nll) X(nll_grad) X(bce) X(bce_grad)         /* softmax.c, nll.c */  \
     X(sum) X(amax) X(amin) X(argmax)                                                 /* reduce.c      */     \
-    X(gemm)                                                                          /* gemm.c        */     \
+    X(gemm) X(gemm_batched)                                                          /* gemm.c        */     \
     X(softmax) X(softmax_grad) X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad) /* softmax.c, loss.c */ \
     X(attention) X(attention_grad) X(rotary) X(swiglu) X(swiglu_grad)                /* attention.c, rotary.c, swiglu.c */ \
     X(layer_norm) X(layer_norm_grad) X(group_norm) X(group_norm_grad)                /* layer_norm.c, group_norm.c */ \
@@ -52,6 +52,9 @@
     X(adam) X(rmsprop) X(adagrad) X(lion) X(ema)                                     /* optimizer_adaptive.c */ \
     X(lamb_moments) X(lamb) X(lars)                                                  /* optimizer_layer.c */ \
     X(combine)                                                                       /* combine.c     */
+
+/* what the CPU leaves to other rows */
+#define TD_CPU_EMPTY_ROWS(X) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
 
 #define TD_ROW_PROTOTYPE(row) extern __typeof__(*((td_kernels *)0)->row) K(row);
 TD_CPU_ROWS(TD_ROW_PROTOTYPE)

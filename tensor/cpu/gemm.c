@@ -62,3 +62,17 @@ void K(gemm)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, doub
                                 (const double *)(const void *)pb, (int)ldb, keep, (double *)(void *)pc, (int)ldc);
             }
 }
+
+/* Small products side by side: each is one that BLAS would leave to a single thread anyhow (it cuts larger ones itself), so the bits are
+ * those of one product after the other. */
+void K(gemm_batched)(td_dtype t, bool ta, bool tb, int64_t count, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda,
+                     int64_t step_a, const void *b, int64_t ldb, int64_t step_b, double beta, void *c, int64_t ldc, int64_t step_c)
+{
+    const int64_t size = t == TD_F32 ? 4 : 8, small = 64 * 64 * 64;
+    const bool one_thread = m > 0 && n > 0 && k > 0 && m <= small && n <= small && k <= small && m * n <= small && m * n * k <= small;
+    check_build();
+#pragma omp parallel for schedule(static) if (one_thread && count > 1 && count * m * n * k >= 8 * TD_PARALLEL)
+    for (int64_t j = 0; j < count; j++)
+        K(gemm)(t, ta, tb, m, n, k, alpha, (const char *)a + j * step_a * size, lda, (const char *)b + j * step_b * size, ldb, beta,
+                (char *)c + j * step_c * size, ldc);
+}

@@ -192,36 +192,4 @@ void *td__cuda_scratch(size_t bytes)
 }
 void  td__cuda_scratch_free(void *block) { free(block); }
 int   td__cuda_read(void *into, const void *from, size_t n) { memcpy(into, from, n); return 0; }
-
-/* The row that is not a kernel of tensor/cuda but cuBLASLt: sums in the type that it is asked to sum in. */
-static double element(td_dtype t, const void *p, int64_t i)
-{
-    switch (t) {
-    case TD_F64: return ((const double *)p)[i];
-    case TD_F16: return __half2float(((const __half *)p)[i]);
-    case TD_BF16: return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
-    default: return ((const float *)p)[i];
-    }
-}
-void td__cuda_gemm(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,
-                   int64_t ldb, double beta, void *c, int64_t ldc)
-{
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) {
-            double sum = 0;
-            float sum_f = 0;
-            for (int64_t l = 0; l < k; l++) {
-                double product = element(t, a, ta ? l * lda + i : i * lda + l) * element(t, b, tb ? j * ldb + l : l * ldb + j);
-                sum += product;
-                sum_f += (float)product;
-            }
-            double v = alpha * (t == TD_F64 ? sum : sum_f) + (beta == 0 ? 0 : beta * element(t, c, i * ldc + j));
-            switch (t) {
-            case TD_F64: ((double *)c)[i * ldc + j] = v; break;
-            case TD_F16: ((__half *)c)[i * ldc + j] = __float2half_rn((float)v); break;
-            case TD_BF16: ((__nv_bfloat16 *)c)[i * ldc + j] = __float2bfloat16_rn((float)v); break;
-            default: ((float *)c)[i * ldc + j] = (float)v; break;
-            }
-        }
-}
 }
