@@ -111,6 +111,7 @@ int td__coll_run(td_comm *comm, td_coll *coll)
     if (code)
         return td__comm_report(comm, code);
     coll->seq = ++comm->seq;
+    coll->turn = ++comm->turn;
     if (in_caller(comm))
         return (code = td__comm_execute(comm, coll)) ? td__comm_report(comm, code) : 0;
     td_work *work = td__work_new(comm);
@@ -148,6 +149,7 @@ td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a
         return work;
     }
     work->coll.seq = ++comm->seq;
+    work->coll.turn = ++comm->turn;
     work->hold[0] = a, work->hold[1] = b;
     for (int i = 0; i < 2; i++)
         if (work->hold[i])

@@ -24,12 +24,15 @@ typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_R
 typedef struct td_coll {
     td_coll_kind kind;
     td_dtype dtype;
+    td_device device;                      /* where in and out lie; zero: host memory                                          */
     td_reduce op;
     int root;
     void *out; const void *in;             /* in place: in == out; all_gather, reduce_scatter: also the rank's own part       */
     int64_t count;                         /* elements of the part that every rank passes: all_gather and reduce_scatter: per rank */
     double pre, post;
+    bool plain;                            /* pre and post are 1 on every rank: a device's library need not multiply              */
     uint64_t seq;                          /* of this communicator, from 1                                                    */
+    uint64_t turn;                         /* the same, of those that take the same way (host, device)                            */
     const void *site;                      /* caller; reported, never compared                                                */
     const char *label;                     /* "bucket 3" or NULL; reported, never compared                                     */
     double begun, ended;                   /* td__now when running began (all ranks had arrived) and ended: for ddp's figures     */
@@ -40,7 +43,7 @@ typedef struct td_coll {
 typedef struct {
     uint64_t seq;
     int64_t  count;
-    int32_t  kind, dtype, op, root;
+    int32_t  kind, dtype, op, root, device, unused;   /* device: td_device_kind; no padding, since it is compared as bytes        */
 } td_fingerprint;
 enum { TD_CALL_TEXT = 256 };               /* "all_reduce(f32, 10) #4 at a.c:9"                                               */
 
@@ -87,5 +90,6 @@ int      td__comm_agree(td_comm *comm, int code, const char *label);
 /* All ranks know already that rank `guilty` has an error `code`: its sentence becomes everybody's. Returns code, or what failed. */
 int      td__comm_share_error(td_comm *comm, int guilty, int code, const char *label);
 int      td__comm_bytes(td_comm *comm, void *data, size_t n, int root, const char *label);     /* broadcast of plain memory         */
-td_storage *td__comm_storage(td_comm *comm, size_t bytes);        /* in the arena; zeroed                                     */
+/* Zeroed memory for collectives: in the arena; on a device: what its library likes best. Not collective. */
+td_storage *td__comm_storage(td_comm *comm, td_device device, size_t bytes);
 #endif

@@ -26,7 +26,7 @@ struct td_comm {
     void *state;
     td__control *control;                  /* NULL: self                                                                      */
     double timeout;
-    uint64_t seq;                          /* collectives issued                                                              */
+    uint64_t seq, turn;                    /* collectives issued; those of host memory                                        */
 
     pthread_mutex_t lock;                  /* of everything below                                                             */
     pthread_cond_t  more, done;
@@ -60,6 +60,9 @@ int  td__comm_await(td_comm *comm, td_work *work);                /* until it is
 td_work *td__work_new(td_comm *comm);
 void td__work_recycle(td_comm *comm, td_work *work);
 void td__work_let_go(td_work *work);                              /* of its tensors                                             */
+
+/* ---- device.c ---- */
+td_storage *td__device_storage(td_comm *comm, td_device device, size_t bytes);
 
 /* ---- shm: what open.c hands over ---- */
 typedef struct { td__control *control; td__arena *arena; int n; void **base; size_t *bytes; } td__shm_parts;

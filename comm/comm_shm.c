@@ -49,7 +49,7 @@ static bool is_small(const shm *s, const td_coll *coll)
 static bool all_in_arena(const shm *s, const td_coll *coll, bool out_too)
 {
     for (int i = 0; i < s->n; i++) {
-        const td__entry *e = td__control_entry(s->c, i, coll->seq);
+        const td__entry *e = td__control_entry(s->c, i, coll->turn);
         if (e->in < 0 || (out_too && e->out < 0))
             return false;
     }
@@ -64,7 +64,7 @@ static td_combine combine_op(td_reduce op)
 /* Everybody takes rank 0's factor, so that a difference cannot part the replicas. */
 static double post_factor(const shm *s, const td_coll *coll)
 {
-    double post = td__control_entry(s->c, 0, coll->seq)->post;
+    double post = td__control_entry(s->c, 0, coll->turn)->post;
     return coll->op == TD_MEAN ? post / s->n : post;
 }
 
@@ -73,7 +73,7 @@ static void combine(shm *s, const td_coll *coll, int64_t n, int outs)
     if (n <= 0)
         return;
     for (int i = 0; i < s->n; i++)
-        s->pre[i] = td__control_entry(s->c, i, coll->seq)->pre;
+        s->pre[i] = td__control_entry(s->c, i, coll->turn)->pre;
     s->kernels->combine(coll->dtype, combine_op(coll->op), n, s->n, s->in, s->pre, post_factor(s, coll), s->out, outs);
 }
 
@@ -96,16 +96,16 @@ static void finish_small(shm *s, const td_coll *coll)
     case TD_COLL_ALL_REDUCE:
     case TD_COLL_REDUCE_SCATTER:
         for (int i = 0; i < s->n; i++)
-            s->in[i] = td__control_inline(s->c, i, coll->seq) + (scatter ? (size_t)s->me * part : 0);
+            s->in[i] = td__control_inline(s->c, i, coll->turn) + (scatter ? (size_t)s->me * part : 0);
         s->out[0] = out;
         combine(s, coll, coll->count, 1);
         break;
     case TD_COLL_BROADCAST:
-        memcpy(out, td__control_inline(s->c, coll->root, coll->seq), part);
+        memcpy(out, td__control_inline(s->c, coll->root, coll->turn), part);
         break;
     case TD_COLL_ALL_GATHER:
         for (int i = 0; i < s->n; i++)
-            memcpy(out + (size_t)i * part, td__control_inline(s->c, i, coll->seq), part);
+            memcpy(out + (size_t)i * part, td__control_inline(s->c, i, coll->turn), part);
         break;
     case TD_COLL_BARRIER:
         break;
@@ -116,7 +116,7 @@ static void finish_small(shm *s, const td_coll *coll)
 
 static char *peer(const shm *s, const td_coll *coll, int i, bool out)
 {
-    const td__entry *e = td__control_entry(s->c, i, coll->seq);
+    const td__entry *e = td__control_entry(s->c, i, coll->turn);
     return (char *)s->base[i] + (out ? e->out : e->in);
 }
 
@@ -237,11 +237,11 @@ static int staged_copy(shm *s, const td_coll *coll)
 /* Fingerprints are equal? And who came last: the difference of arrivals is what ddp reports as skew. */
 static bool compare(shm *s, td_coll *coll)
 {
-    const td_fingerprint *mine = &td__control_entry(s->c, s->me, coll->seq)->print;
+    const td_fingerprint *mine = &td__control_entry(s->c, s->me, coll->turn)->print;
     bool equal = true;
     coll->last_arrived = 0;
     for (int i = 0; i < s->n; i++) {
-        const td__entry *e = td__control_entry(s->c, i, coll->seq);
+        const td__entry *e = td__control_entry(s->c, i, coll->turn);
         equal &= td__fingerprint_equal(mine, &e->print);
         if (e->arrived > coll->last_arrived)
             coll->last_arrived = e->arrived, coll->last_rank = i;
@@ -252,7 +252,7 @@ static bool compare(shm *s, td_coll *coll)
 static int run(void *state, td_coll *coll)
 {
     shm *s = state;
-    td__entry *mine = td__control_entry(s->c, s->me, coll->seq);
+    td__entry *mine = td__control_entry(s->c, s->me, coll->turn);
     size_t in = in_bytes(s, coll), part = (size_t)coll->count * td_dtype_size(coll->dtype);
     bool root = coll->kind != TD_COLL_BROADCAST || coll->root == s->me, small = is_small(s, coll);
     if (coll->kind != TD_COLL_BARRIER) {
@@ -261,7 +261,7 @@ static int run(void *state, td_coll *coll)
         if (!root)
             mine->in = 0;                      /* nobody reads it */
         if (small && root)
-            memcpy(td__control_inline(s->c, s->me, coll->seq), coll->in, in);
+            memcpy(td__control_inline(s->c, s->me, coll->turn), coll->in, in);
     }
     int code = td__control_meet(s->c, coll);
     if (code)

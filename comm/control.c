@@ -216,12 +216,12 @@ int td__control_meet(td__control *c, const td_coll *coll)
 void td__coll_fingerprint(const td_coll *coll, td_fingerprint *into)
 {
     *into = (td_fingerprint){ .seq = coll->seq, .count = coll->count, .kind = coll->kind, .dtype = (int32_t)coll->dtype,
-                              .op = (int32_t)coll->op, .root = coll->root };
+                              .op = (int32_t)coll->op, .root = coll->root, .device = coll->device.kind == TD_CUDA ? TD_CUDA : TD_CPU };
 }
 
 void td__control_enter(td__control *c, const td_coll *coll)
 {
-    td__entry *entry = td__control_entry(c, c->me, coll->seq);
+    td__entry *entry = td__control_entry(c, c->me, coll->turn);
     td__coll_fingerprint(coll, &entry->print);
     entry->pre = coll->pre, entry->post = coll->post, entry->arrived = coll->arrived;
     entry->in = entry->out = -1;
@@ -230,7 +230,7 @@ void td__control_enter(td__control *c, const td_coll *coll)
     if (coll->label)
         snprintf(entry->label, sizeof entry->label, "%s", coll->label);
     atomic_store_explicit(&c->mine->inside, 1, memory_order_relaxed);
-    atomic_store_explicit(&c->mine->calls, coll->seq, memory_order_release);
+    atomic_store_explicit(&c->mine->calls, coll->turn, memory_order_release);
 }
 
 void td__control_leave(td__control *c)

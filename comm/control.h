@@ -38,7 +38,7 @@ typedef struct {
     uint64_t started;                      /* the process's start time: pids are used again                                   */
     uint64_t exe_base, exe_size, exe_id;   /* where the program lies, so that another rank of the same program can name a call site */
     cpu_set_t cpus;
-    _Atomic uint64_t text_of;              /* text is that of collective number text_of                                       */
+    _Atomic uint64_t text_of;              /* text is that of the collective with this turn                                    */
     char     text[TD_CALL_TEXT];
     char     error[TD_SENTENCE];           /* when finished after an error                                                    */
 } td__slot;
@@ -75,17 +75,17 @@ void td__control_view(td__control *c, void *memory, int n);       /* where thing
 /* takes the mapping; fills this rank's slot */
 int  td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int n, int rank);
 void td__control_detach(td__control *c, bool well);
-static inline char *td__control_inline(td__control *c, int i, uint64_t seq)
+static inline char *td__control_inline(td__control *c, int i, uint64_t turn)
 {
-    return c->data + (size_t)i * (2 * TD_INLINE + 2 * TD_STAGE) + (seq & 1) * TD_INLINE;
+    return c->data + (size_t)i * (2 * TD_INLINE + 2 * TD_STAGE) + (turn & 1) * TD_INLINE;
 }
 static inline char *td__control_stage(td__control *c, int i, uint64_t turn)
 {
     return c->data + (size_t)i * (2 * TD_INLINE + 2 * TD_STAGE) + 2 * TD_INLINE + (turn & 1) * TD_STAGE;
 }
-static inline td__entry *td__control_entry(td__control *c, int i, uint64_t seq)
+static inline td__entry *td__control_entry(td__control *c, int i, uint64_t turn)
 {
-    return &c->slot[i].entry[seq & 1];
+    return &c->slot[i].entry[turn & 1];
 }
 void td__control_enter(td__control *c, const td_coll *coll);     /* writes fingerprint, site, label into this rank's entry      */
 void td__control_leave(td__control *c);

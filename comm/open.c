@@ -256,7 +256,7 @@ int td__comm_drain(void)
         return 0;
     double end = td__now() + comm->timeout + 10;
     while (atomic_load(&comm->pending) && !atomic_load(&comm->code) && td__now() < end) {
-        td_coll last = { .kind = TD_COLL_BARRIER, .seq = comm->seq, .label = "td_finish" };
+        td_coll last = { .kind = TD_COLL_BARRIER, .seq = comm->seq, .turn = comm->turn, .label = "td_finish" };
         if (comm->backend->on_thread && td__control_check(comm->control, &last, end - comm->timeout))
             break;
         usleep(500);

@@ -220,9 +220,11 @@ static void release_block(void *owner, void *data)
     td__free(o);
 }
 
-td_storage *td__comm_storage(td_comm *comm, size_t bytes)
+td_storage *td__comm_storage(td_comm *comm, td_device device, size_t bytes)
 {
-    td_device cpu = { TD_CPU, 0 };
+    const td_device cpu = { TD_CPU, 0 };
+    if (device.kind > TD_CPU)
+        return td__device_storage(comm, device, bytes);
     if (!comm->backend->alloc) {
         td_storage *s = td__storage_new(cpu, bytes);
         if (s)
@@ -247,7 +249,7 @@ td_tensor *td_zeros_shared(td_comm *comm, td_shape shape, td_dtype dtype)
     TD_ENTER();
     if (check_comm("td_zeros_shared", comm) || td__shape_check("td_zeros_shared", shape) || td__dtype_check("td_zeros_shared", dtype))
         return td__poison();
-    td_storage *s = td__comm_storage(comm, (size_t)td__shape_numel(shape) * td_dtype_size(dtype));
+    td_storage *s = td__comm_storage(comm, td_device_default(), (size_t)td__shape_numel(shape) * td_dtype_size(dtype));
     if (!s)
         return td__poison();
     td_tensor *x = td__tensor_on(s, shape, dtype, 0);

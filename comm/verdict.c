@@ -44,6 +44,8 @@ void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL
             at = put(at, end, ops[p->op]);
         if (p->kind == TD_COLL_BROADCAST)
             at = put_number(put(at, end, ", root "), end, (uint64_t)p->root);
+        if (p->device == TD_CUDA)
+            at = put(at, end, ", cuda");
         at = put(at, end, ")");
     }
     at = put_number(put(at, end, " #"), end, p->seq);
@@ -74,14 +76,15 @@ void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT])
 
 bool td__fingerprint_equal(const td_fingerprint *a, const td_fingerprint *b)
 {
-    return a->seq == b->seq && a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->root == b->root;
+    return a->seq == b->seq && a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->root == b->root &&
+           a->device == b->device;
 }
 
 /* What rank i of the host called, as far as this rank can tell. */
-static void peer_call_text(td__control *c, int i, uint64_t seq, char into[TD_CALL_TEXT])
+static void peer_call_text(td__control *c, int i, uint64_t turn, char into[TD_CALL_TEXT])
 {
     td__slot *slot = &c->slot[i];
-    td__entry entry = *td__control_entry(c, i, seq);
+    td__entry entry = *td__control_entry(c, i, turn);
     entry.label[TD_LABEL - 1] = '\0';
     if (entry.print.seq == 0) {
         snprintf(into, TD_CALL_TEXT, "td_init");
@@ -224,7 +227,7 @@ void td__mismatch_sentence(int n, const int *rank, const td_fingerprint *prints,
 int td__verdict_mismatch(td__control *c, const td_coll *coll)
 {
     td__coll_call_text(coll, c->mine->text);
-    atomic_store(&c->mine->text_of, coll->seq);
+    atomic_store(&c->mine->text_of, coll->turn);
     int32_t none = 0;
     if (!atomic_compare_exchange_strong(&c->head->verdict, &none, 1)) {
         int code = td__verdict_take(c);
@@ -238,13 +241,13 @@ int td__verdict_mismatch(td__control *c, const td_coll *coll)
         double end = td__now() + 0.3;          /* reading debug information takes the others some time, too */
         for (int i = 0; i < c->n; i++) {
             td__slot *slot = &c->slot[i];
-            while (atomic_load(&slot->text_of) != coll->seq && td__now() < end)
+            while (atomic_load(&slot->text_of) != coll->turn && td__now() < end)
                 nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
-            if (atomic_load(&slot->text_of) == coll->seq)
+            if (atomic_load(&slot->text_of) == coll->turn)
                 snprintf(texts[i], sizeof texts[i], "%s", slot->text);
             else
-                peer_call_text(c, i, coll->seq, texts[i]);
-            prints[i] = td__control_entry(c, i, coll->seq)->print;
+                peer_call_text(c, i, coll->turn, texts[i]);
+            prints[i] = td__control_entry(c, i, coll->turn)->print;
             rank[i] = slot->rank;
         }
         td__mismatch_sentence(c->n, rank, prints, (const char (*)[TD_CALL_TEXT])texts, sentence, sizeof sentence);

@@ -112,7 +112,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     if (!code) {
         ddp->arrival = td__alloc((size_t)ddp->leaves * sizeof *ddp->arrival);
         ddp->header_bytes = (sizeof(td__ddp_header) + (size_t)(ddp->leaves + 7) / 8 + 63) / 64 * 64;
-        ddp->header_storage = td__comm_storage(ddp->comm, ddp->header_bytes * (size_t)(ddp->size + 1));
+        ddp->header_storage = td__comm_storage(ddp->comm, (td_device){ TD_CPU, 0 }, ddp->header_bytes * (size_t)(ddp->size + 1));
         code = td__comm_agree(ddp->comm, ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending(), "td_ddp_new");
     }
     code = code ? code : broadcast_state(ddp);

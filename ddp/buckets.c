@@ -60,7 +60,7 @@ int td__ddp_plan(td_ddp *ddp, const int32_t *order, td__leaf **sorted, int *cut)
 
 td_storage *td__ddp_arena(void *ddp, size_t bytes)
 {
-    return td__comm_storage(((td_ddp *)ddp)->comm, bytes);
+    return td__comm_storage(((td_ddp *)ddp)->comm, (td_device){ TD_CPU, 0 }, bytes);
 }
 
 int td__ddp_buckets_made(td_ddp *ddp)

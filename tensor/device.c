@@ -70,11 +70,17 @@ static int cpu_event(int index, void *event, void *stream)
     return 0;
 }
 
+static int cpu_event_done(int index, void *event)
+{
+    (void)index, (void)event;
+    return 1;
+}
+
 static const td_device_ops cpu_ops = {
     .name = "cpu", .kind = TD_CPU, .host_memory = true, .count = cpu_count,
     .alloc = cpu_alloc, .free = cpu_free, .copy = cpu_copy, .synchronize = cpu_synchronize,
     .stream_new = cpu_stream_new, .stream_free = cpu_drop,
-    .event_new = cpu_event_new, .event_record = cpu_event, .event_wait = cpu_event, .event_free = cpu_drop,
+    .event_new = cpu_event_new, .event_record = cpu_event, .event_wait = cpu_event, .event_free = cpu_drop, .event_done = cpu_event_done,
     .kernels = NULL,                           /* chosen at run time: td__cpu_kernels */
 };
 

@@ -31,6 +31,7 @@ typedef struct td_device_ops {
     void  (*event_free)(int index, void *event);
     int   (*times_begin)(int index);                           /* NULL: kernels are not timed (td_kernel_times_begin)      */
     int   (*times_end)(int index, td_kernel_time *into, int room);
+    int   (*event_done)(int index, void *event);               /* 1: passed, 0: not yet; negative (no td__fail): the device has failed */
     int   (*memory)(int index, td_memory_stats *into);         /* all but live_tensors; NULL: not counted                  */
     /* From begin to end what this thread starts on the compute stream is recorded and not run; end makes a graph of it (graph NULL: it is given up).
      * What was allocated meanwhile stays reserved until the graph is freed. NULL: the device has no graphs. */
@@ -39,6 +40,7 @@ typedef struct td_device_ops {
     int   (*graph_launch)(int index, void *graph);             /* in stream order                                            */
     void  (*graph_free)(int index, void *graph);
     const struct td_kernels *kernels;                          /* NULL on the CPU: td__cpu_kernels()                       */
+    const struct td_device_comm *comm;                         /* collectives of its memory (comm_impl.h); NULL: none        */
 } td_device_ops;
 const td_device_ops *td__device_ops(td_device device);          /* NULL after td__fail when there is no such device         */
 int  td__device_register(const td_device_ops *ops);             /* what a plug-in brings (opened when CUDA is first wanted)  */

@@ -43,6 +43,7 @@ void *cuda_event_new(int index);
 int   cuda_event_record(int index, void *event, void *stream);   /* stream NULL: the compute stream                           */
 int   cuda_event_wait(int index, void *event, void *stream);
 void  cuda_event_free(int index, void *event);
+int   cuda_event_done(int index, void *event);         /* 1, 0, or negative: see td_device_ops                                */
 
 /* ---- times.c ---------------------------------------------------------------------------------------------------------------------- */
 /* Around every launch on the compute stream: td__cuda_stream begins, td__cuda_launched ends. Two loads while nothing is timed. */

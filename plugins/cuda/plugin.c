@@ -19,6 +19,7 @@ const td_device_ops cuda_ops = {
     .event_free = cuda_event_free,
     .times_begin = cuda_times_begin,
     .times_end = cuda_times_end,
+    .event_done = cuda_event_done,
     .memory = cuda_memory,
     .kernels = &td__cuda_kernels,
 };

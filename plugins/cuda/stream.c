@@ -76,6 +76,16 @@ int cuda_event_wait(int index, void *event, void *stream)
     return e == cudaSuccess ? 0 : cuda_failed(e, "a stream cannot wait for an event");
 }
 
+int cuda_event_done(int index, void *event)
+{
+    if (cuda_use(index))
+        return TD_ERR_DEVICE;
+    cudaError_t e = cudaEventQuery(event);
+    if (e == cudaErrorNotReady)
+        cudaGetLastError();                            /* no error, but it would be found as one                              */
+    return e == cudaSuccess ? 1 : e == cudaErrorNotReady ? 0 : TD_ERR_DEVICE;
+}
+
 void cuda_event_free(int index, void *event)
 {
     if (event && cuda_use(index) == 0)

@@ -80,6 +80,11 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
         run_until(event->at);
     return result(fake.wait_error);
 }
+cudaError_t cudaEventQuery(cudaEvent_t e)
+{
+    fake_event *event = (fake_event *)(void *)e;
+    return event->epoch != fake.epoch || event->at <= done ? cudaSuccess : result(cudaErrorNotReady);
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t s) { (void)s; run_until(queued); return result(fake.wait_error); }
 cudaError_t cudaDeviceSynchronize(void) { run_until(queued); return result(fake.wait_error); }
 
