@@ -17,7 +17,7 @@ extern const td_device_ops cuda_ops;
 extern const td_kernels td__cuda_kernels;
 
 /* ---- device.c -------------------------------------------------------------------------------------------------------------------- */
-#ifndef CUDA_OLDEST                                    /* the oldest compute capability that the kernels are built for (-Dcuda_arch), times 10  */
+#ifndef CUDA_OLDEST                                    /* the oldest compute capability that the kernels are built for (-Dgpu_arch), times 10  */
 #define CUDA_OLDEST 90
 #endif
 /* Why no GPU can be used, or NULL. Asks the driver; the sentence stays valid. */
