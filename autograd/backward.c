@@ -229,6 +229,8 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
         error = td__node_check(node);
     bool was_off = tape->grad_off;
     td_dtype autocast = tape->autocast;
+    const td_memory_category memory = td__memory_now;
+    td__memory_now = TD_MEMORY_ACTIVATIONS;
     tape->grad_off = true;
     tape->walking = true;
     tape->autocast = TD_F32;                   /* gradients are computed in the dtypes of the forward                        */
@@ -236,6 +238,7 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
     tape->walking = false;
     tape->grad_off = was_off;
     tape->autocast = autocast;
+    td__memory_now = memory;
     td__plan_end(&plan);
     td__random_restart();
     return code;

@@ -42,8 +42,10 @@ static int perform(td_call *call)
     bool was = td__tape_now.grad_off;
     td_dtype autocast = td__tape_now.autocast;
     td__half half;
+    const td_memory_category memory = td__memory_now;
     td__tape_now.grad_off = true;
     td__tape_now.autocast = TD_F32;
+    td__memory_now = memory ? memory : TD_MEMORY_ACTIVATIONS;
     int code = td__half_begin(call, &half);
     code = code ? code : op->infer(call);
     if (!code && !(code = check_made(call)) && op->run && !call->view) {
@@ -55,6 +57,7 @@ static int perform(td_call *call)
     code = td__half_end(call, &half, code);
     td__tape_now.grad_off = was;
     td__tape_now.autocast = autocast;
+    td__memory_now = memory;
     if (code && !td__pending())
         td_call_error(call, code < 0 ? code : TD_ERR_INTERNAL, "failed with code %d and no sentence", code);
     if (!code && op->flags & TD_OP_KEEPS_DIVISOR && !call->out[0]->divisor) {

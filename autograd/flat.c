@@ -123,12 +123,12 @@ static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int le
     }
     td_device device = leaves ? leaf[0]->value->storage->device : td_device_default();
     size_t bytes = (size_t)flat->n * td_dtype_size(flat->dtype);
-    flat->value = flat->leaf ? td__storage_new(device, bytes) : NULL;
+    flat->value = flat->leaf ? td__storage_new_as(device, bytes, TD_MEMORY_PARAMETERS) : NULL;
     bool now = alloc_grad != NULL;
     for (int i = 0; flat->leaf && i < leaves; i++)
         now |= leaf[i]->has_grad;
     if (flat->value && now)
-        flat->grad = alloc_grad ? alloc_grad(user, bytes) : td__storage_new(device, bytes);
+        flat->grad = alloc_grad ? alloc_grad(user, bytes) : td__storage_new_as(device, bytes, TD_MEMORY_GRADIENTS);
     if (!flat->value || (now && !flat->grad) || zero_storage(flat->value, flat->dtype, flat->n) ||
         (now && zero_storage(flat->grad, flat->dtype, flat->n))) {
         flat_free(flat);
@@ -142,7 +142,7 @@ static int need_grads(td__flat *flat)
 {
     if (flat->grad)
         return 0;
-    td_storage *grad = td__storage_new(flat->value->device, flat->value->bytes);
+    td_storage *grad = td__storage_new_as(flat->value->device, flat->value->bytes, TD_MEMORY_GRADIENTS);
     if (!grad)
         return td__pending() ? td__pending() : TD_ERR_MEMORY;
     int code = 0;

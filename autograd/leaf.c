@@ -26,6 +26,7 @@ static td__leaf *leaf_new(td_tensor *x)
     if (!leaf)
         return NULL;
     leaf->value = x;
+    td__storage_label(x->storage, TD_MEMORY_PARAMETERS);
     x->graph = (void *)((td__graph)leaf | GRAPH_LEAF);
     return leaf;
 }
@@ -47,6 +48,7 @@ int td__leaf_need_grad(td__leaf *leaf)
     td_tensor *g = td__tensor_new(leaf->value->shape, leaf->value->dtype, leaf->value->storage->device);
     if (g->poisoned)
         return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    td__storage_label(g->storage, TD_MEMORY_GRADIENTS);
     leaf->grad = g;
     return 0;
 }

@@ -66,6 +66,11 @@ const char *td__scope_label(void);             /* innermost label, or NULL      
  * 64-byte aligned, thread-safe. NULL only after td__fail(TD_ERR_MEMORY). Size classes keep waste under 1/8 above 1 KiB. Steady
  * state asks the system for nothing. bytes 0 is fine. */
 void *td__alloc(size_t bytes);
+/* td__alloc counts as TD_MEMORY_OTHER; this as `category`. td__pool_label changes it later. */
+void *td__alloc_as(size_t bytes, td_memory_category category);
+void  td__pool_label(void *block, td_memory_category category);
+/* What a tensor's memory that this thread asks for counts as. Set for the length of a forward, a backward, … and put back. */
+extern TD_HIDDEN __thread td_memory_category td__memory_now;
 void *td__calloc(size_t bytes);                /* zeroed                                                                  */
 void  td__free(void *block);                   /* NULL is fine                                                            */
 void *td__grow(void *block, size_t old_bytes, size_t new_bytes);   /* like realloc; old block stays valid on failure        */

@@ -26,6 +26,11 @@ static const void *site(void)
     return td__site;
 }
 
+static int memory_now(void)
+{
+    return (int)td__memory_now;
+}
+
 const td_host td__host = {
     .abi = TD_PLUGIN_ABI,
     .fail = td__fail,
@@ -39,6 +44,7 @@ const td_host td__host = {
     .env = env,
     .site = site,
     .site_text = td__site_text,
+    .memory_now = memory_now,
 };
 
 /* The folder of the object that holds this code: libtandem.so, or a program that links the rooms statically. */

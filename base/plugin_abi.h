@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <tandem/plugin.h>
 
-#define TD_PLUGIN_ABI 1
+#define TD_PLUGIN_ABI 2
 struct td_host {                               /* services of the library                                                  */
     int    abi;
     int    (*fail)(int code, const char *format, ...);
@@ -21,6 +21,7 @@ struct td_host {                               /* services of the library       
     const char *(*env)(int id);                /* td__env of a td__env_id                                                  */
     const void *(*site)(void);                 /* the thread's call site, to be kept; site_text makes it "train.c:41"       */
     const char *(*site_text)(const void *site, char *into, size_t size);
+    int    (*memory_now)(void);                /* the td_memory_category of what the thread allocates                      */
 };
 struct td_comm_backend;                        /* comm/comm_impl.h  */
 struct td_device_ops;                          /* tensor/tensor_impl.h */

@@ -42,6 +42,7 @@ enum {
 typedef struct block {
     uint64_t magic;
     uint32_t class;
+    td_memory_category category;
     size_t bytes;                              /* as requested */
     struct block *next;                        /* in the free list */
 } block;
@@ -54,6 +55,8 @@ static size_t chunk_left;                      /* … and what remains */
 static td_memory_stats stats;                  /* all but live_tensors */
 static int64_t fail_after = -1;
 static _Atomic int64_t live_tensors;
+__thread td_memory_category td__memory_now;
+_Static_assert(TD_MEMORY_CATEGORIES <= TD_COUNT(stats.part), "td_memory_stats has no room for another category");
 
 /* ---- size classes ------------------------------------------------------------------------------------------------------ */
 
@@ -190,7 +193,15 @@ static block *get(size_t bytes, bool *zeroed)
     return b;
 }
 
-static void *request(size_t bytes, bool zero)
+static void count(td_memory_category category, int64_t bytes)
+{
+    td_memory_part *part = &stats.part[category];
+    part->live_bytes += bytes;
+    if (part->peak_bytes < part->live_bytes)
+        part->peak_bytes = part->live_bytes;
+}
+
+static void *request(size_t bytes, td_memory_category category, bool zero)
 {
     block *b = NULL;
     bool zeroed = false;
@@ -198,6 +209,10 @@ static void *request(size_t bytes, bool zero)
     int64_t live = stats.live_bytes;
     if (bytes <= (size_t)1 << (LAST_SHIFT - 1))
         b = get(bytes, &zeroed);
+    if (b) {
+        b->category = category;
+        count(category, (int64_t)bytes);
+    }
     pthread_mutex_unlock(&lock);
     if (!b) {
         td__fail(TD_ERR_MEMORY, "memory: %zu bytes cannot be had, %lld are in use by tensors", bytes, (long long)live);
@@ -228,12 +243,28 @@ static block *live_block(void *p, const char *who)
 
 void *td__alloc(size_t bytes)
 {
-    return request(bytes, false);
+    return request(bytes, TD_MEMORY_OTHER, false);
 }
 
 void *td__calloc(size_t bytes)
 {
-    return request(bytes, true);
+    return request(bytes, TD_MEMORY_OTHER, true);
+}
+
+void *td__alloc_as(size_t bytes, td_memory_category category)
+{
+    return request(bytes, category, false);
+}
+
+void td__pool_label(void *p, td_memory_category category)
+{
+    block *b = live_block(p, "td__pool_label");
+    pthread_mutex_lock(&lock);
+    count(b->category, -(int64_t)b->bytes);
+    count(category, (int64_t)b->bytes);
+    b->category = category;
+    pthread_mutex_unlock(&lock);
+    POISON(b, HEADER);
 }
 
 void td__free(void *p)
@@ -243,6 +274,7 @@ void td__free(void *p)
     block *b = live_block(p, "td__free");
     pthread_mutex_lock(&lock);
     stats.live_bytes -= (int64_t)b->bytes;
+    count(b->category, -(int64_t)b->bytes);
     put(b);
     pthread_mutex_unlock(&lock);
 }
@@ -290,6 +322,8 @@ void td_memory_reset_peak(void)
 {
     pthread_mutex_lock(&lock);
     stats.peak_bytes = stats.live_bytes;
+    for (int i = 0; i < TD_MEMORY_CATEGORIES; i++)
+        stats.part[i].peak_bytes = stats.part[i].live_bytes;
     pthread_mutex_unlock(&lock);
 }
 
@@ -298,4 +332,11 @@ void td_memory_trim(void)
     pthread_mutex_lock(&lock);
     trim();
     pthread_mutex_unlock(&lock);
+}
+
+const char *td_memory_category_name(td_memory_category category)
+{
+    static const char *const names[] = { "other", "parameters", "gradients", "optimizer", "activations", "data", "workspace" };
+    _Static_assert(TD_COUNT(names) == TD_MEMORY_CATEGORIES, "a category without a name");
+    return (unsigned)category < TD_COUNT(names) ? names[category] : "?";
 }

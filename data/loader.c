@@ -281,6 +281,7 @@ static int make_slot(td_loader *l, td__slot *s, int64_t capacity)
         td_tensor *t = td__tensor_new(shape, dtype, l->device);
         if (t->poisoned)
             return TD_ERR_MEMORY;
+        td__storage_label(t->storage, TD_MEMORY_DATA);
         s->tensor[i] = t;
         s->host[i] = l->ops->host_memory ? t->storage->data : td__alloc((size_t)capacity * td__loader_field_bytes(l, i));
         if (!l->ops->host_memory && !s->host[i])

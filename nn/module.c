@@ -207,6 +207,7 @@ static td_tensor *add_tensor(const char *who, td_module *m, const char *name, td
     if (!e)
         return td__poison();
     take(e, value);
+    td__storage_label(value->storage, TD_MEMORY_PARAMETERS);
     return value;
 }
 

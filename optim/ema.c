@@ -89,6 +89,7 @@ td_ema *td_ema_new(td_tensors weights, double decay)
             td__tensor_unref(a);
             break;
         }
+        td__storage_label(a->storage, TD_MEMORY_OPTIMIZER);
         td__tensor_ref(w);
         e->weight[e->n] = w;
         e->average[e->n++] = a;
@@ -126,7 +127,7 @@ static int swap(td_ema *e)
         if (rc != 0)
             return rc;
     }
-    td_storage *spare = td__storage_new(e->weight[0]->storage->device, most);
+    td_storage *spare = td__storage_new_as(e->weight[0]->storage->device, most, TD_MEMORY_OPTIMIZER);
     if (!spare)
         return TD_ERR_MEMORY;
     for (size_t i = 0; i < e->n; i++) {

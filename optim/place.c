@@ -134,7 +134,7 @@ static int need_span(td__span *s, const td_tensor *like, int n)
         if (s->moment[i])
             continue;
         int64_t count = s->high - s->low;
-        s->moment[i] = td__storage_new(like->storage->device, (size_t)count * td_dtype_size(like->dtype));
+        s->moment[i] = td__storage_new_as(like->storage->device, (size_t)count * td_dtype_size(like->dtype), TD_MEMORY_OPTIMIZER);
         if (!s->moment[i])
             return TD_ERR_MEMORY;
         if (td__need("td_optim_step", like, fill) != 0)

@@ -21,7 +21,13 @@ static int cpu_count(void)
 static void *cpu_alloc(int index, size_t bytes)
 {
     (void)index;
-    return td__alloc(bytes);
+    return td__alloc_as(bytes, td__memory_now);
+}
+
+static void cpu_label(int index, void *block, td_memory_category category)
+{
+    (void)index;
+    td__pool_label(block, category);
 }
 
 static void cpu_free(int index, void *block)
@@ -81,6 +87,7 @@ static const td_device_ops cpu_ops = {
     .alloc = cpu_alloc, .free = cpu_free, .copy = cpu_copy, .synchronize = cpu_synchronize,
     .stream_new = cpu_stream_new, .stream_free = cpu_drop,
     .event_new = cpu_event_new, .event_record = cpu_event, .event_wait = cpu_event, .event_free = cpu_drop, .event_done = cpu_event_done,
+    .label = cpu_label,
     .kernels = NULL,                           /* chosen at run time: td__cpu_kernels */
 };
 
@@ -256,20 +263,6 @@ td_device td_device_default(void)
         d = atomic_load(&default_device);
     }
     return (td_device){ (td_device_kind)(d >> 32), (int)(uint32_t)d };
-}
-
-td_memory_stats td_memory_of(td_device device)
-{
-    TD_ENTER();
-    td_memory_stats process = td_memory(), own = { .live_tensors = process.live_tensors };
-    const td_device_ops *ops = td__device_ops(device);
-    if (device.kind == TD_DEFAULT)
-        device = td_device_default();
-    if (ops && ops->kind == TD_CPU)
-        return process;
-    if (ops && ops->memory)
-        ops->memory(device.index, &own);
-    return own;
 }
 
 int td_synchronize(td_device device)

@@ -32,6 +32,28 @@ td_storage *td__storage_new(td_device device, size_t bytes)
     return s;
 }
 
+td_storage *td__storage_new_as(td_device device, size_t bytes, td_memory_category category)
+{
+    td_memory_category was = td__memory_now;
+    td__memory_now = category;
+    td_storage *s = td__storage_new(device, bytes);
+    td__memory_now = was;
+    return s;
+}
+
+void td__storage_label(td_storage *s, td_memory_category category)
+{
+    if (s && !s->base && !s->release && s->ops->label)
+        s->ops->label(s->device.index, s->data, category);
+}
+
+int td__storage_record(td_storage *s, void *stream)
+{
+    while (s->base)
+        s = s->base;
+    return !s->release && s->ops->record ? s->ops->record(s->device.index, s->data, stream) : 0;
+}
+
 td_storage *td__storage_foreign(td_device device, void *data, size_t bytes, void (*release)(void *, void *), void *owner)
 {
     const td_device_ops *ops = td__device_ops(device);

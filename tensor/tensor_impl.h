@@ -39,6 +39,20 @@ typedef struct td_device_ops {
     int   (*graph_end)(int index, void **graph);
     int   (*graph_launch)(int index, void *graph);             /* in stream order                                            */
     void  (*graph_free)(int index, void *graph);
+    int   (*event_synchronize)(int index, void *event);        /* the host waits for what was recorded last; NULL: no need  */
+    void  (*memory_reset_peak)(int index);                     /* NULL where `memory` is                                    */
+    void  (*memory_trim)(int index);
+    /* Of blocks from alloc; NULL: nothing to do. label: its td_memory_category. record: work on `stream`, not the compute stream, uses the
+     * block; after `free` it is handed out again only when what that stream was told before the `free` is done. Nobody waits. */
+    void  (*label)(int index, void *block, td_memory_category category);
+    int   (*record)(int index, void *block, void *stream);
+    /* Host memory that the device copies from and to by itself, cached; NULL on the CPU. Only copies that have been waited for may still
+     * know a block that is given back. */
+    void *(*host_alloc)(int index, size_t bytes);              /* NULL after td__fail                                       */
+    void  (*host_free)(int index, void *block);
+    /* Between the device and memory of host_alloc, in the order of `stream` (NULL: the compute stream); neither side may be touched before
+     * that is waited for. From any thread. */
+    int   (*copy_async)(int index, void *to, const void *from, size_t bytes, bool to_host, void *stream);
     const struct td_kernels *kernels;                          /* NULL on the CPU: td__cpu_kernels()                       */
     const struct td_device_comm *comm;                         /* collectives of its memory (comm_impl.h); NULL: none        */
 } td_device_ops;
@@ -73,6 +87,10 @@ typedef struct td_storage {
     void *owner;
 } td_storage;
 td_storage *td__storage_new(td_device device, size_t bytes);                    /* refs 1; NULL after td__fail                */
+td_storage *td__storage_new_as(td_device device, size_t bytes, td_memory_category category);
+void td__storage_label(td_storage *s, td_memory_category category);   /* nothing where it lies in another or is foreign        */
+/* Work on `stream` uses s from now on (td_device_ops.record, of the block that s lies in). 0 or a negative code. */
+int  td__storage_record(td_storage *s, void *stream);
 td_storage *td__storage_foreign(td_device device, void *data, size_t bytes, void (*release)(void *, void *), void *owner);
 void td__storage_borrowed(void *owner, void *data);             /* a release that does nothing                             */
 void td__storage_ref(td_storage *s);

@@ -44,6 +44,12 @@ TD_API td_device td_device_of(const td_tensor *x);
 TD_API td_tensor *td_to(td_tensor *x, td_device device);   /* x itself when it is there already                      */
 /* td_memory of one device: the CPU's, or what this process holds on a GPU. live_tensors is the whole process's. */
 TD_API td_memory_stats td_memory_of(td_device device);
+TD_API void            td_memory_reset_peak_of(td_device device);   /* peak_bytes, of every category too               */
+TD_API void            td_memory_trim_of(td_device device);   /* waits for a GPU, and gives its cached bytes back        */
+/* td_memory_of as a short table of a line per category. td_memory_print writes it to stdout; td_memory_summary fills `into` (always
+ * terminated) and returns the full length like snprintf. */
+TD_API void            td_memory_print(td_device device);
+TD_API size_t          td_memory_summary(td_device device, char *into, size_t size);
 /* Waits until a device has done everything that was asked of it (torch.cuda.synchronize); what failed on it meanwhile is reported here. 0, or a
  * negative code. Only for timing: whatever reads a value waits by itself. The CPU is always done. */
 TD_API int td_synchronize(td_device device);

@@ -5,31 +5,48 @@
  * in lists by size class (four to a power of two); those handed out in a table by address. Records of blocks are reused: in steady state
  * nothing is asked of anybody.
  *
- * Stream order: blocks are handed out again at once, without waiting, because all work on them is started on one stream. A stream of
- * another kind must be waited for (an event on the compute stream) before its blocks are given back.
+ * Stream order: blocks are handed out again at once, without waiting, because all work on them is started on one stream. A block that
+ * another stream uses too is recorded with it (blocks_record). When it comes back, a mark is set on that stream, and the block waits in
+ * a list of its own until a later request finds the mark passed: neither the host nor the compute stream waits for it.
+ *
+ * A free block belongs to the common lists or to a hold's. What a hold takes is cut from the common ones and becomes its own; blocks merge
+ * with neighbours of the same owner only. While a hold is open a stream is being recorded, and asking whether marks have passed, setting
+ * some or waiting would spoil the recording: those wait until it is closed.
  */
 #include "blocks.h"
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { SMALL, LARGE, CLASSES = 4 * 48, BUCKETS = 8192, RECORDS = 256 };
+enum { SMALL, LARGE, CLASSES = 4 * 48, BUCKETS = 8192, RECORDS = 256, GROUPS = 4096 };
+typedef enum { FREE, USED, WAITING } block_state;
 static const size_t SMALL_MOST = 1u << 20, SMALL_PIECE = 2u << 20, LARGE_PIECE = 32u << 20, LARGE_STEP = 2u << 20;
 
 typedef struct block {
     char *at;
     size_t size;
-    bool used, kind;                                   /* SMALL or LARGE                                                      */
-    const void *site;
+    bool kind;                                         /* SMALL or LARGE                                                      */
+    bool marked;                                       /* mark[] is set: it is WAITING, and was not given back inside a hold    */
+    block_state state;
+    blocks_tag tag;
+    struct blocks_hold *owner;
+    int streams;
+    void *stream[BLOCKS_STREAMS], *mark[BLOCKS_STREAMS];
     struct block *before, *after;                      /* neighbours in the piece                                             */
-    struct block *previous, *next;                     /* in a list of free ones, a chain of used ones, or of unused records    */
+    struct block *previous, *next;                     /* in a list of free or waiting ones, a chain of used ones, or of unused records */
 } block;
 typedef struct records { struct records *next; block record[RECORDS]; } records;
 
+struct blocks_hold {
+    block *free_lists[2][CLASSES];
+    blocks_hold *next;
+};
 struct blocks {
     pthread_mutex_t lock;
     blocks_source source;
-    block *free_lists[2][CLASSES], *used[BUCKETS], *unused;
+    blocks_hold common, *holds, *open;                 /* open: takes of the thread `opener` are this hold's                     */
+    pthread_t opener;
+    block *used[BUCKETS], *waiting, *unused;
     records *all;
     blocks_stats stats;
 };
@@ -68,9 +85,17 @@ static void link_out(block **head, block *x)
         x->next->previous = x->previous;
 }
 
-static block **free_list(blocks *b, const block *x)
+static block **free_list(const block *x)
 {
-    return &b->free_lists[x->kind][class_of(x->size)];
+    return &x->owner->free_lists[x->kind][class_of(x->size)];
+}
+
+static void count(blocks *b, int category, int64_t bytes)
+{
+    blocks_part *part = &b->stats.part[category];
+    part->live_bytes += bytes;
+    if (part->peak_bytes < part->live_bytes)
+        part->peak_bytes = part->live_bytes;
 }
 
 static block *record_new(blocks *b)
@@ -102,25 +127,90 @@ static block *piece_new(blocks *b, bool kind, size_t size)
         link_in(&b->unused, x);
         return NULL;
     }
-    *x = (block){ .at = at, .size = size, .kind = kind };
+    *x = (block){ .at = at, .size = size, .kind = kind, .owner = &b->common };
     b->stats.pieces++;
     b->stats.cached_bytes += (int64_t)size;
     return x;
 }
 
+/* y, which follows x, becomes part of it; y is in no list. */
+static void merge(blocks *b, block *x, block *y)
+{
+    x->size += y->size;
+    x->after = y->after;
+    if (y->after)
+        y->after->before = x;
+    link_in(&b->unused, y);
+}
+
+static bool joins(const block *x, const block *y)
+{
+    return y && y->state == FREE && y->owner == x->owner;
+}
+
+/* x, in no list, becomes free: one block with its free neighbours. */
+static void set_free(blocks *b, block *x)
+{
+    x->state = FREE;
+    x->streams = 0;
+    if (x->owner != &b->common)
+        b->stats.held_bytes += (int64_t)x->size;
+    if (joins(x, x->after)) {
+        link_out(free_list(x->after), x->after);
+        merge(b, x, x->after);
+    }
+    if (joins(x, x->before)) {
+        block *before = x->before;
+        link_out(free_list(before), before);
+        merge(b, before, x);
+        x = before;
+    }
+    link_in(free_list(x), x);
+}
+
+/* Sets the marks of what was given back inside a hold; blocks whose marks have passed become free. A mark that cannot be set is as good as
+ * one that has not passed before everything has been waited for (`waited`). */
+static void sweep(blocks *b, bool waited)
+{
+    if (b->open)
+        return;
+    for (block *x = b->waiting, *next; x; x = next) {
+        next = x->next;
+        int left = 0;
+        for (int i = 0; i < x->streams; i++) {
+            if (!x->marked && !waited)
+                x->mark[i] = b->source.mark(x->stream[i]);
+            if (x->mark[i] && b->source.passed(x->mark[i]))
+                x->mark[i] = x->stream[i] = NULL;
+            left += x->stream[i] != NULL;
+        }
+        x->marked = true;
+        if (left && !waited)
+            continue;
+        link_out(&b->waiting, x);
+        set_free(b, x);
+    }
+}
+
 static void trim(blocks *b)
 {
-    bool waited = false;
+    if (b->open)
+        return;
+    bool waited = b->waiting != NULL;
+    if (waited) {
+        b->source.idle();
+        sweep(b, true);
+    }
     for (int kind = SMALL; kind <= LARGE; kind++)
         for (int c = 0; c < CLASSES; c++)
-            for (block *x = b->free_lists[kind][c], *next; x; x = next) {
+            for (block *x = b->common.free_lists[kind][c], *next; x; x = next) {
                 next = x->next;
                 if (x->before || x->after)
                     continue;
                 if (!waited)
                     b->source.idle();
                 waited = true;
-                link_out(&b->free_lists[kind][c], x);
+                link_out(&b->common.free_lists[kind][c], x);
                 b->source.give(x->at, x->size);
                 b->stats.pieces--;
                 b->stats.cached_bytes -= (int64_t)x->size;
@@ -143,15 +233,15 @@ static block *piece_for(blocks *b, bool kind, size_t size)
 }
 
 /* ---- handing out --------------------------------------------------------------------------------------------------------------------- */
-static block *best_fit(blocks *b, bool kind, size_t size)
+static block *best_fit(blocks_hold *from, bool kind, size_t size)
 {
     for (int c = class_of(size); c < CLASSES; c++) {
         block *best = NULL;
-        for (block *x = b->free_lists[kind][c]; x; x = x->next)
+        for (block *x = from->free_lists[kind][c]; x; x = x->next)
             if (x->size >= size && (!best || x->size < best->size))
                 best = x;
         if (best) {
-            link_out(&b->free_lists[kind][c], best);
+            link_out(&from->free_lists[kind][c], best);
             return best;
         }
     }
@@ -166,75 +256,172 @@ static void split(blocks *b, block *x, size_t size)
     block *rest = record_new(b);
     if (!rest)
         return;
-    *rest = (block){ .at = x->at + size, .size = x->size - size, .kind = x->kind, .before = x, .after = x->after };
+    *rest = (block){ .at = x->at + size, .size = x->size - size, .kind = x->kind, .owner = x->owner, .before = x, .after = x->after };
     if (x->after)
         x->after->before = rest;
     x->after = rest;
     x->size = size;
-    link_in(free_list(b, rest), rest);
+    link_in(free_list(rest), rest);
 }
 
-void *blocks_take(blocks *b, size_t bytes, const void *site)
+static block *find(blocks *b, size_t size)
+{
+    const bool kind = size > SMALL_MOST;
+    blocks_hold *hold = b->open && pthread_equal(b->opener, pthread_self()) ? b->open : &b->common;
+    block *x = hold == &b->common ? NULL : best_fit(hold, kind, size);
+    if (x) {
+        split(b, x, size);
+        b->stats.held_bytes -= (int64_t)x->size;
+        return x;
+    }
+    x = best_fit(&b->common, kind, size);
+    x = x ? x : piece_for(b, kind, size);
+    if (x) {
+        split(b, x, size);
+        x->owner = hold;
+    }
+    return x;
+}
+
+void *blocks_take(blocks *b, size_t bytes, blocks_tag tag)
 {
     if (bytes > SIZE_MAX / 2)
         return NULL;
     const size_t size = bytes == 0 ? BLOCKS_ALIGN : (bytes + BLOCKS_ALIGN - 1) / BLOCKS_ALIGN * BLOCKS_ALIGN;
-    const bool kind = size > SMALL_MOST;
     pthread_mutex_lock(&b->lock);
-    block *x = best_fit(b, kind, size);
-    if (!x)
-        x = piece_for(b, kind, size);
+    if (b->waiting)
+        sweep(b, false);
+    block *x = find(b, size);
     if (x) {
-        split(b, x, size);
-        x->used = true;
-        x->site = site;
+        x->state = USED;
+        x->tag = tag;
+        x->streams = 0;
         link_in(&b->used[bucket_of(x->at)], x);
         b->stats.live_blocks++;
         b->stats.live_bytes += (int64_t)x->size;
         b->stats.cached_bytes -= (int64_t)x->size;
         if (b->stats.peak_bytes < b->stats.live_bytes)
             b->stats.peak_bytes = b->stats.live_bytes;
+        count(b, tag.category, (int64_t)x->size);
     }
     pthread_mutex_unlock(&b->lock);
     return x ? x->at : NULL;
 }
 
-/* y, which follows x, becomes part of it; y is in no list. */
-static void merge(blocks *b, block *x, block *y)
+static block *used_block(blocks *b, const void *at)
 {
-    x->size += y->size;
-    x->after = y->after;
-    if (y->after)
-        y->after->before = x;
-    link_in(&b->unused, y);
+    block *x = b->used[bucket_of(at)];
+    while (x && x->at != at)
+        x = x->next;
+    return x;
 }
 
 int blocks_give(blocks *b, void *at)
 {
     pthread_mutex_lock(&b->lock);
-    block **chain = &b->used[bucket_of(at)], *x = *chain;
-    while (x && x->at != at)
-        x = x->next;
+    block *x = used_block(b, at);
     if (x) {
-        link_out(chain, x);
-        x->used = false;
+        link_out(&b->used[bucket_of(at)], x);
         b->stats.live_blocks--;
         b->stats.live_bytes -= (int64_t)x->size;
         b->stats.cached_bytes += (int64_t)x->size;
-        if (x->after && !x->after->used) {
-            link_out(free_list(b, x->after), x->after);
-            merge(b, x, x->after);
+        count(b, x->tag.category, -(int64_t)x->size);
+        if (x->streams) {
+            x->state = WAITING;
+            x->marked = !b->open;
+            for (int i = 0; i < x->streams; i++)
+                x->mark[i] = x->marked ? b->source.mark(x->stream[i]) : NULL;
+            link_in(&b->waiting, x);
+        } else {
+            set_free(b, x);
         }
-        if (x->before && !x->before->used) {
-            block *before = x->before;
-            link_out(free_list(b, before), before);
-            merge(b, before, x);
-            x = before;
-        }
-        link_in(free_list(b, x), x);
     }
     pthread_mutex_unlock(&b->lock);
     return x ? 0 : -1;
+}
+
+int blocks_label(blocks *b, void *at, int category)
+{
+    pthread_mutex_lock(&b->lock);
+    block *x = used_block(b, at);
+    if (x) {
+        count(b, x->tag.category, -(int64_t)x->size);
+        count(b, category, (int64_t)x->size);
+        x->tag.category = category;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return x ? 0 : -1;
+}
+
+int blocks_record(blocks *b, void *at, void *stream)
+{
+    pthread_mutex_lock(&b->lock);
+    block *x = used_block(b, at);
+    int i = 0;
+    while (x && i < x->streams && x->stream[i] != stream)
+        i++;
+    const bool fits = x && i < BLOCKS_STREAMS;
+    if (fits && i == x->streams)
+        x->stream[x->streams++] = stream;
+    pthread_mutex_unlock(&b->lock);
+    return fits ? 0 : -1;
+}
+
+/* ---- holds --------------------------------------------------------------------------------------------------------------------------- */
+blocks_hold *blocks_hold_begin(blocks *b)
+{
+    blocks_hold *hold = calloc(1, sizeof *hold);
+    pthread_mutex_lock(&b->lock);
+    if (hold && !b->open) {
+        hold->next = b->holds;
+        b->holds = b->open = hold;
+        b->opener = pthread_self();
+    } else {
+        free(hold);
+        hold = NULL;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return hold;
+}
+
+void blocks_hold_end(blocks *b, blocks_hold *hold)
+{
+    pthread_mutex_lock(&b->lock);
+    if (b->open == hold)
+        b->open = NULL;
+    pthread_mutex_unlock(&b->lock);
+}
+
+static void disown(blocks *b, block *x, const blocks_hold *hold)
+{
+    for (; x; x = x->next)
+        if (x->owner == hold)
+            x->owner = &b->common;
+}
+
+void blocks_hold_release(blocks *b, blocks_hold *hold)
+{
+    if (!hold)
+        return;
+    blocks_hold_end(b, hold);
+    pthread_mutex_lock(&b->lock);
+    for (int i = 0; i < BUCKETS; i++)
+        disown(b, b->used[i], hold);
+    disown(b, b->waiting, hold);
+    for (int kind = SMALL; kind <= LARGE; kind++)
+        for (int c = 0; c < CLASSES; c++)
+            for (block *x; (x = hold->free_lists[kind][c]);) {
+                link_out(&hold->free_lists[kind][c], x);
+                b->stats.held_bytes -= (int64_t)x->size;
+                x->owner = &b->common;
+                set_free(b, x);
+            }
+    blocks_hold **at = &b->holds;
+    while (*at != hold)
+        at = &(*at)->next;
+    *at = hold->next;
+    pthread_mutex_unlock(&b->lock);
+    free(hold);
 }
 
 /* ---- the rest -------------------------------------------------------------------------------------------------------------------------- */
@@ -252,6 +439,8 @@ void blocks_free(blocks *b)
 {
     if (!b)
         return;
+    while (b->holds)
+        blocks_hold_release(b, b->holds);
     for (int i = 0; i < BUCKETS; i++)
         while (b->used[i])
             blocks_give(b, b->used[i]->at);
@@ -284,22 +473,44 @@ void blocks_reset_peak(blocks *b)
 {
     pthread_mutex_lock(&b->lock);
     b->stats.peak_bytes = b->stats.live_bytes;
+    for (int i = 0; i < BLOCKS_CATEGORIES; i++)
+        b->stats.part[i].peak_bytes = b->stats.part[i].live_bytes;
     pthread_mutex_unlock(&b->lock);
 }
 
-int blocks_largest(blocks *b, blocks_holder *into, int n)
+static size_t group_of(blocks_tag tag)
 {
+    return (size_t)(((uint64_t)(uintptr_t)tag.site + (uint64_t)tag.category * 0x51ED270Bu) * 0x9E3779B97F4A7C15u >> 52) % GROUPS;
+}
+
+int blocks_holders(blocks *b, blocks_holder *into, int n)
+{
+    static blocks_holder group[GROUPS];                /* under the lock; a program of more lines than this loses the last ones      */
     int have = 0;
     pthread_mutex_lock(&b->lock);
+    for (int i = 0; i < GROUPS; i++)
+        group[i] = (blocks_holder){ 0 };
     for (int i = 0; i < BUCKETS; i++)
         for (block *x = b->used[i]; x; x = x->next) {
-            int k = have < n ? have++ : n;             /* insertion from the end; place n falls off                          */
-            for (; k > 0 && into[k - 1].bytes < x->size; k--)
-                if (k < n)
-                    into[k] = into[k - 1];
-            if (k < n)
-                into[k] = (blocks_holder){ x->size, x->site };
+            size_t g = group_of(x->tag), looked = 0;
+            while (group[g].blocks && (group[g].tag.site != x->tag.site || group[g].tag.category != x->tag.category) && ++looked < GROUPS)
+                g = (g + 1) % GROUPS;
+            if (looked == GROUPS)
+                continue;
+            group[g].tag = x->tag;
+            group[g].bytes += (int64_t)x->size;
+            group[g].blocks++;
         }
+    for (int i = 0; i < GROUPS; i++) {
+        if (!group[i].blocks)
+            continue;
+        int k = have < n ? have++ : n;                 /* insertion from the end; place n falls off                          */
+        for (; k > 0 && into[k - 1].bytes < group[i].bytes; k--)
+            if (k < n)
+                into[k] = into[k - 1];
+        if (k < n)
+            into[k] = group[i];
+    }
     pthread_mutex_unlock(&b->lock);
     return have;
 }

@@ -44,6 +44,7 @@ int   cuda_event_record(int index, void *event, void *stream);   /* stream NULL:
 int   cuda_event_wait(int index, void *event, void *stream);
 void  cuda_event_free(int index, void *event);
 int   cuda_event_done(int index, void *event);         /* 1, 0, or negative: see td_device_ops                                */
+int   cuda_event_synchronize(int index, void *event);
 
 /* ---- times.c ---------------------------------------------------------------------------------------------------------------------- */
 /* Around every launch on the compute stream: td__cuda_stream begins, td__cuda_launched ends. Two loads while nothing is timed. */
@@ -56,7 +57,22 @@ int  cuda_times_end(int index, td_kernel_time *into, int room);
 void *cuda_alloc(int index, size_t bytes);
 void  cuda_free(int index, void *block);
 int   cuda_memory(int index, td_memory_stats *into);
+void  cuda_memory_reset_peak(int index);
+void  cuda_memory_trim(int index);
+void  cuda_label(int index, void *block, td_memory_category category);
+/* For memory that another stream than the compute stream uses: before its work starts. NULL or the compute stream: nothing to do. */
+int   cuda_record(int index, void *block, void *stream);
+/* What this thread takes (scratch above all) between begin and end stays reserved until release, also after it was given back: a recorded
+ * graph writes there again and again. NULL: one is open, or no host memory. While one is open nothing is waited for or given
+ * back to the driver. The release comes when no launch of the graph is under way, or to be ordered before later work. */
+void *cuda_hold_begin(void);
+void  cuda_hold_end(void *hold);
+void  cuda_hold_release(void *hold);                   /* NULL is fine                                                        */
 int   cuda_copy(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes);
+/* ---- pinned.c --------------------------------------------------------------------------------------------------------------------------- */
+void *cuda_host_alloc(int index, size_t bytes);
+void  cuda_host_free(int index, void *block);
+int   cuda_copy_async(int index, void *to, const void *from, size_t bytes, bool to_host, void *stream);
 
 /* ---- what tensor/cuda calls (its cuda.h is C++) ---------------------------------------------------------------------------------------- */
 cudaStream_t td__cuda_stream(void);

@@ -20,7 +20,15 @@ const td_device_ops cuda_ops = {
     .times_begin = cuda_times_begin,
     .times_end = cuda_times_end,
     .event_done = cuda_event_done,
+    .event_synchronize = cuda_event_synchronize,
     .memory = cuda_memory,
+    .memory_reset_peak = cuda_memory_reset_peak,
+    .memory_trim = cuda_memory_trim,
+    .label = cuda_label,
+    .record = cuda_record,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
+    .copy_async = cuda_copy_async,
     .kernels = &td__cuda_kernels,
 };
 

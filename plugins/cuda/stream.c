@@ -86,6 +86,15 @@ int cuda_event_done(int index, void *event)
     return e == cudaSuccess ? 1 : e == cudaErrorNotReady ? 0 : TD_ERR_DEVICE;
 }
 
+int cuda_event_synchronize(int index, void *event)
+{
+    int code = cuda_use(index);
+    if (code)
+        return code;
+    cudaError_t e = cudaEventSynchronize(event);
+    return e == cudaSuccess ? 0 : cuda_failed(e, "waiting for an event");
+}
+
 void cuda_event_free(int index, void *event)
 {
     if (event && cuda_use(index) == 0)

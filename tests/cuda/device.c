@@ -7,7 +7,7 @@
 extern const td_kernels td__cuda_kernels;
 
 static int one(void) { return 1; }
-static void *take(int index, size_t bytes) { (void)index; return td__alloc(bytes); }
+static void *take(int index, size_t bytes) { (void)index; return td__alloc_as(bytes, td__memory_now); }
 static void give(int index, void *block) { (void)index; td__free(block); }
 static int copy(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes)
 {
@@ -16,6 +16,13 @@ static int copy(int index, void *to, bool to_host, const void *from, bool from_h
         memmove(to, from, bytes);
     return 0;
 }
+static void label(int index, void *block, td_memory_category category) { (void)index; td__pool_label(block, category); }
+static int copy_async(int index, void *to, const void *from, size_t bytes, bool to_host, void *stream)
+{
+    (void)to_host, (void)stream;
+    return copy(index, to, false, from, false, bytes);
+}
+static int event_synchronize(int index, void *e) { (void)index, (void)e; return 0; }
 static int synchronize(int index) { (void)index; return 0; }
 static char nothing;
 static void *stream_new(int index, bool high) { (void)index, (void)high; return &nothing; }
@@ -28,6 +35,7 @@ static int passed(int index, void *e) { (void)index, (void)e; return 1; }
 static const td_device_ops emulated = {
     .name = "cuda", .kind = TD_CUDA, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
     .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event, .event_wait = event, .event_free = drop, .event_done = passed,
+    .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,
     .kernels = &td__cuda_kernels,
 };
 

@@ -10,7 +10,12 @@ typedef struct {
     cudaError_t count_error, wait_error;
     double clock;                                      /* ms, as events read it; tests let kernels take time                    */
     bool capturing;                                    /* what cudaStreamIsCapturing says                                         */
-    long epoch;                                        /* how often everything asked for was done                                   */
+    bool spoilt;                                       /* something was called that would have ended the recording                */
+    bool no_pinned;                                    /* pinned memory has run out                                               */
+    unsigned chaos;                                    /* not 0: streams get on at random moments; the seed                       */
+    long host_waits;                                   /* how often the host waited for an event that had not passed              */
 } fake_gpu;
 extern fake_gpu fake;
+/* A kernel of the test's own: called when the stream gets there; from whatever thread makes it go on, and never calling back. */
+void fake_kernel(cudaStream_t s, void (*kernel)(void *), void *argument);
 #endif

@@ -72,14 +72,123 @@ static void memory(void **state)
     assert_int_equal(m.live_bytes, (100 << 20) + 1024);
     td__cuda_scratch_free(scratch);
     assert_null(ops->alloc(0, (size_t)200 << 20));
-    expect_error(TD_ERR_MEMORY, "cuda:0 has no memory for 200.00 MiB more: this process holds 100.00 MiB in 1 blocks and 0 bytes of cache, 156.00 MiB of "
-                                "256.00 MiB are free; the largest: 100.00 MiB");
+    expect_error(TD_ERR_MEMORY, "cuda:0 has no memory for 200.00 MiB more of other: 156.00 MiB of 256.00 MiB are free, and this process holds 0 bytes of "
+                                "cache and 100.00 MiB in 1 blocks (other 100.00 MiB); most of it: 100.00 MiB of other");
     ops->free(0, held);
     held = ops->alloc(0, (size_t)200 << 20);                           /* the cached 100 MiB are given back for it                  */
     assert_non_null(held);
     ops->free(0, held);
     ops->free(0, held);
     expect_error(TD_ERR_INTERNAL, "that it never handed out");
+}
+
+/* What a program at work holds, told by what it is for and by the lines that asked for it. */
+static void exhaustion(void **state)
+{
+    static const char site;
+    ops->memory_trim(0);                                               /* the pieces of other tests are in the way                  */
+    td__site = &site;
+    td_here("net.c", 7);
+    void *weights = ops->alloc(0, 20u << 20), *late = ops->alloc(0, 5u << 20);
+    ops->label(0, weights, TD_MEMORY_PARAMETERS);
+    td__memory_now = TD_MEMORY_ACTIVATIONS;
+    void *results[4];
+    for (int i = 0; i < 4; i++)
+        results[i] = ops->alloc(0, 30u << 20);
+    td_memory_stats m = { 0 };
+    ops->memory(0, &m);
+    assert_true(m.part[TD_MEMORY_PARAMETERS].live_bytes == 20 << 20 && m.part[TD_MEMORY_ACTIVATIONS].live_bytes == 120 << 20);
+    assert_null(td__cuda_scratch((size_t)150 << 20));
+    expect_error(TD_ERR_MEMORY, "cuda:0 has no memory for 150.00 MiB more of workspace: ");
+    assert_null(ops->alloc(0, (size_t)200 << 20));
+    td__memory_now = TD_MEMORY_OTHER;
+    expect_error(TD_ERR_MEMORY, "(other 5.00 MiB, parameters 20.00 MiB, activations 120.00 MiB); most of it: 120.00 MiB of activations from net.c:7, "
+                                "20.00 MiB of parameters from net.c:7, 5.00 MiB of other from net.c:7");
+    ops->label(0, (char *)weights + 512, TD_MEMORY_PARAMETERS);
+    expect_error(TD_ERR_INTERNAL, "a block of cuda:0 that it never handed out is said to be of parameters");
+    for (int i = 0; i < 4; i++)
+        ops->free(0, results[i]);
+    results[0] = ops->alloc(0, (size_t)200 << 20);                    /* what was freed is there for another size                 */
+    assert_non_null(results[0]);
+    ops->free(0, results[0]);
+    ops->free(0, weights);
+    ops->free(0, late);
+    ops->memory_reset_peak(0);
+    ops->memory_trim(0);
+    ops->memory(0, &m);
+    assert_true(m.live_bytes == 0 && m.peak_bytes == 0 && m.cached_bytes == 0 && m.part[TD_MEMORY_ACTIVATIONS].peak_bytes == 0);
+    td_here(NULL, 0);
+    td__site = NULL;
+}
+
+/* Memory that a stream beside the compute stream reads comes back before that stream got there: nobody may write into it meanwhile. */
+static void other_stream(void **state)
+{
+    enum { N = 8 << 20 };
+    char *x = ops->alloc(0, N), *y, *host = ops->host_alloc(0, N);
+    void *stream = ops->stream_new(0, false), *event = ops->event_new(0);
+    assert_true(x && host && stream && event);
+    memset(host, 'x', N);
+    assert_int_equal(ops->copy_async(0, x, host, N, false, NULL), 0);
+    assert_int_equal(ops->event_record(0, event, NULL), 0);
+    assert_int_equal(ops->event_wait(0, event, stream), 0);
+    assert_int_equal(ops->event_synchronize(0, event), 0);
+    memset(host, 0, N);
+    assert_int_equal(ops->record(0, x, stream), 0);
+    assert_int_equal(ops->copy_async(0, host, x, N, true, stream), 0);
+    ops->free(0, x);
+    y = ops->alloc(0, N);
+    assert_true(y && y != x);
+    assert_int_equal(host[0], 0);                                              /* nobody waited                                            */
+    assert_int_equal(ops->event_record(0, event, stream), 0);
+    assert_int_equal(ops->event_synchronize(0, event), 0);
+    assert_true(host[0] == 'x' && host[N - 1] == 'x');
+    char *z = ops->alloc(0, N);
+    assert_ptr_equal(z, x);
+    ops->free(0, y);
+    ops->free(0, z);
+    assert_int_equal(ops->record(0, z, stream), TD_ERR_INTERNAL);
+    td_error_clear();
+    ops->event_free(0, event);
+    ops->stream_free(0, stream);
+    ops->host_free(0, host);
+    assert_ptr_equal(ops->host_alloc(0, N - 5), host);                        /* cached by the power of two                             */
+    ops->host_free(0, host);
+    ops->host_free(0, host);
+    expect_error(TD_ERR_INTERNAL, "pinned host memory comes back that was never handed out");
+    fake.no_pinned = true;
+    assert_null(ops->host_alloc(0, 100));
+    expect_error(TD_ERR_MEMORY, "4096 bytes of pinned host memory cannot be had");
+    fake.no_pinned = false;
+    void *small = ops->host_alloc(0, 100);
+    assert_non_null(small);
+    ops->host_free(0, small);
+}
+
+/* Scratch of a recorded graph stays its own; nothing that the recording forbids is called. */
+static void held_scratch(void **state)
+{
+    ops->memory_trim(0);
+    void *hold = cuda_hold_begin();
+    assert_non_null(hold);
+    fake.capturing = true;
+    void *a = td__cuda_scratch(3000), *b = td__cuda_scratch(70u << 20);      /* b: the driver is asked                                  */
+    td__cuda_scratch_free(a);
+    td__cuda_scratch_free(b);
+    assert_null(td__cuda_scratch((size_t)300 << 20));
+    fake.capturing = false;
+    assert_false(fake.spoilt);
+    expect_error(TD_ERR_MEMORY, "cuda:0 has no memory for 300.00 MiB more of workspace");
+    cuda_hold_end(hold);
+    void *c = td__cuda_scratch(3000), *d = td__cuda_scratch(70u << 20);
+    assert_true(a && b && c && d && c != a && d != b);
+    td__cuda_scratch_free(c);
+    td__cuda_scratch_free(d);
+    cuda_hold_release(hold);
+    cuda_hold_release(NULL);
+    void *e = td__cuda_scratch((size_t)200 << 20);                          /* all of it can be given back again                        */
+    assert_non_null(e);
+    td__cuda_scratch_free(e);
 }
 
 static void streams(void **state)
@@ -188,7 +297,8 @@ int main(int argc, char **argv)
     }
     ops = plugin->device;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(copies), cmocka_unit_test(small_copies), cmocka_unit_test(memory), cmocka_unit_test(streams), cmocka_unit_test(errors),
+        cmocka_unit_test(copies), cmocka_unit_test(small_copies), cmocka_unit_test(memory), cmocka_unit_test(exhaustion), cmocka_unit_test(other_stream),
+        cmocka_unit_test(held_scratch), cmocka_unit_test(streams), cmocka_unit_test(errors),
         cmocka_unit_test(times), cmocka_unit_test(described),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
