@@ -22,6 +22,8 @@ static void give_back(td_loader *l)
         return;
     for (size_t i = 0; i <= l->data->n_fields; i++)
         l->held->tensor[i]->storage->version++;
+    if (l->stream)                             /* kernels that were started may still read it; if this fails, so does the next copy */
+        l->ops->event_record(l->device.index, l->held->passed, NULL);
     l->held->state = TD__SLOT_FREE;
     l->held = NULL;
     pthread_cond_broadcast(&l->work);
@@ -96,14 +98,8 @@ static int shape_slot(td_loader *l, td__slot *s)
             s->tensor[i] = t;
             td__tensor_unref(old);
         }
-        size_t bytes = (size_t)s->rows * td__loader_field_bytes(l, i);
-        if (!l->ops->host_memory && bytes > 0) {
-            int rc = l->ops->copy(l->device.index, s->tensor[i]->storage->data, false, s->host[i], true, bytes);
-            if (rc != 0)
-                return rc;
-        }
     }
-    return 0;
+    return l->stream ? l->ops->event_wait(l->device.index, s->copied, NULL) : 0;
 }
 
 bool td_loader_next(td_loader *l, td_batch *batch)
@@ -209,6 +205,26 @@ double td_loader_waited_ms(const td_loader *l)
 
 /* ---- its life ---------------------------------------------------------------------------------------------------- */
 
+/* Copies that are under way know the slot's memory: they are waited for. */
+static void free_slot(td_loader *l, td__slot *s)
+{
+    const int index = l->device.index;
+    td__free(s->raw);
+    if (s->copied)
+        l->ops->event_synchronize(index, s->copied);
+    for (size_t f = 0; f <= l->data->n_fields; f++) {
+        if (s->tensor[f])
+            td__tensor_unref(s->tensor[f]);
+        if (l->stream && s->host[f])
+            l->ops->host_free(index, s->host[f]);
+    }
+    if (l->stream) {
+        td__free(s->ids);
+        l->ops->event_free(index, s->copied);
+        l->ops->event_free(index, s->passed);
+    }
+}
+
 static void destroy(td_loader *l)
 {
     pthread_mutex_lock(&l->lock);
@@ -218,15 +234,10 @@ static void destroy(td_loader *l)
     for (int i = 0; i < l->started; i++)
         pthread_join(l->thread[i], NULL);
     announce(l, NULL);
-    for (int i = 0; l->slots && i < l->n_slots; i++) {
-        td__free(l->slots[i].raw);
-        for (size_t f = 0; f <= l->data->n_fields; f++) {
-            if (l->slots[i].tensor[f])
-                td__tensor_unref(l->slots[i].tensor[f]);
-            if (!l->ops->host_memory)
-                td__free(l->slots[i].host[f]);
-        }
-    }
+    for (int i = 0; l->slots && i < l->n_slots; i++)
+        free_slot(l, &l->slots[i]);
+    if (l->stream)
+        l->ops->stream_free(l->device.index, l->stream);
     pthread_cond_destroy(&l->work);
     pthread_cond_destroy(&l->ready);
     pthread_cond_destroy(&l->idle);
@@ -265,26 +276,44 @@ void td__data_free_all(void)
     td__datasets_free_all();
 }
 
+static int make_tensor(td_loader *l, td__slot *s, size_t i, int64_t capacity)
+{
+    td_shape shape = { .ndim = 1, .dim = { capacity } };
+    td_dtype dtype = TD_I64;
+    if (i < l->data->n_fields) {
+        td_shape one = l->data->field[i].shape;
+        dtype = l->data->field[i].dtype;
+        shape.ndim = one.ndim + 1;
+        memcpy(shape.dim + 1, one.dim, (size_t)one.ndim * sizeof *one.dim);
+    }
+    if (td__shape_check("td_loader_new", shape) != 0)
+        return TD_ERR_SHAPE;
+    td_memory_category was = td__memory_now;
+    td__memory_now = TD_MEMORY_DATA;
+    td_tensor *t = td__tensor_new(shape, dtype, l->device);
+    td__memory_now = was;
+    if (t->poisoned)
+        return TD_ERR_MEMORY;
+    s->tensor[i] = t;
+    s->host[i] = l->stream ? l->ops->host_alloc(l->device.index, (size_t)capacity * td__loader_field_bytes(l, i)) : t->storage->data;
+    return s->host[i] ? 0 : TD_ERR_MEMORY;
+}
+
 static int make_slot(td_loader *l, td__slot *s, int64_t capacity)
 {
-    for (size_t i = 0; i <= l->data->n_fields; i++) {
-        td_shape shape = { .ndim = 1, .dim = { capacity } };
-        td_dtype dtype = TD_I64;
-        if (i < l->data->n_fields) {
-            td_shape one = l->data->field[i].shape;
-            dtype = l->data->field[i].dtype;
-            shape.ndim = one.ndim + 1;
-            memcpy(shape.dim + 1, one.dim, (size_t)one.ndim * sizeof *one.dim);
-        }
-        if (td__shape_check("td_loader_new", shape) != 0)
-            return TD_ERR_SHAPE;
-        td_tensor *t = td__tensor_new(shape, dtype, l->device);
-        if (t->poisoned)
-            return TD_ERR_MEMORY;
-        td__storage_label(t->storage, TD_MEMORY_DATA);
-        s->tensor[i] = t;
-        s->host[i] = l->ops->host_memory ? t->storage->data : td__alloc((size_t)capacity * td__loader_field_bytes(l, i));
-        if (!l->ops->host_memory && !s->host[i])
+    const int index = l->device.index;
+    int rc = 0;
+    for (size_t i = 0; i <= l->data->n_fields && rc == 0; i++)
+        rc = make_tensor(l, s, i, capacity);
+    if (rc != 0)
+        return rc;
+    s->ids = s->host[l->data->n_fields];
+    if (l->stream) {
+        s->ids = td__alloc((size_t)capacity * sizeof *s->ids);
+        s->copied = l->ops->event_new(index);
+        s->passed = l->ops->event_new(index);
+        /* The memory may have been somebody else's until now, and still be in use by kernels that were started. */
+        if (!s->ids || !s->copied || !s->passed || l->ops->event_record(index, s->passed, NULL) != 0)
             return TD_ERR_MEMORY;
     }
     s->raw = l->augments ? td__alloc(l->data->bytes[0]) : NULL;
@@ -346,7 +375,9 @@ td_loader *td_loader_new(td_dataset *data, const td_loader_opts *opts)
     l->thread = td__calloc((size_t)l->threads * sizeof *l->thread);
     l->slots = td__calloc((size_t)l->n_slots * sizeof *l->slots);
     l->order = l->shuffle ? td__alloc((size_t)data->rows * sizeof *l->order) : NULL;
-    bool made = td__augment_copy(&l->augment, &o->augment, data) && l->ops && l->thread && l->slots && (l->order || !l->shuffle);
+    if (l->ops && !l->ops->host_memory)
+        l->stream = l->ops->stream_new(l->device.index, false);
+    bool made = (l->stream || (l->ops && l->ops->host_memory)) && td__augment_copy(&l->augment, &o->augment, data) && l->thread && l->slots && (l->order || !l->shuffle);
     for (int i = 0; made && i < l->n_slots; i++)
         made = make_slot(l, &l->slots[i], capacity) == 0;
     if (!made) {

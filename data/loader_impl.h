@@ -2,6 +2,13 @@
  *
  * One mutex guards all positions and states. A slot's contents belong to the thread that claimed it until it is READY or FAILED,
  * then to the user's thread until it is FREE again.
+ *
+ * Where the CPU cannot reach the device's memory, threads write into pinned host memory and send it on the loader's own stream, a batch or
+ * more ahead of the user. Three waits keep it right, none of them the user's thread's:
+ *   the stream waits for `passed`, recorded on the compute stream when the user gave the slot's last batch back: its tensors are not overwritten
+ *   while kernels read them;
+ *   the compute stream waits for `copied`, recorded on the loader's stream, when the user takes the batch;
+ *   a thread waits for `copied` before it writes the slot's host memory again, which was long ago.
  */
 #ifndef TD_LOADER_IMPL_H
 #define TD_LOADER_IMPL_H
@@ -16,6 +23,8 @@ typedef struct {
     float      *raw;                           /* one picture as it was read, when the loader augments */
     td_tensor  *tensor[TD__MAX_FIELDS + 1];    /* the fields', then the sample numbers; capacity is the storage's */
     void       *host[TD__MAX_FIELDS + 1];      /* where threads write: the storage itself when the CPU can reach it */
+    int64_t    *ids;                           /* the sample numbers: host's last, or apart from it where that is being copied */
+    void       *copied, *passed;               /* events; NULL when the CPU can reach the device */
     int         code;                          /* when FAILED: why */
     char        why[1024];
 } td__slot;
@@ -30,6 +39,7 @@ struct td_loader {
     uint64_t  seed;
     td_device device;
     const td_device_ops *ops;
+    void      *stream;                         /* copies to the device; NULL when the CPU can reach it */
 
     pthread_mutex_t lock;
     pthread_cond_t  work, ready, idle;         /* a slot became free; a batch became ready; a thread finished reading */

@@ -19,9 +19,8 @@ static td__slot *claim(td_loader *l)
         l->order_epoch = l->claim.epoch;
     }
     td__share share = td__shard(l->claim.k, l->part, l->parts, l->batch, l->data->rows);
-    int64_t *ids = s->host[l->data->n_fields];
     for (int64_t i = 0; i < share.rows; i++)
-        ids[i] = l->order ? l->order[share.first + i] : share.first + i;
+        s->ids[i] = l->order ? l->order[share.first + i] : share.first + i;
     s->rows = share.rows;
     s->epoch = l->claim.epoch;
     s->state = TD__SLOT_CLAIMED;
@@ -31,26 +30,51 @@ static td__slot *claim(td_loader *l)
     return s;
 }
 
+/* This thread's own error as the slot's; false: there is none. */
+static bool own_error(td__slot *s, const char *what)
+{
+    if (!td__pending_here())
+        return false;
+    s->code = td__pending_here();
+    snprintf(s->why, sizeof s->why, "%s: %s", what, td_error_message());
+    td_error_clear();
+    return true;
+}
+
 static void explain(td__slot *s, int64_t row, int rc)
 {
     const char *name = td_error_name(rc);
     bool listed = rc < 0 && strcmp(name, "TD_ERR_?") != 0;
-    if (td__pending_here()) {                  /* read itself has said more */
-        s->code = td__pending_here();
-        snprintf(s->why, sizeof s->why, "row %lld of the data set could not be read: %s", (long long)row, td_error_message());
-        td_error_clear();
+    char what[80];
+    snprintf(what, sizeof what, "row %lld of the data set could not be read", (long long)row);
+    if (own_error(s, what))                    /* read itself has said more */
         return;
-    }
     s->code = listed ? rc : TD_ERR_IO;
-    snprintf(s->why, sizeof s->why, "row %lld of the data set could not be read: its read function returned %d%s%s%s", (long long)row, rc,
-             listed ? " (" : "", listed ? name : "", listed ? ")" : "");
+    snprintf(s->why, sizeof s->why, "%s: its read function returned %d%s%s%s", what, rc, listed ? " (" : "", listed ? name : "", listed ? ")" : "");
+}
+
+/* The slot's host memory to its tensors, on the loader's stream. */
+static int send(td_loader *l, td__slot *s)
+{
+    const int index = l->device.index;
+    int rc = l->ops->event_wait(index, s->passed, l->stream);
+    for (size_t f = 0; f <= l->data->n_fields && rc == 0; f++)
+        rc = l->ops->copy_async(index, s->tensor[f]->storage->data, s->host[f], (size_t)s->rows * td__loader_field_bytes(l, f), false, l->stream);
+    return rc ? rc : l->ops->event_record(index, s->copied, l->stream);
 }
 
 /* Without the lock. */
 static td__slot_state fill(td_loader *l, td__slot *s)
 {
     const td_dataset *data = l->data;
-    const int64_t *ids = s->host[data->n_fields];
+    const int64_t *ids = s->ids;
+    if (l->stream) {
+        if (l->ops->event_synchronize(l->device.index, s->copied) != 0) {
+            own_error(s, "the loader's last copy to the device failed");
+            return TD__SLOT_FAILED;
+        }
+        memcpy(s->host[data->n_fields], ids, (size_t)s->rows * sizeof *ids);
+    }
     for (int64_t i = 0; i < s->rows; i++) {
         void *into[TD__MAX_FIELDS];
         for (size_t f = 0; f < data->n_fields; f++)
@@ -68,6 +92,10 @@ static td__slot_state fill(td_loader *l, td__slot *s)
             td__view view = td__augment_view(&l->augment, l->seed, s->epoch, ids[i]);
             td__augment_apply(&l->augment, view, dim[0], dim[1], dim[2], s->raw, picture);
         }
+    }
+    if (l->stream && send(l, s) != 0) {
+        own_error(s, "the batch could not be copied to the device");
+        return TD__SLOT_FAILED;
     }
     return TD__SLOT_READY;
 }

@@ -82,6 +82,9 @@ typedef struct {
     td_augment augment;             /* default: samples as they are read                                             */
     uint64_t reserved[8];
 } td_loader_opts;
+/* Batches lie on the default device. Those of a GPU are read into pinned host memory and copied on a stream of the loader's own while
+ * earlier ones are computed with; td_loader_next and the computation wait for neither but where data comes too slowly. Each of the
+ * queue + 1 batches has its place on the device. */
 TD_API td_loader *td_loader_new(td_dataset *takes, const td_loader_opts *opts);
 TD_API void       td_loader_free(td_loader *loader);                      /* NULL is fine                             */
 /* The next batch, and its sample numbers for random operations (td_samples). false at the end of the epoch (the next call

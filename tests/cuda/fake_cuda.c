@@ -29,6 +29,7 @@ typedef struct { char *at; size_t bytes; } region;
 static region held[HELD], pinned[HELD];
 static fake_stream *streams;                           /* never freed: events and waits may name one that was destroyed           */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+__thread long fake_host_waits;
 static __thread cudaError_t last;
 static __thread enum cudaStreamCaptureMode mode;
 
@@ -127,6 +128,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
     enter();
     if (forbidden())
         return leave(cudaErrorStreamCaptureUnsupported);
+    fake_host_waits += ((fake_stream *)(void *)s)->done < ((fake_stream *)(void *)s)->queued;
     run_until((fake_stream *)(void *)s, ((fake_stream *)(void *)s)->queued);
     return leave(fake.wait_error);
 }
@@ -135,6 +137,7 @@ cudaError_t cudaDeviceSynchronize(void)
     enter();
     if (forbidden())
         return leave(cudaErrorStreamCaptureUnsupported);
+    fake_host_waits++;
     run_all();
     return leave(fake.wait_error);
 }
@@ -173,7 +176,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     const fake_event *event = (fake_event *)(void *)e;
     if (forbidden())
         return leave(cudaErrorStreamCaptureUnsupported);
-    fake.host_waits += event->on && event->on->done < event->at;
+    fake_host_waits += event->on && event->on->done < event->at;
     if (event->on)
         run_until(event->on, event->at);
     return leave(fake.wait_error);

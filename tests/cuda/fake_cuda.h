@@ -13,9 +13,9 @@ typedef struct {
     bool spoilt;                                       /* something was called that would have ended the recording                */
     bool no_pinned;                                    /* pinned memory has run out                                               */
     unsigned chaos;                                    /* not 0: streams get on at random moments; the seed                       */
-    long host_waits;                                   /* how often the host waited for an event that had not passed              */
 } fake_gpu;
 extern fake_gpu fake;
+extern __thread long fake_host_waits;                  /* how often this thread waited for something that had not passed          */
 /* A kernel of the test's own: called when the stream gets there; from whatever thread makes it go on, and never calling back. */
 void fake_kernel(cudaStream_t s, void (*kernel)(void *), void *argument);
 #endif
