@@ -33,10 +33,19 @@ static int64_t not_finite(td_tensor *x, int64_t *first)
             return 0;
         }
     }
-    int64_t bad = td__kernels(x)->not_finite(x->dtype, td__shape_numel(x->shape), td__ptr(dense), first);
+    double count = 0;
+    struct { double count; int64_t first; } *answer = NULL, here = { 0, -1 };
+    td_storage *room = td__storage_new(x->storage->device, sizeof here);
+    if (room) {
+        answer = room->data;
+        td__kernels(x)->not_finite(x->dtype, td__shape_numel(x->shape), td__ptr(dense), &answer->count, false, &answer->first);
+        if (x->storage->ops->copy(x->storage->device.index, &here, true, answer, x->storage->ops->host_memory, sizeof here) == 0)
+            count = here.count, *first = here.first;
+        td__storage_unref(room);
+    }
     if (dense != x)
         td__tensor_unref(dense);
-    return bad;
+    return (int64_t)count;
 }
 
 static bool all_finite(td_tensor *x)

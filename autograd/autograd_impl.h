@@ -63,7 +63,7 @@ typedef struct {
                                                     also when backward failed after it (then td__pending() is not 0)          */
     int  (*step_begin)(td__group *g);            /* first thing of td_optim_step (optim calls it)                             */
     int  (*wait)(td__flat *f);                   /* gradients of f are reduced when it returns; idempotent                     */
-    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat; NULL: replicas, nothing to do */
+    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat, in its device's memory; NULL: replicas */
     void (*step_end)(td__group *g);              /* gradients have been consumed (td__group_consume calls it, and td_zero_grad of all) */
     void (*leaf_gone)(td__leaf *leaf);           /* the tensor is being freed; the leaf is taken out of its flat after this      */
 } td__group_ops;

@@ -12,8 +12,7 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
 {
     int rc = td__need("td_optim_step", like, adagrad);
     if (rc == 0)
-        td__kernels(like)->adagrad(r->dtype, r->n, r->p, r->g, r->moment[0], r->gscale, o->lr / (1 + (double)(r->step - 1) * o->lr_decay),
-                                   o->eps, o->weight_decay, r->step == 1, o->initial);
+        td__kernels(like)->adagrad(r->dtype, r->n, &r->s, r->moment[0], o->eps, o->weight_decay, r->step == 1, o->initial);
     return rc;
 }
 

@@ -1,6 +1,5 @@
 /* optim/adam.c: Adam with weight decay as part of the gradient (Kingma and Ba 2015), as PyTorch's Adam without amsgrad. */
 #include "optim_impl.h"
-#include <math.h>
 
 static int moments(const td__options *o)
 {
@@ -12,8 +11,8 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
 {
     int rc = td__need("td_optim_step", like, adam);
     if (rc == 0)
-        td__kernels(like)->adam(r->dtype, r->n, r->p, r->g, r->moment[0], r->moment[1], r->gscale, o->lr, o->beta1, o->beta2, o->eps,
-                                o->weight_decay, 1 - pow(o->beta1, (double)r->step), 1 - pow(o->beta2, (double)r->step));
+        td__kernels(like)->adam(r->dtype, r->n, &r->s, r->moment[0], r->moment[1], o->beta1, o->beta2, o->eps, o->weight_decay, r->bias1,
+                                r->bias2);
     return rc;
 }
 

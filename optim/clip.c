@@ -1,7 +1,7 @@
 /* optim/clip.c: clipping by the global 2-norm of the gradients.
  *
- * Squares are summed per parameter, in f64 in blocks of fixed size, and the parameters' sums in the order in which the optimizer lists
- * them: buckets, threads and ranks change nothing. A flat whose ranks hold shards adds its sums over them.
+ * td_clip_grad_norm tells the norm and scales the gradients: the host waits for the norm. td_clip_grad_norm_async does neither: norm and factor stay
+ * on the device, where the next step's kernels read the factor, so there is no pass over the gradients either.
  */
 #include "optim_impl.h"
 #include <math.h>
@@ -24,26 +24,6 @@ int td__optim_finalise(const char *who, td_optim *opt)
         rc = td__group_finalise(g);
         if (rc != 0)
             return rc;
-    }
-    return 0;
-}
-
-static int sum_squares(const td_optim *opt, double *sum)
-{
-    *sum = 0;
-    for (size_t i = 0; i < opt->n; i++) {
-        const td__param *p = &opt->param[i];
-        if (!td__param_steps(p))
-            continue;
-        int rc = td__need("td_clip_grad_norm", p->value, sumsq);
-        if (rc != 0)
-            return rc;
-        double part = td__kernels(p->value)->sumsq(p->value->dtype, td__shape_numel(p->value->shape), td__ptr(p->leaf->grad));
-        if (p->flat && p->group->ops && p->group->ops->sum)
-            rc = p->group->ops->sum(p->flat, &part, 1);
-        if (rc != 0)
-            return rc;
-        *sum += part;
     }
     return 0;
 }
@@ -75,11 +55,34 @@ double td_clip_grad_norm(td_optim *opt, double max_norm)
         td__fail(TD_ERR_ARGUMENT, "td_clip_grad_norm: max_norm is %g, expected more than 0", max_norm);
         return NAN;
     }
-    double sum;
-    if (td__optim_finalise("td_clip_grad_norm", opt) != 0 || sum_squares(opt, &sum) != 0)
+    if (td__optim_finalise("td_clip_grad_norm", opt) != 0 || td__optim_squares("td_clip_grad_norm", opt) != 0)
         return NAN;
-    double norm = sqrt(sum);
+    double norm = sqrt(td__optim_number_read(opt, TD__SQUARES));
+    if (opt->factored)
+        norm *= fabs(td__optim_number_read(opt, TD__FACTOR));
     if (isfinite(norm) && norm > max_norm && scale(opt, max_norm / norm) != 0)
         return NAN;
     return norm;
+}
+
+td_tensor *td_clip_grad_norm_async(td_optim *opt, double max_norm)
+{
+    TD_ENTER();
+    static const char who[] = "td_clip_grad_norm_async";
+    if (td__optim_check(who, opt) != 0 || td__pending())
+        return td__poison();
+    if (!(max_norm > 0)) {
+        td__fail(TD_ERR_ARGUMENT, "%s: max_norm is %g, expected more than 0", who, max_norm);
+        return td__poison();
+    }
+    if (td__optim_finalise(who, opt) != 0 || td__optim_squares(who, opt) != 0 || td__need(who, opt->param[0].value, clip_factor) != 0 ||
+        (!opt->factored && td__optim_number_set(opt, TD__FACTOR, 1) != 0))
+        return td__poison();
+    const td_tensor *like = opt->param[0].value;
+    td_tensor *norm = td__tensor_new((td_shape){ .ndim = 0 }, TD_F64, like->storage->device);
+    if (norm->poisoned)
+        return norm;
+    td__kernels(like)->clip_factor(td__optim_number(opt, TD__SQUARES), max_norm, td__optim_number(opt, TD__FACTOR), td__ptr(norm));
+    opt->factored = true;
+    return td__scoped_tensor(norm);
 }

@@ -4,7 +4,6 @@
  * u again from the moments and applies it, scaled by |p|/|u|. So u needs no memory.
  */
 #include "optim_impl.h"
-#include <math.h>
 
 static int moments(const td__options *o)
 {
@@ -14,21 +13,17 @@ static int moments(const td__options *o)
 
 static int run(const td_tensor *like, const td__run *r, const td__options *o)
 {
-    const double bias1 = 1 - pow(o->beta1, (double)r->step), bias2 = 1 - pow(o->beta2, (double)r->step);
-    double squares[2];
     int rc = td__need("td_optim_step", like, lamb_moments);
     if (rc == 0)
         rc = td__need("td_optim_step", like, lamb);
     if (rc != 0)
         return rc;
-    td__kernels(like)->lamb_moments(r->dtype, r->n, r->p, r->g, r->moment[0], r->moment[1], r->gscale, o->beta1, o->beta2, o->eps,
-                                    o->weight_decay, bias1, bias2, squares);
-    rc = td__run_sum(r, squares, 2);
-    if (rc != 0)
-        return rc;
-    double trust = !o->no_trust && squares[0] > 0 && squares[1] > 0 ? sqrt(squares[0]) / sqrt(squares[1]) : 1;
-    td__kernels(like)->lamb(r->dtype, r->n, r->p, r->moment[0], r->moment[1], o->lr * trust, o->eps, o->weight_decay, bias1, bias2);
-    return 0;
+    const td_kernels *k = td__kernels(like);
+    k->lamb_moments(r->dtype, r->n, &r->s, r->moment[0], r->moment[1], o->beta1, o->beta2, o->eps, o->weight_decay, r->bias1, r->bias2, r->squares);
+    rc = td__run_sum(r, 2);
+    if (rc == 0)
+        k->lamb(r->dtype, r->n, &r->s, r->moment[0], r->moment[1], o->no_trust ? NULL : r->squares, o->eps, o->weight_decay, r->bias1, r->bias2);
+    return rc;
 }
 
 static const td__rule rule = { .name = "lamb", .each = true, .moments = moments, .run = run };

@@ -3,7 +3,6 @@
  * One parameter at a time: its norm and its gradient's first, then one pass. The learning rate is part of the momentum, as in the paper.
  */
 #include "optim_impl.h"
-#include <math.h>
 
 static int moments(const td__options *o)
 {
@@ -12,7 +11,6 @@ static int moments(const td__options *o)
 
 static int run(const td_tensor *like, const td__run *r, const td__options *o)
 {
-    double rate = o->lr;
     int rc = td__need("td_optim_step", like, lars);
     if (rc == 0)
         rc = td__need("td_optim_step", like, sumsq);
@@ -20,15 +18,14 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
         return rc;
     const td_kernels *k = td__kernels(like);
     if (!o->no_trust) {
-        double squares[2] = { k->sumsq(r->dtype, r->n, r->p), k->sumsq(r->dtype, r->n, r->g) };
-        rc = td__run_sum(r, squares, 2);
+        const void *p = r->s.master ? r->s.master : r->s.p;
+        k->sumsq(r->s.master ? TD_F32 : r->dtype, 1, &r->n, &p, r->squares, false);
+        k->sumsq(r->dtype, 1, &r->n, &r->s.g, r->squares + 1, false);
+        rc = td__run_sum(r, 2);
         if (rc != 0)
             return rc;
-        double p = sqrt(squares[0]), g = fabs(r->gscale) * sqrt(squares[1]);
-        if (p > 0 && g > 0)
-            rate *= o->trust * p / (g + o->weight_decay * p);
     }
-    k->lars(r->dtype, r->n, r->p, r->g, r->moment[0], r->gscale, rate, o->momentum, o->weight_decay);
+    k->lars(r->dtype, r->n, &r->s, r->moment[0], o->no_trust ? NULL : r->squares, o->trust, o->momentum, o->weight_decay);
     return 0;
 }
 

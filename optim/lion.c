@@ -12,7 +12,7 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
 {
     int rc = td__need("td_optim_step", like, lion);
     if (rc == 0)
-        td__kernels(like)->lion(r->dtype, r->n, r->p, r->g, r->moment[0], r->gscale, o->lr, o->beta1, o->beta2, o->weight_decay);
+        td__kernels(like)->lion(r->dtype, r->n, &r->s, r->moment[0], o->beta1, o->beta2, o->weight_decay);
     return rc;
 }
 

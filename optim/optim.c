@@ -166,6 +166,8 @@ void td_optim_free(td_optim *opt)
     pthread_mutex_unlock(&lock);
     td__optim_ungroup(opt);
     td__optim_free_spans(opt);
+    if (opt->numbers)
+        td__storage_unref(opt->numbers);
     drop_parameters(opt, 0);
     td__free(opt->options);
     td__free(opt->param);

@@ -5,6 +5,7 @@
  *   step.c      the step over the flats
  *   sgd.c adamw.c adam.c rmsprop.c adagrad.c lion.c lamb.c lars.c   one rule each: options and one kernel call (lamb, lars: two)
  *   options.c   what option fields may hold       clip.c   scaler.c   schedule.c   ema.c
+ *   numbers.c   single numbers of a step that live on the device
  */
 #ifndef TD_OPTIM_IMPL_H
 #define TD_OPTIM_IMPL_H
@@ -25,7 +26,9 @@ typedef struct {
 
 /* n elements beside one another; step counts from 1 and is the same for all of them. */
 typedef struct {
-    td_dtype dtype; int64_t n; void *p; const void *g; void *moment[TD__MAX_MOMENTS]; double gscale; int64_t step;
+    td_dtype dtype; int64_t n; td_step s; void *moment[TD__MAX_MOMENTS]; int64_t step;
+    td_number bias1, bias2;                                    /* 1 - beta^step                                             */
+    double *squares;                                           /* room for two f64 of the device                            */
     td__flat *flat;                                            /* where they lie; NULL: alone                               */
 } td__run;
 
@@ -61,8 +64,17 @@ struct td_optim {
     td__span   *span; int spans;
     td__group  *own;                                           /* made here; may have gone since: see td__optim_own           */
     int64_t     steps;
+    td_storage *numbers;                                       /* TD__NUMBERS f64 on the parameters' device; NULL: not needed yet */
+    bool        factored;                                      /* the next step multiplies gradients by numbers[TD__FACTOR]  */
     td_optim   *next, *prev;
 };
+
+/* What a step needs and the host need not know: what clipping multiplies by, a sum of squares, one part of it, two norms of a rule. */
+enum { TD__FACTOR, TD__SQUARES, TD__PART, TD__RULE, TD__NUMBERS = TD__RULE + 2 };
+static inline double *td__optim_number(const td_optim *opt, int which)
+{
+    return (double *)opt->numbers->data + which;
+}
 
 extern td_optim td__optim_poison;
 int       td__optim_check(const char *who, const td_optim *opt);    /* 0, or negative: NULL (td__fail) or poisoned             */
@@ -78,7 +90,12 @@ int       td__check_fraction(const char *who, const char *name, double value);
 int       td__check_positive(const char *who, const char *name, double value);
 int       td__check_adam(const char *who, const td__options *o);    /* rates, both betas, eps                               */
 /* step.c: adds a run's sums of squares over the ranks that share its flat. 0, or negative after td__fail. */
-int       td__run_sum(const td__run *r, double *values, int n);
+int       td__run_sum(const td__run *r, int n);                 /* r->squares                                               */
+/* numbers.c: opt->numbers is there, and all parameters are on one device. 0, or td__fail. */
+int       td__optim_need_numbers(const char *who, td_optim *opt);
+int       td__optim_number_set(td_optim *opt, int which, double value);
+double    td__optim_number_read(const td_optim *opt, int which);    /* waits for a device whose memory is not the host's; NaN after td__fail */
+int       td__optim_squares(const char *who, td_optim *opt);    /* numbers[TD__SQUARES] = the sum over all gradients of this step */
 /* step.c: consumes the gradients as a step does, and steps nothing. */
 int       td__optim_skip(td_optim *opt);
 int       td__optim_finalise(const char *who, td_optim *opt);  /* clip.c: gradients are reduced, and are the mean           */

@@ -16,8 +16,7 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
         return rc;
     int next = 1;
     void *buffer = o->momentum != 0 ? r->moment[next++] : NULL, *mean = o->centered ? r->moment[next] : NULL;
-    td__kernels(like)->rmsprop(r->dtype, r->n, r->p, r->g, r->moment[0], buffer, mean, r->gscale, o->lr, o->alpha, o->eps, o->weight_decay,
-                               o->momentum);
+    td__kernels(like)->rmsprop(r->dtype, r->n, &r->s, r->moment[0], buffer, mean, o->alpha, o->eps, o->weight_decay, o->momentum);
     return 0;
 }
 

@@ -2,8 +2,7 @@
  * a step whose gradients overflowed, and let the scale find the largest value that seldom does.
  *
  * Looking comes after the reduction over ranks, and an Inf or NaN of one rank is in the sum of all: replicas decide alike without a message
- * of their own. Ranks that hold shards of a flat add what they found through the flat's `sum`. Whether a gradient is finite is asked of the f64
- * sum of its squares, one fast pass; the elements are looked at only where that is not, since f64 gradients may overflow it.
+ * of their own. Ranks that hold shards of a flat add what they found through the flat's `sum`.
  */
 #include "optim_impl.h"
 #include <float.h>
@@ -107,51 +106,47 @@ void td__scaler_free_all(void)
 
 /* ---- looking at gradients ---------------------------------------------------------------------------------------------------------------- */
 
-static int count_not_finite(const td_tensor *g, double *count)
+/* Adds to numbers[TD__PART] how many are not finite. */
+static int count_not_finite(td_optim *opt, const td_tensor *g)
 {
-    int64_t n = td__shape_numel(g->shape), first;
-    int rc = td__need("td_scaler_unscale", g, sumsq);
-    if (rc != 0 || isfinite(td__kernels(g)->sumsq(g->dtype, n, td__ptr(g))))
-        return rc;
-    rc = td__need("td_scaler_unscale", g, not_finite);
+    int rc = td__need("td_scaler_unscale", g, not_finite);
     if (rc == 0)
-        *count += (double)td__kernels(g)->not_finite(g->dtype, n, td__ptr(g), &first);
+        td__kernels(g)->not_finite(g->dtype, td__shape_numel(g->shape), td__ptr(g), td__optim_number(opt, TD__PART), true, NULL);
     return rc;
 }
 
 static int divide(td_tensor *g, double scale)
 {
     int64_t n = td__shape_numel(g->shape);
-    int rc = n && scale != 1 ? td__need("td_scaler_unscale", g, scale) : 0;
+    int rc = n && scale != 1 ? td__need("td_scaler_unscale", g, times) : 0;
     if (rc != 0 || n == 0 || scale == 1)
         return rc;
-    td_loop loop = { .ndim = 1, .dim = { n }, .stride = { { 1 }, { 1 } } };
-    td__kernels(g)->scale(&loop, g->dtype, td__ptr(g), td__ptr(g), 1 / scale, 0, false);
+    td__kernels(g)->times(g->dtype, n, td__ptr(g), td__number(1 / scale));
     g->storage->version++;
     return 0;
 }
 
 /* Walks flat by flat; what ranks share of a flat is added up once for each. */
-static int look_and_divide(const td_optim *opt, double scale, bool *found)
+static int look_and_divide(td_optim *opt, double scale, bool *found)
 {
-    double count = 0;
+    int rc = td__optim_need_numbers("td_scaler_unscale", opt);
+    if (rc == 0)
+        rc = td__optim_number_set(opt, TD__PART, 0);
     *found = false;
-    for (size_t i = 0; i < opt->n; i++) {
+    for (size_t i = 0; i < opt->n && rc == 0; i++) {
         const td__param *p = opt->walk[i];
-        int rc = td__param_steps(p) ? count_not_finite(p->leaf->grad, &count) : 0;
+        rc = td__param_steps(p) ? count_not_finite(opt, p->leaf->grad) : 0;
         if (rc == 0 && td__param_steps(p))
             rc = divide(p->leaf->grad, scale);
-        bool last = i + 1 == opt->n || opt->walk[i + 1]->flat != p->flat;
-        if (rc == 0 && last && p->flat && p->group->ops && p->group->ops->sum)
-            rc = p->group->ops->sum(p->flat, &count, 1);
-        if (rc != 0)
-            return rc;
-        if (last) {
-            *found |= count != 0;
-            count = 0;
+        bool last = i + 1 == opt->n || opt->walk[i + 1]->flat != p->flat, shared = p->flat && p->group->ops && p->group->ops->sum;
+        if (rc == 0 && last && shared)
+            rc = p->group->ops->sum(p->flat, td__optim_number(opt, TD__PART), 1);
+        if (rc == 0 && (i + 1 == opt->n || (last && shared))) {
+            *found |= td__optim_number_read(opt, TD__PART) != 0;       /* NaN: the device has failed, and nothing must be stepped */
+            rc = td__optim_number_set(opt, TD__PART, 0);
         }
     }
-    return 0;
+    return rc;
 }
 
 static seen *seen_of(td_scaler *s, const td_optim *opt)

@@ -11,8 +11,7 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
 {
     int rc = td__need("td_optim_step", like, sgd);
     if (rc == 0)
-        td__kernels(like)->sgd(r->dtype, r->n, r->p, r->g, r->moment[0], r->gscale, o->lr, o->momentum, o->dampening, o->weight_decay, o->nesterov,
-                               r->step == 1);
+        td__kernels(like)->sgd(r->dtype, r->n, &r->s, r->moment[0], o->momentum, o->dampening, o->weight_decay, o->nesterov, r->step == 1);
     return rc;
 }
 

@@ -8,6 +8,7 @@
  * group's weights standing for the other; who steps last consumes the group.
  */
 #include "optim_impl.h"
+#include <math.h>
 
 static bool listed_earlier(const td_optim *opt, size_t i)
 {
@@ -40,10 +41,10 @@ static size_t run_length(const td_optim *opt, size_t i)
     return n;
 }
 
-int td__run_sum(const td__run *r, double *values, int n)
+int td__run_sum(const td__run *r, int n)
 {
     const td__group_ops *ops = r->flat ? r->flat->group->ops : NULL;
-    return ops && ops->sum ? ops->sum(r->flat, values, n) : 0;
+    return ops && ops->sum ? ops->sum(r->flat, r->squares, n) : 0;
 }
 
 static int step_run(td_optim *opt, size_t i, size_t count)
@@ -52,12 +53,19 @@ static int step_run(td_optim *opt, size_t i, size_t count)
     const td__options *o = &opt->options[first->options];
     int moments = opt->rule->moments(o);
     int rc = td__optim_need_moments(opt, first, moments);
+    if (rc == 0 && opt->rule->each)
+        rc = td__optim_need_numbers("td_optim_step", opt);
     if (rc != 0)
         return rc;
     const td__span *s = &opt->span[first->span];
     td_dtype dtype = first->value->dtype;
-    td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .p = td__ptr(first->value),
-                  .g = td__ptr(first->leaf->grad), .gscale = td__group_scale(first->group), .step = first->steps + 1, .flat = first->flat };
+    const double step = (double)(first->steps + 1);
+    td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .step = first->steps + 1, .flat = first->flat,
+                  .s = { .p = td__ptr(first->value), .g = td__ptr(first->leaf->grad),
+                         .gscale = { td__group_scale(first->group), opt->factored ? td__optim_number(opt, TD__FACTOR) : NULL },
+                         .lr = { .by = o->lr / (1 + (step - 1) * o->lr_decay) } },
+                  .bias1 = { .by = 1 - pow(o->beta1, step) }, .bias2 = { .by = 1 - pow(o->beta2, step) },
+                  .squares = opt->rule->each ? td__optim_number(opt, TD__RULE) : NULL };
     for (int m = 0; m < moments; m++)
         r.moment[m] = (char *)s->moment[m]->data + (size_t)(first->offset - s->low) * td_dtype_size(dtype);
     if (r.n > 0)
@@ -174,6 +182,7 @@ static int take(td_optim *opt, bool step)
     if (rc != 0)
         return rc;
     consume(opt);
+    opt->factored = false;
     opt->steps += step;
     td_step_set(td_step_get() + 1);
     return td__optim_regroup(opt);

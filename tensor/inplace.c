@@ -50,6 +50,25 @@ int td__fill(td_tensor *into, double value)
     return 0;
 }
 
+int td__fill_known(td_tensor *into, double value)
+{
+    union { double word; char bytes[8]; } element = { 0 };
+    int code = td__fill(into, value);
+    td__element_put(into->dtype, element.bytes, value);
+    into->number = td__element_get(into->dtype, element.bytes);        /* what td_item would read                           */
+    into->number_version = into->storage->version;
+    into->number_known = !code;
+    return code;
+}
+
+bool td__number_of(const td_tensor *x, double *value)
+{
+    if (!x->number_known || x->number_version != x->storage->version)
+        return false;
+    *value = x->number;
+    return true;
+}
+
 int td_fill(td_tensor *into, double value)
 {
     TD_ENTER();

@@ -25,6 +25,14 @@ typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], out[3], mask[4]; bool 
 typedef struct { uint64_t seed; int64_t step, call, first; const int64_t *at; } td_draw;
 typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
 
+/* A number that may change from step to step, or that only the device knows: by, times *at where at is not NULL (a f64 in the memory of the
+ * kernel's device, read when the kernel runs). */
+typedef struct { double by; const double *at; } td_number;
+/* What a step of any optimizer takes. master: f32 copies of p's elements where p is f16 or bf16: they are stepped, and rounded into p; NULL: p
+ * is stepped itself. g is multiplied by gscale. State (moments, sums) is in the dtype of p, in f32 where that is f16 or bf16. stop: NULL, or a
+ * f64 of the device: if it is not 0 when the kernel runs, nothing is written. */
+typedef struct { void *p, *master; const void *g; td_number gscale, lr; const double *stop; } td_step;
+
 typedef void td_k_unary(const td_loop *l, td_dtype t, void *out, const void *x, bool add);
 typedef void td_k_binary(const td_loop *l, td_dtype t, void *out, const void *a, const void *b, bool add);
 
@@ -191,8 +199,20 @@ typedef struct td_kernels {
     void (*batch_norm_affine)(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, const void *x, const void *z, const double *a,
                               const double *b, const double *d, bool add);
 
-    /* finite.c (f64, f32, bf16, f16): how many of the n elements are NaN or infinite; *first: the first of them, or -1 */
-    int64_t (*not_finite)(td_dtype t, int64_t n, const void *x, int64_t *first);
+    /* batch_norm_sync.c: what lies between them, per channel, so that no host sees the tables (f64 on the device). save: count, c means, c
+     * 1/deviations. sync_norm: `all` is of each rank count, c means, c sums of squares; running ones learn when not NULL; then y = factor*x +
+     * term. sync_norm_own: sums = c sums, c products of pair: gw, gb (NULL: not wanted), and send = unit * sums (0 stays 0). sync_norm_grad:
+     * `all` is of each rank what it sent; over unit the sum of all; then gx = factor*g + slope*x + term. w, b may be NULL. */
+    void (*sync_norm)(td_dtype t, int ranks, int64_t c, const double *all, const void *w, const void *b, void *running_mean, void *running_var,
+                      double momentum, double eps, double *save, double *factor, double *term);
+    void (*sync_norm_own)(td_dtype t, int64_t c, const double *sums, const double *save, double unit, void *gw, void *gb, bool add_w, bool add_b,
+                          double *send);
+    void (*sync_norm_grad)(td_dtype t, int ranks, int64_t c, const double *all, const double *save, double unit, const void *w, double *factor,
+                           double *slope, double *term);
+
+    /* finite.c (f64, f32, bf16, f16): *count (+)= how many of the n elements are NaN or infinite; *first: the first of them, or -1 (NULL: not
+     * wanted). Both in the device's memory. */
+    void (*not_finite)(td_dtype t, int64_t n, const void *x, double *count, bool add, int64_t *first);
 
     /* random: tensor/cpu/random.c */
     void (*rand)(int64_t n, float *out, uint64_t seed, uint64_t stream, bool normal);
@@ -202,29 +222,39 @@ typedef struct td_kernels {
     void (*dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, const void *x, const int64_t *ids, td_draw from, double p,
                     bool add);
 
-    /* optimizers: tensor/cpu/optimizer.c (float): one pass over n elements; g is multiplied by gscale */
-    void (*sgd)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscale, double lr, double momentum, double dampening,
-                double weight_decay, bool nesterov, bool first);                                    /* v NULL without momentum */
-    void (*adamw)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
-                  double eps, double weight_decay, double bias1, double bias2);                     /* bias: 1 - beta^step     */
-    double (*sumsq)(td_dtype t, int64_t n, const void *x);                                          /* f64, fixed blocks       */
-    /* optimizer_adaptive.c (float): likewise; state that the rule does without is NULL */
-    void (*adam)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
-                 double eps, double weight_decay, double bias1, double bias2);
-    void (*rmsprop)(td_dtype t, int64_t n, void *p, const void *g, void *square, void *buffer, void *mean, double gscale, double lr,
-                    double alpha, double eps, double weight_decay, double momentum);
-    void (*adagrad)(td_dtype t, int64_t n, void *p, const void *g, void *sum, double gscale, double lr, double eps, double weight_decay,
-                    bool first, double initial);                                                    /* first: sum was `initial` */
-    void (*lion)(td_dtype t, int64_t n, void *p, const void *g, void *m, double gscale, double lr, double beta1, double beta2,
-                 double weight_decay);
-    void (*ema)(td_dtype t, int64_t n, void *average, const void *x, double decay);                 /* += (1-decay)(x - average) */
-    /* optimizer_layer.c (float): n elements of one parameter. lamb_moments: m and v of this step, squares = sum p*p, sum u*u (f64, fixed
-     * blocks) of the update u; lamb: p -= rate*u. lars: v = momentum*v + rate*(g + decay*p); p -= v (v NULL without momentum) */
-    void (*lamb_moments)(td_dtype t, int64_t n, const void *p, const void *g, void *m, void *v, double gscale, double beta1, double beta2,
-                         double eps, double weight_decay, double bias1, double bias2, double squares[2]);
-    void (*lamb)(td_dtype t, int64_t n, void *p, const void *m, const void *v, double rate, double eps, double weight_decay, double bias1,
-                 double bias2);
-    void (*lars)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscale, double rate, double momentum, double weight_decay);
+    /* optimizers: tensor/cpu/optimizer.c (f64, f32, bf16, f16): one pass over n elements; state that a rule does without is NULL.
+     * bias: 1 - beta^step */
+    void (*sgd)(td_dtype t, int64_t n, const td_step *s, void *v, double momentum, double dampening, double weight_decay, bool nesterov,
+                bool first);                                                                        /* v NULL without momentum */
+    void (*adamw)(td_dtype t, int64_t n, const td_step *s, void *m, void *v, double beta1, double beta2, double eps, double weight_decay,
+                  td_number bias1, td_number bias2);
+    /* *out (+)= the sums of squares of `count` arrays of n[i] elements, one after the other: f64, fixed blocks. n and x are the host's. */
+    void (*sumsq)(td_dtype t, int count, const int64_t *n, const void *const *x, double *out, bool add);
+    /* optimizer_adaptive.c (likewise) */
+    void (*adam)(td_dtype t, int64_t n, const td_step *s, void *m, void *v, double beta1, double beta2, double eps, double weight_decay,
+                 td_number bias1, td_number bias2);
+    void (*rmsprop)(td_dtype t, int64_t n, const td_step *s, void *square, void *buffer, void *mean, double alpha, double eps,
+                    double weight_decay, double momentum);
+    void (*adagrad)(td_dtype t, int64_t n, const td_step *s, void *sum, double eps, double weight_decay, bool first, double initial);
+    void (*lion)(td_dtype t, int64_t n, const td_step *s, void *m, double beta1, double beta2, double weight_decay);
+    void (*ema)(td_dtype t, int64_t n, void *average, const void *x, double decay);                 /* float: += (1-decay)(x - average) */
+    /* optimizer_layer.c (likewise): n elements of one parameter. lamb_moments: m and v of this step, squares = sum p*p, sum u*u (f64, fixed
+     * blocks, on the device) of the update u; lamb: p -= lr * |p|/|u| * u. lars: v = momentum*v + rate*(g + decay*p); p -= v (v NULL without
+     * momentum), rate = lr * trust*|p| / (|gscale*g| + decay*|p|), squares = sum p*p, sum g*g. A quotient with a norm of 0 is 1, and
+     * without squares (NULL). */
+    void (*lamb_moments)(td_dtype t, int64_t n, const td_step *s, void *m, void *v, double beta1, double beta2, double eps,
+                         double weight_decay, td_number bias1, td_number bias2, double *squares);
+    void (*lamb)(td_dtype t, int64_t n, const td_step *s, const void *m, const void *v, const double *squares, double eps,
+                 double weight_decay, td_number bias1, td_number bias2);
+    void (*lars)(td_dtype t, int64_t n, const td_step *s, void *v, const double *squares, double trust, double momentum, double weight_decay);
+    /* optimizer_numbers.c: single numbers, f64, all in the device's memory, so that a step needs no host. times: x (f64, f32, bf16, f16) *= by.
+     * clip_factor: gradients are g * *factor, *squares the sum of g*g: *norm = their norm; where it is finite and above max, *factor
+     * *= max / *norm. mark_not_finite: *mark = 1 where *squares is not finite. scale_update: the scaler's {scale, updates since it changed,
+     * 1/scale} after an update that found *found. */
+    void (*times)(td_dtype t, int64_t n, void *x, td_number by);
+    void (*clip_factor)(const double *squares, double max, double *factor, double *norm);
+    void (*mark_not_finite)(const double *squares, double *mark);
+    void (*scale_update)(double *scale, const double *found, double growth, double backoff, int64_t interval);
 
     /* collectives: tensor/cpu/combine.c (arith): out[j][i] = post * sum over r of pre[r] * in[r][i], for all j of k buffers, r in
      * order; the same pointers may be in and out. pre NULL: ones; an input whose factor is 0 is not read (never 0*NaN). MIN and MAX ignore
@@ -232,6 +262,16 @@ typedef struct td_kernels {
     void (*combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post,
                     void *const *out, int outs);
 } td_kernels;
+
+static inline td_number td__number(double by)
+{
+    td_number x = { by, 0 };
+    return x;
+}
+static inline double td__number_get(td_number x)                /* on the CPU                                                */
+{
+    return x.at ? x.by * *x.at : x.by;
+}
 
 const td_kernels *td__cpu_kernels(void);                        /* the chosen instruction set (TANDEM_ISA)                   */
 const td_kernels *td__cpu_kernels_named(const char *name);      /* NULL: unknown, or this processor lacks it                */

@@ -29,6 +29,8 @@ typedef struct td_device_ops {
     int   (*event_record)(int index, void *event, void *stream);
     int   (*event_wait)(int index, void *event, void *stream);
     void  (*event_free)(int index, void *event);
+    void *(*event_new_timed)(int index);                       /* one that carries a time; NULL: the device has none        */
+    int   (*event_ms)(int index, void *from, void *to, double *ms);    /* between two; 1: they have not passed yet; never waits   */
     int   (*times_begin)(int index);                           /* NULL: kernels are not timed (td_kernel_times_begin)      */
     int   (*times_end)(int index, td_kernel_time *into, int room);
     int   (*event_done)(int index, void *event);               /* 1: passed, 0: not yet; negative (no td__fail): the device has failed */
@@ -111,6 +113,8 @@ struct td_tensor {
     td_storage *storage;                                        /* NULL only for the poisoned tensor                       */
     void *graph;                                                /* autograd's; td__tensor_graph_free releases it            */
     td_tensor *divisor;                                         /* a loss's stamp, or NULL (referenced)                     */
+    double number; uint32_t number_version;                     /* a scalar whose value the host knows, while the storage's  */
+    bool number_known;                                          /* version is this: see td__number_of                      */
     bool poisoned;
     void *owner;                                                /* nn's: the module slot a parameter or buffer belongs to   */
 };
@@ -139,6 +143,9 @@ int td__tensor_check(const char *who, const td_tensor *x);
 int td__kernel_missing(const char *who, const td_tensor *x, const char *row);
 /* ---- inplace.c: the same as td_assign, td_fill without the checks that are the user's; they bump the version ------------------------- */
 int td__fill(td_tensor *into, double value);
+/* A scalar (one element, contiguous) that also the host knows: what stamps of losses are, so that no step reads them. */
+int td__fill_known(td_tensor *into, double value);
+bool td__number_of(const td_tensor *x, double *value);          /* false: only the device knows                            */
 bool td__overlaps(const td_tensor *a, const td_tensor *b);      /* do their elements share bytes? (a safe guess by extent)    */
 
 /* ---- shape.c --------------------------------------------------------------------------------------------------------------------- */

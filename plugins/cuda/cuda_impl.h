@@ -43,6 +43,8 @@ void *cuda_event_new(int index);
 int   cuda_event_record(int index, void *event, void *stream);   /* stream NULL: the compute stream                           */
 int   cuda_event_wait(int index, void *event, void *stream);
 void  cuda_event_free(int index, void *event);
+void *cuda_event_new_timed(int index);
+int   cuda_event_ms(int index, void *from, void *to, double *ms);   /* 1: not passed yet                                          */
 int   cuda_event_done(int index, void *event);         /* 1, 0, or negative: see td_device_ops                                */
 int   cuda_event_synchronize(int index, void *event);
 

@@ -1,7 +1,8 @@
 /* plugins/cuda/stream.c: streams, events, and what kernels ask for.
  *
  * All kernels run on one compute stream in the order in which they were launched, so memory is reused without waiting. Streams are
- * "non-blocking": they do not meet the legacy default stream, which other libraries of the process may use. Events carry no time.
+ * "non-blocking": they do not meet the legacy default stream, which other libraries of the process may use. Events carry no time, but those
+ * that are asked to.
  */
 #include "cuda_impl.h"
 
@@ -99,6 +100,34 @@ void cuda_event_free(int index, void *event)
 {
     if (event && cuda_use(index) == 0)
         cudaEventDestroy(event);
+}
+
+void *cuda_event_new_timed(int index)
+{
+    cudaEvent_t event = NULL;
+    if (cuda_use(index))
+        return NULL;
+    cudaError_t e = cudaEventCreateWithFlags(&event, cudaEventDefault);
+    if (e != cudaSuccess) {
+        cuda_failed(e, "an event cannot be made");
+        return NULL;
+    }
+    return event;
+}
+
+int cuda_event_ms(int index, void *from, void *to, double *ms)
+{
+    float passed = 0;
+    int code = cuda_use(index);
+    if (code)
+        return code;
+    cudaError_t e = cudaEventElapsedTime(&passed, from, to);
+    if (e == cudaErrorNotReady) {
+        cudaGetLastError();                            /* or the next launch would find it                                    */
+        return 1;
+    }
+    *ms = passed;
+    return e == cudaSuccess ? 0 : cuda_failed(e, "the time between two events");
 }
 
 /* ---- for kernels: their operands lie on the process's GPU, so there is one ----------------------------------------------------------------- */

@@ -51,6 +51,7 @@
     X(sgd) X(adamw) X(sumsq)                                                         /* optimizer.c   */     \
     X(adam) X(rmsprop) X(adagrad) X(lion) X(ema)                                     /* optimizer_adaptive.c */ \
     X(lamb_moments) X(lamb) X(lars)                                                  /* optimizer_layer.c */ \
+    X(times) X(clip_factor) X(mark_not_finite) X(scale_update)                       /* optimizer_numbers.c */ \
     X(combine)                                                                       /* combine.c     */
 
 /* what the CPU leaves to other rows */

@@ -22,7 +22,7 @@ static int64_t count(td_dtype t, int64_t n, const void *x)
     return t == TD_F64 ? count_f64(n, x) : t == TD_F32 ? count_f32(n, x) : t == TD_BF16 ? count_bf16(n, x) : count_f16(n, x);
 }
 
-int64_t K(not_finite)(td_dtype t, int64_t n, const void *x, int64_t *first)
+void K(not_finite)(td_dtype t, int64_t n, const void *x, double *total, bool add, int64_t *first)
 {
     const size_t size = td_dtype_size(t);
     const char *at = x;
@@ -34,11 +34,13 @@ int64_t K(not_finite)(td_dtype t, int64_t n, const void *x, int64_t *first)
         if (here && b < block)
             block = b;
     }
+    *total = (add ? *total : 0) + (double)bad;
+    if (!first)
+        return;
     *first = -1;
     if (bad) {
         while (!count(t, 1, at + (size_t)block * size))
             block++;
         *first = block;
     }
-    return bad;
 }

@@ -4,20 +4,12 @@
  * As optimizer.c: arithmetic in the parameters' dtype without fused multiply-add, an element depends on nothing but its own numbers, so
  * neither the number of threads nor the instruction set changes a bit. Pads between parameters (p, g and state 0) stay 0 in every rule.
  */
-#include "cpu.h"
+#include "steps.h"
 
 /* What is constant over a call; each rule reads its own. */
-#define COEFFICIENTS(T) struct { T gscale, lr, beta1, rest1, beta2, rest2, eps, decay, root2, momentum, initial; }
+#define COEFFICIENTS(T) struct { T gscale, lr, beta1, rest1, beta2, rest2, eps, decay, root2, momentum, initial; bool first; }
 typedef COEFFICIENTS(float) coef_f32;
 typedef COEFFICIENTS(double) coef_f64;
-
-/* Runs F over blocks of TD_BLOCK, in threads when there are many. */
-#define BLOCKS(n, call)                                                                                      \
-    _Pragma("omp parallel for schedule(static) if (n >= TD_PARALLEL)")                                       \
-    for (int64_t b = 0; b < n; b += TD_BLOCK) {                                                              \
-        const int64_t count = n - b < TD_BLOCK ? n - b : TD_BLOCK;                                           \
-        call;                                                                                                \
-    }
 
 /* The cases of RMSprop and Adagrad are constants after inlining, so that each loop has no branch. */
 #define INLINE static inline __attribute__((always_inline)) void
@@ -88,37 +80,32 @@ typedef COEFFICIENTS(double) coef_f64;
                                                                                                              \
     static void F(adam)(int64_t n, T *p, const T *g, T *m, T *v, const F(coef) c)                            \
     {                                                                                                        \
-        BLOCKS(n, F(adam_part)(count, p + b, g + b, m + b, v + b, c))                                        \
+        F(adam_part)(n, p, g, m, v, c);                                                                      \
     }                                                                                                        \
                                                                                                              \
     static void F(rmsprop)(int64_t n, T *p, const T *g, T *s, T *buffer, T *mean, const F(coef) c)           \
     {                                                                                                        \
         if (buffer && mean)                                                                                  \
-            BLOCKS(n, F(rmsprop_part)(true, true, count, p + b, g + b, s + b, buffer + b, mean + b, c))      \
+            F(rmsprop_part)(true, true, n, p, g, s, buffer, mean, c);                                        \
         else if (buffer)                                                                                     \
-            BLOCKS(n, F(rmsprop_part)(true, false, count, p + b, g + b, s + b, buffer + b, NULL, c))         \
+            F(rmsprop_part)(true, false, n, p, g, s, buffer, NULL, c);                                       \
         else if (mean)                                                                                       \
-            BLOCKS(n, F(rmsprop_part)(false, true, count, p + b, g + b, s + b, NULL, mean + b, c))           \
+            F(rmsprop_part)(false, true, n, p, g, s, NULL, mean, c);                                         \
         else                                                                                                 \
-            BLOCKS(n, F(rmsprop_part)(false, false, count, p + b, g + b, s + b, NULL, NULL, c))              \
+            F(rmsprop_part)(false, false, n, p, g, s, NULL, NULL, c);                                        \
     }                                                                                                        \
                                                                                                              \
-    static void F(adagrad)(int64_t n, T *p, const T *g, T *s, bool first, const F(coef) c)                   \
+    static void F(adagrad)(int64_t n, T *p, const T *g, T *s, const F(coef) c)                               \
     {                                                                                                        \
-        if (first)                                                                                           \
-            BLOCKS(n, F(adagrad_part)(true, count, p + b, g + b, s + b, c))                                  \
+        if (c.first)                                                                                         \
+            F(adagrad_part)(true, n, p, g, s, c);                                                            \
         else                                                                                                 \
-            BLOCKS(n, F(adagrad_part)(false, count, p + b, g + b, s + b, c))                                 \
+            F(adagrad_part)(false, n, p, g, s, c);                                                           \
     }                                                                                                        \
                                                                                                              \
     static void F(lion)(int64_t n, T *p, const T *g, T *m, const F(coef) c)                                  \
     {                                                                                                        \
-        BLOCKS(n, F(lion_part)(count, p + b, g + b, m + b, c))                                               \
-    }                                                                                                        \
-                                                                                                             \
-    static void F(ema)(int64_t n, T *average, const T *x, T rest)                                            \
-    {                                                                                                        \
-        BLOCKS(n, F(ema_part)(count, average + b, x + b, rest))                                              \
+        F(lion_part)(n, p, g, m, c);                                                                         \
     }
 #define F32(name) name##_f32
 #define F64(name) name##_f64
@@ -127,58 +114,65 @@ typedef COEFFICIENTS(double) coef_f64;
 ADAPTIVE(float, F32)
 ADAPTIVE(double, F64)
 
-/* A coefficient, worked out in double and rounded once. */
-#define COEF(T, ...) ((coef_##T){ __VA_ARGS__ })
+/* ---- rows: coefficients are worked out in double and rounded once ----------------------------------------------------------------------------- */
 
-void K(adam)(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
-             double eps, double weight_decay, double bias1, double bias2)
+void K(adam)(td_dtype t, int64_t n, const td_step *s, void *m, void *v, double beta1, double beta2, double eps, double weight_decay,
+             td_number bias1, td_number bias2)
 {
-    const double step = lr / bias1, root2 = sqrt(bias2);
-    if (t == TD_F32)
-        adam_f32(n, p, g, m, v, COEF(f32, .gscale = (float)gscale, .lr = (float)step, .beta1 = (float)beta1, .rest1 = (float)(1 - beta1),
-                                     .beta2 = (float)beta2, .rest2 = (float)(1 - beta2), .eps = (float)eps, .decay = (float)weight_decay,
-                                     .root2 = (float)root2));
-    else
-        adam_f64(n, p, g, m, v, COEF(f64, .gscale = gscale, .lr = step, .beta1 = beta1, .rest1 = 1 - beta1, .beta2 = beta2, .rest2 = 1 - beta2,
-                                     .eps = eps, .decay = weight_decay, .root2 = root2));
+    const double gscale = td__number_get(s->gscale), step = td__number_get(s->lr) / td__number_get(bias1), root2 = sqrt(td__number_get(bias2));
+#define C(T) { .gscale = (T)gscale, .lr = (T)step, .beta1 = (T)beta1, .rest1 = (T)(1 - beta1), .beta2 = (T)beta2, .rest2 = (T)(1 - beta2),  \
+               .eps = (T)eps, .decay = (T)weight_decay, .root2 = (T)root2 }
+#define STATE(T) AT(T, m), AT(T, v),
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+    STEP(t, n, s, adam, c32, c64, STATE);
+#undef C
+#undef STATE
 }
 
-void K(rmsprop)(td_dtype t, int64_t n, void *p, const void *g, void *square, void *buffer, void *mean, double gscale, double lr, double alpha,
-                double eps, double weight_decay, double momentum)
+void K(rmsprop)(td_dtype t, int64_t n, const td_step *s, void *square, void *buffer, void *mean, double alpha, double eps, double weight_decay,
+                double momentum)
 {
-    if (t == TD_F32)
-        rmsprop_f32(n, p, g, square, buffer, mean, COEF(f32, .gscale = (float)gscale, .lr = (float)lr, .beta1 = (float)alpha,
-                                                        .rest1 = (float)(1 - alpha), .eps = (float)eps, .decay = (float)weight_decay,
-                                                        .momentum = (float)momentum));
-    else
-        rmsprop_f64(n, p, g, square, buffer, mean, COEF(f64, .gscale = gscale, .lr = lr, .beta1 = alpha, .rest1 = 1 - alpha, .eps = eps,
-                                                        .decay = weight_decay, .momentum = momentum));
+    const double gscale = td__number_get(s->gscale), lr = td__number_get(s->lr);
+#define C(T) { .gscale = (T)gscale, .lr = (T)lr, .beta1 = (T)alpha, .rest1 = (T)(1 - alpha), .eps = (T)eps, .decay = (T)weight_decay,  \
+               .momentum = (T)momentum }
+#define STATE(T) AT(T, square), AT(T, buffer), AT(T, mean),
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+    STEP(t, n, s, rmsprop, c32, c64, STATE);
+#undef C
+#undef STATE
 }
 
-void K(adagrad)(td_dtype t, int64_t n, void *p, const void *g, void *sum, double gscale, double lr, double eps, double weight_decay, bool first,
-                double initial)
+void K(adagrad)(td_dtype t, int64_t n, const td_step *s, void *sum, double eps, double weight_decay, bool first, double initial)
 {
-    if (t == TD_F32)
-        adagrad_f32(n, p, g, sum, first, COEF(f32, .gscale = (float)gscale, .lr = (float)lr, .eps = (float)eps, .decay = (float)weight_decay,
-                                              .initial = (float)initial));
-    else
-        adagrad_f64(n, p, g, sum, first, COEF(f64, .gscale = gscale, .lr = lr, .eps = eps, .decay = weight_decay, .initial = initial));
+    const double gscale = td__number_get(s->gscale), lr = td__number_get(s->lr);
+#define C(T) { .gscale = (T)gscale, .lr = (T)lr, .eps = (T)eps, .decay = (T)weight_decay, .initial = (T)initial, .first = first }
+#define STATE(T) AT(T, sum),
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+    STEP(t, n, s, adagrad, c32, c64, STATE);
+#undef C
+#undef STATE
 }
 
-void K(lion)(td_dtype t, int64_t n, void *p, const void *g, void *m, double gscale, double lr, double beta1, double beta2, double weight_decay)
+void K(lion)(td_dtype t, int64_t n, const td_step *s, void *m, double beta1, double beta2, double weight_decay)
 {
-    if (t == TD_F32)
-        lion_f32(n, p, g, m, COEF(f32, .gscale = (float)gscale, .lr = (float)lr, .beta1 = (float)beta1, .rest1 = (float)(1 - beta1),
-                                  .beta2 = (float)beta2, .rest2 = (float)(1 - beta2), .decay = (float)weight_decay));
-    else
-        lion_f64(n, p, g, m, COEF(f64, .gscale = gscale, .lr = lr, .beta1 = beta1, .rest1 = 1 - beta1, .beta2 = beta2, .rest2 = 1 - beta2,
-                                  .decay = weight_decay));
+    const double gscale = td__number_get(s->gscale), lr = td__number_get(s->lr);
+#define C(T) { .gscale = (T)gscale, .lr = (T)lr, .beta1 = (T)beta1, .rest1 = (T)(1 - beta1), .beta2 = (T)beta2, .rest2 = (T)(1 - beta2),  \
+               .decay = (T)weight_decay }
+#define STATE(T) AT(T, m),
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+    STEP(t, n, s, lion, c32, c64, STATE);
+#undef C
+#undef STATE
 }
 
 void K(ema)(td_dtype t, int64_t n, void *average, const void *x, double decay)
 {
     if (t == TD_F32)
-        ema_f32(n, average, x, (float)(1 - decay));
+        BLOCKS(n, ema_part_f32(count, (float *)average + b, (const float *)x + b, (float)(1 - decay)))
     else
-        ema_f64(n, average, x, 1 - decay);
+        BLOCKS(n, ema_part_f64(count, (double *)average + b, (const double *)x + b, 1 - decay))
 }

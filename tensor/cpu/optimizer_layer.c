@@ -4,11 +4,11 @@
  * Sums are f64 in parts whose size depends on n alone, 16 lanes each, as sumsq's: the number of threads changes nothing. Arithmetic else is
  * in the parameters' dtype without fused multiply-add. The update u is worked out twice, alike, instead of being stored.
  */
-#include "cpu.h"
+#include "steps.h"
 
 enum { PARTS = 256, LANES = 16 };
 
-#define COEFFICIENTS(T) struct { T gscale, beta1, rest1, beta2, rest2, eps, decay, bias1, root2; }
+#define COEFFICIENTS(T) struct { T gscale, beta1, rest1, beta2, rest2, eps, decay, bias1, root2, rate, momentum; }
 typedef COEFFICIENTS(float) coef_f32;
 typedef COEFFICIENTS(double) coef_f64;
 
@@ -34,69 +34,42 @@ typedef COEFFICIENTS(double) coef_f64;
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
-    static void F(lamb_moments)(int64_t n, const T *p, const T *g, T *m, T *v, const F(coef) c, double squares[2])  \
+    /* n is a multiple of LANES, or the end of a part */                                                     \
+    static void F(moments_of)(int64_t n, const T *p, const T *g, T *m, T *v, double *pp, double *uu, const F(coef) c)  \
     {                                                                                                        \
-        double part[PARTS][2];                                                                               \
-        int64_t size = (n + PARTS - 1) / PARTS;                                                              \
-        size = (size + TD_BLOCK - 1) / TD_BLOCK * TD_BLOCK;                                                  \
-        const int parts = n > 0 ? (int)((n + size - 1) / size) : 0;                                          \
-        _Pragma("omp parallel for schedule(static) if (n >= TD_PARALLEL)")                                   \
-        for (int i = 0; i < parts; i++) {                                                                    \
-            double pp[LANES] = { 0 }, uu[LANES] = { 0 }, p2 = 0, u2 = 0;                                     \
-            int64_t at = i * size, end = at + size < n ? at + size : n;                                      \
-            for (; at + LANES <= end; at += LANES)                                                           \
-                F(moments_part)(LANES, p + at, g + at, m + at, v + at, pp, uu, c);                           \
-            F(moments_part)(end - at, p + at, g + at, m + at, v + at, pp, uu, c);                            \
-            for (int l = 0; l < LANES; l++) {                                                                \
-                p2 += pp[l];                                                                                 \
-                u2 += uu[l];                                                                                 \
-            }                                                                                                \
-            part[i][0] = p2;                                                                                 \
-            part[i][1] = u2;                                                                                 \
-        }                                                                                                    \
-        squares[0] = squares[1] = 0;                                                                         \
-        for (int i = 0; i < parts; i++) {                                                                    \
-            squares[0] += part[i][0];                                                                        \
-            squares[1] += part[i][1];                                                                        \
-        }                                                                                                    \
+        int64_t at = 0;                                                                                      \
+        for (; at + LANES <= n; at += LANES)                                                                 \
+            F(moments_part)(LANES, p + at, g + at, m + at, v + at, pp, uu, c);                               \
+        F(moments_part)(n - at, p + at, g + at, m + at, v + at, pp, uu, c);                                  \
     }                                                                                                        \
                                                                                                              \
-    static void F(lamb)(int64_t n, T *p, const T *m, const T *v, T rate, const F(coef) c)                    \
+    static void F(lamb)(int64_t n, T *restrict p, const T *restrict g, const T *restrict m, const T *restrict v, const F(coef) c)  \
     {                                                                                                        \
-        _Pragma("omp parallel for schedule(static) if (n >= TD_PARALLEL)")                                   \
-        for (int64_t b = 0; b < n; b += TD_BLOCK) {                                                          \
-            const int64_t end = n - b < TD_BLOCK ? n : b + TD_BLOCK;                                         \
-            T *restrict pb = p;                                                                              \
-            _Pragma("omp simd")                                                                              \
-            for (int64_t i = b; i < end; i++)                                                                \
-                pb[i] -= rate * F(update)(pb[i], m[i], v[i], c);                                             \
-        }                                                                                                    \
+        (void)g;                                                                                             \
+        _Pragma("omp simd")                                                                                  \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            p[i] -= c.rate * F(update)(p[i], m[i], v[i], c);                                                 \
     }                                                                                                        \
                                                                                                              \
-    INLINE void F(lars_part)(const bool has_v, int64_t n, T *restrict p, const T *restrict g, T *restrict v, T gscale, T rate, T momentum,  \
-                             T decay)                                                                        \
+    INLINE void F(lars_part)(const bool has_v, int64_t n, T *restrict p, const T *restrict g, T *restrict v, const F(coef) c)  \
     {                                                                                                        \
         _Pragma("omp simd")                                                                                  \
         for (int64_t i = 0; i < n; i++) {                                                                    \
-            T d = rate * (gscale * g[i] + decay * p[i]);                                                     \
+            T d = c.rate * (c.gscale * g[i] + c.decay * p[i]);                                               \
             if (has_v) {                                                                                     \
-                d = momentum * v[i] + d;                                                                     \
+                d = c.momentum * v[i] + d;                                                                   \
                 v[i] = d;                                                                                    \
             }                                                                                                \
             p[i] -= d;                                                                                       \
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
-    static void F(lars)(int64_t n, T *p, const T *g, T *v, T gscale, T rate, T momentum, T decay)            \
+    static void F(lars)(int64_t n, T *p, const T *g, T *v, const F(coef) c)                                  \
     {                                                                                                        \
-        _Pragma("omp parallel for schedule(static) if (n >= TD_PARALLEL)")                                   \
-        for (int64_t b = 0; b < n; b += TD_BLOCK) {                                                          \
-            const int64_t count = n - b < TD_BLOCK ? n - b : TD_BLOCK;                                       \
-            if (v)                                                                                           \
-                F(lars_part)(true, count, p + b, g + b, v + b, gscale, rate, momentum, decay);               \
-            else                                                                                             \
-                F(lars_part)(false, count, p + b, g + b, NULL, gscale, rate, momentum, decay);               \
-        }                                                                                                    \
+        if (v)                                                                                               \
+            F(lars_part)(true, n, p, g, v, c);                                                               \
+        else                                                                                                 \
+            F(lars_part)(false, n, p, g, NULL, c);                                                           \
     }
 #define F32(name) name##_f32
 #define F64(name) name##_f64
@@ -105,32 +78,82 @@ typedef COEFFICIENTS(double) coef_f64;
 LAYER(float, F32)
 LAYER(double, F64)
 
-void K(lamb_moments)(td_dtype t, int64_t n, const void *p, const void *g, void *m, void *v, double gscale, double beta1, double beta2, double eps,
-                     double weight_decay, double bias1, double bias2, double squares[2])
+/* One part, whose elements begin at `from`. */
+static void part_of(td_dtype t, int64_t from, int64_t n, const td_step *s, void *m, void *v, const coef_f32 *c32, const coef_f64 *c64, double total[2])
 {
-    if (t == TD_F32)
-        lamb_moments_f32(n, p, g, m, v, (coef_f32){ .gscale = (float)gscale, .beta1 = (float)beta1, .rest1 = (float)(1 - beta1),
-                                                    .beta2 = (float)beta2, .rest2 = (float)(1 - beta2), .eps = (float)eps,
-                                                    .decay = (float)weight_decay, .bias1 = (float)bias1, .root2 = (float)sqrt(bias2) }, squares);
-    else
-        lamb_moments_f64(n, p, g, m, v, (coef_f64){ .gscale = gscale, .beta1 = beta1, .rest1 = 1 - beta1, .beta2 = beta2, .rest2 = 1 - beta2,
-                                                    .eps = eps, .decay = weight_decay, .bias1 = bias1, .root2 = sqrt(bias2) }, squares);
+    double pp[LANES] = { 0 }, uu[LANES] = { 0 };
+    if (t == TD_F64)
+        moments_of_f64(n, (const double *)s->p + from, (const double *)s->g + from, (double *)m + from, (double *)v + from, pp, uu, *c64);
+    else if (t == TD_F32)
+        moments_of_f32(n, (const float *)s->p + from, (const float *)s->g + from, (float *)m + from, (float *)v + from, pp, uu, *c32);
+    for (int64_t b = from; b < from + n && half(t); b += TD_BLOCK) {
+        float p[TD_BLOCK], g[TD_BLOCK];
+        const int64_t count = from + n - b < TD_BLOCK ? from + n - b : TD_BLOCK;
+        widen(t, count, g, (const uint16_t *)s->g + b);
+        if (!s->master)
+            widen(t, count, p, (const uint16_t *)s->p + b);
+        moments_of_f32(count, s->master ? (const float *)s->master + b : p, g, (float *)m + b, (float *)v + b, pp, uu, *c32);
+    }
+    total[0] = total[1] = 0;
+    for (int l = 0; l < LANES; l++) {
+        total[0] += pp[l];
+        total[1] += uu[l];
+    }
 }
 
-void K(lamb)(td_dtype t, int64_t n, void *p, const void *m, const void *v, double rate, double eps, double weight_decay, double bias1,
-             double bias2)
+void K(lamb_moments)(td_dtype t, int64_t n, const td_step *s, void *m, void *v, double beta1, double beta2, double eps, double weight_decay,
+                     td_number bias1, td_number bias2, double *squares)
 {
-    if (t == TD_F32)
-        lamb_f32(n, p, m, v, (float)rate, (coef_f32){ .eps = (float)eps, .decay = (float)weight_decay, .bias1 = (float)bias1,
-                                                      .root2 = (float)sqrt(bias2) });
-    else
-        lamb_f64(n, p, m, v, rate, (coef_f64){ .eps = eps, .decay = weight_decay, .bias1 = bias1, .root2 = sqrt(bias2) });
+    const double gscale = td__number_get(s->gscale), b1 = td__number_get(bias1), root2 = sqrt(td__number_get(bias2));
+#define C(T) { .gscale = (T)gscale, .beta1 = (T)beta1, .rest1 = (T)(1 - beta1), .beta2 = (T)beta2, .rest2 = (T)(1 - beta2), .eps = (T)eps,  \
+               .decay = (T)weight_decay, .bias1 = (T)b1, .root2 = (T)root2 }
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+#undef C
+    double part[PARTS][2];
+    int64_t size = (n + PARTS - 1) / PARTS;
+    size = (size + TD_BLOCK - 1) / TD_BLOCK * TD_BLOCK;
+    const int parts = n > 0 ? (int)((n + size - 1) / size) : 0;
+    if (stopped(s))
+        return;
+    _Pragma("omp parallel for schedule(static) if (n >= TD_PARALLEL)")
+    for (int i = 0; i < parts; i++)
+        part_of(t, i * size, n - i * size < size ? n - i * size : size, s, m, v, &c32, &c64, part[i]);
+    squares[0] = squares[1] = 0;
+    for (int i = 0; i < parts; i++) {
+        squares[0] += part[i][0];
+        squares[1] += part[i][1];
+    }
 }
 
-void K(lars)(td_dtype t, int64_t n, void *p, const void *g, void *v, double gscale, double rate, double momentum, double weight_decay)
+void K(lamb)(td_dtype t, int64_t n, const td_step *s, const void *m, const void *v, const double *squares, double eps, double weight_decay,
+             td_number bias1, td_number bias2)
 {
-    if (t == TD_F32)
-        lars_f32(n, p, g, v, (float)gscale, (float)rate, (float)momentum, (float)weight_decay);
-    else
-        lars_f64(n, p, g, v, gscale, rate, momentum, weight_decay);
+    const double b1 = td__number_get(bias1), root2 = sqrt(td__number_get(bias2));
+    const double trust = squares && squares[0] > 0 && squares[1] > 0 ? sqrt(squares[0]) / sqrt(squares[1]) : 1, rate = td__number_get(s->lr) * trust;
+#define C(T) { .eps = (T)eps, .decay = (T)weight_decay, .bias1 = (T)b1, .root2 = (T)root2, .rate = (T)rate }
+#define STATE(T) AT(const T, m), AT(const T, v),
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+    STEP(t, n, s, lamb, c32, c64, STATE);
+#undef C
+#undef STATE
+}
+
+void K(lars)(td_dtype t, int64_t n, const td_step *s, void *v, const double *squares, double trust, double momentum, double weight_decay)
+{
+    const double gscale = td__number_get(s->gscale);
+    double rate = td__number_get(s->lr);
+    if (squares) {
+        const double p = sqrt(squares[0]), g = fabs(gscale) * sqrt(squares[1]);
+        if (p > 0 && g > 0)
+            rate *= trust * p / (g + weight_decay * p);
+    }
+#define C(T) { .gscale = (T)gscale, .decay = (T)weight_decay, .momentum = (T)momentum, .rate = (T)rate }
+#define STATE(T) AT(T, v),
+    const coef_f32 c32 = C(float);
+    const coef_f64 c64 = C(double);
+    STEP(t, n, s, lars, c32, c64, STATE);
+#undef C
+#undef STATE
 }

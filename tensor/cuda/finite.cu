@@ -1,8 +1,7 @@
 /* tensor/cuda/finite.cu: how many elements are NaN or infinite, and which comes first.
  *
  * Twin of ../cpu/finite.c: in all four floating formats that is one comparison of integers. Threads count on their own; those that found
- * something add to the total and lower the first index by atomics on integers, whose order does not matter. The answer is a host value: the row
- * waits for the device.
+ * something add to the total and lower the first index by atomics on integers, whose order does not matter. The answer stays on the device.
  */
 #include "pointwise.h"
 
@@ -42,6 +41,15 @@ template <int V, class U> __global__ void __launch_bounds__(TD_THREADS) finite_k
     }
 }
 
+__global__ void answer_kernel(const found *f, double *total, bool add, int64_t *first)
+{
+    if (threadIdx.x == 0) {
+        *total = (add ? *total : 0) + (double)f->count;
+        if (first)
+            *first = f->count ? (int64_t)f->first : -1;
+    }
+}
+
 template <class U> void count(int64_t n, const void *x, U exponent, found *f)
 {
     constexpr int V = 16 / (int)sizeof(U);
@@ -52,23 +60,19 @@ template <class U> void count(int64_t n, const void *x, U exponent, found *f)
 }
 }
 
-extern "C" int64_t td__cuda_not_finite(td_dtype t, int64_t n, const void *x, int64_t *first)
+extern "C" void td__cuda_not_finite(td_dtype t, int64_t n, const void *x, double *total, bool add, int64_t *first)
 {
-    found *device = (found *)(n > 0 ? td__cuda_scratch(sizeof(found)) : NULL), here = { 0, 0 };
-    *first = -1;
+    found *device = (found *)td__cuda_scratch(sizeof(found));
     if (!device)
-        return 0;
+        return;                                        /* the error is pending                                                */
     TD_LAUNCH("not_finite", 1, 32, 0, (clear_kernel), device);
-    switch (t) {
-    case TD_F64: count<uint64_t>(n, x, UINT64_C(0x7ff0000000000000), device); break;
-    case TD_F32: count<uint32_t>(n, x, UINT32_C(0x7f800000), device); break;
-    case TD_BF16: count<uint16_t>(n, x, UINT16_C(0x7f80), device); break;
-    default: count<uint16_t>(n, x, UINT16_C(0x7c00), device); break;
-    }
-    const int code = td__cuda_read(&here, device, sizeof here);      /* waits; after an error the caller finds it pending           */
+    if (n > 0)
+        switch (t) {
+        case TD_F64: count<uint64_t>(n, x, UINT64_C(0x7ff0000000000000), device); break;
+        case TD_F32: count<uint32_t>(n, x, UINT32_C(0x7f800000), device); break;
+        case TD_BF16: count<uint16_t>(n, x, UINT16_C(0x7f80), device); break;
+        default: count<uint16_t>(n, x, UINT16_C(0x7c00), device); break;
+        }
+    TD_LAUNCH("not_finite", 1, 32, 0, (answer_kernel), (const found *)device, total, add, first);
     td__cuda_scratch_free(device);
-    if (code || here.count == 0)
-        return 0;
-    *first = (int64_t)here.first;
-    return (int64_t)here.count;
 }

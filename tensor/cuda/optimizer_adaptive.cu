@@ -6,6 +6,7 @@
 #include "flats.h"
 
 template <class W> struct adam_rule {
+    enum { WRITES = 2 };
     W gscale, step, beta1, rest1, beta2, rest2, eps, decay, root2;
     __device__ __forceinline__ void operator()(W &p, W g, W &m, W &v, W &) const
     {
@@ -16,7 +17,18 @@ template <class W> struct adam_rule {
     }
 };
 
+template <class W> struct adam_numbers {
+    td_number gscale, lr, bias1, bias2;
+    double beta1, beta2, eps, decay;
+    __device__ __forceinline__ adam_rule<W> rule() const
+    {
+        return { (W)td_value(gscale), (W)(td_value(lr) / td_value(bias1)), (W)beta1, (W)(1 - beta1), (W)beta2, (W)(1 - beta2), (W)eps, (W)decay,
+                 (W)sqrt(td_value(bias2)) };
+    }
+};
+
 template <class W> struct rmsprop_rule {
+    enum { WRITES = 3 };
     W gscale, lr, alpha, rest, eps, decay, momentum;
     bool has_buffer, centered;
     __device__ __forceinline__ void operator()(W &p, W g, W &square, W &buffer, W &mean) const
@@ -38,7 +50,18 @@ template <class W> struct rmsprop_rule {
     }
 };
 
+template <class W> struct rmsprop_numbers {
+    td_number gscale, lr;
+    double alpha, eps, decay, momentum;
+    bool has_buffer, centered;
+    __device__ __forceinline__ rmsprop_rule<W> rule() const
+    {
+        return { (W)td_value(gscale), (W)td_value(lr), (W)alpha, (W)(1 - alpha), (W)eps, (W)decay, (W)momentum, has_buffer, centered };
+    }
+};
+
 template <class W> struct adagrad_rule {
+    enum { WRITES = 1 };
     W gscale, lr, eps, decay, initial;
     bool first;
     __device__ __forceinline__ void operator()(W &p, W g, W &sum, W &, W &) const
@@ -49,7 +72,18 @@ template <class W> struct adagrad_rule {
     }
 };
 
+template <class W> struct adagrad_numbers {
+    td_number gscale, lr;
+    double eps, decay, initial;
+    bool first;
+    __device__ __forceinline__ adagrad_rule<W> rule() const
+    {
+        return { (W)td_value(gscale), (W)td_value(lr), (W)eps, (W)decay, (W)initial, first };
+    }
+};
+
 template <class W> struct lion_rule {
+    enum { WRITES = 1 };
     W gscale, lr, beta1, rest1, beta2, rest2, decay;
     __device__ __forceinline__ void operator()(W &p, W g, W &m, W &, W &) const
     {
@@ -60,7 +94,17 @@ template <class W> struct lion_rule {
     }
 };
 
+template <class W> struct lion_numbers {
+    td_number gscale, lr;
+    double beta1, beta2, decay;
+    __device__ __forceinline__ lion_rule<W> rule() const
+    {
+        return { (W)td_value(gscale), (W)td_value(lr), (W)beta1, (W)(1 - beta1), (W)beta2, (W)(1 - beta2), (W)decay };
+    }
+};
+
 template <class W> struct ema_rule {
+    enum { WRITES = 0 };
     W rest;
     __device__ __forceinline__ void operator()(W &average, W x, W &, W &, W &) const
     {
@@ -68,52 +112,51 @@ template <class W> struct ema_rule {
     }
 };
 
+template <class W> struct ema_numbers {
+    double decay;
+    __device__ __forceinline__ ema_rule<W> rule() const { return { (W)(1 - decay) }; }
+};
+
 /* ---- rows ------------------------------------------------------------------------------------------------------------------------------- */
-extern "C" void td__cuda_adam(td_dtype t, int64_t n, void *p, const void *g, void *m, void *v, double gscale, double lr, double beta1, double beta2,
-                              double eps, double weight_decay, double bias1, double bias2)
+extern "C" void td__cuda_adam(td_dtype t, int64_t n, const td_step *s, void *m, void *v, double beta1, double beta2, double eps, double weight_decay,
+                              td_number bias1, td_number bias2)
 {
     TD_CUDA_FLOAT(t, T, {
-        typedef td_wide<T> W;
-        const adam_rule<W> rule = { (W)gscale, (W)(lr / bias1), (W)beta1, (W)(1 - beta1), (W)beta2, (W)(1 - beta2), (W)eps, (W)weight_decay,
-                                    (W)sqrt(bias2) };
-        td_rule<T>("adam", n, p, g, m, v, NULL, rule);
+        const adam_numbers<td_wide<T>> numbers = { s->gscale, s->lr, bias1, bias2, beta1, beta2, eps, weight_decay };
+        td_rule<T>("adam", n, *s, m, v, NULL, numbers);
     })
 }
 
-extern "C" void td__cuda_rmsprop(td_dtype t, int64_t n, void *p, const void *g, void *square, void *buffer, void *mean, double gscale, double lr,
-                                 double alpha, double eps, double weight_decay, double momentum)
+extern "C" void td__cuda_rmsprop(td_dtype t, int64_t n, const td_step *s, void *square, void *buffer, void *mean, double alpha, double eps,
+                                 double weight_decay, double momentum)
 {
     TD_CUDA_FLOAT(t, T, {
-        typedef td_wide<T> W;
-        const rmsprop_rule<W> rule = { (W)gscale, (W)lr, (W)alpha, (W)(1 - alpha), (W)eps, (W)weight_decay, (W)momentum, buffer != NULL, mean != NULL };
-        td_rule<T>("rmsprop", n, p, g, square, buffer, mean, rule);
+        const rmsprop_numbers<td_wide<T>> numbers = { s->gscale, s->lr, alpha, eps, weight_decay, momentum, buffer != NULL, mean != NULL };
+        td_rule<T>("rmsprop", n, *s, square, buffer, mean, numbers);
     })
 }
 
-extern "C" void td__cuda_adagrad(td_dtype t, int64_t n, void *p, const void *g, void *sum, double gscale, double lr, double eps, double weight_decay,
-                                 bool first, double initial)
+extern "C" void td__cuda_adagrad(td_dtype t, int64_t n, const td_step *s, void *sum, double eps, double weight_decay, bool first, double initial)
 {
     TD_CUDA_FLOAT(t, T, {
-        typedef td_wide<T> W;
-        const adagrad_rule<W> rule = { (W)gscale, (W)lr, (W)eps, (W)weight_decay, (W)initial, first };
-        td_rule<T>("adagrad", n, p, g, sum, NULL, NULL, rule);
+        const adagrad_numbers<td_wide<T>> numbers = { s->gscale, s->lr, eps, weight_decay, initial, first };
+        td_rule<T>("adagrad", n, *s, sum, NULL, NULL, numbers);
     })
 }
 
-extern "C" void td__cuda_lion(td_dtype t, int64_t n, void *p, const void *g, void *m, double gscale, double lr, double beta1, double beta2,
-                              double weight_decay)
+extern "C" void td__cuda_lion(td_dtype t, int64_t n, const td_step *s, void *m, double beta1, double beta2, double weight_decay)
 {
     TD_CUDA_FLOAT(t, T, {
-        typedef td_wide<T> W;
-        const lion_rule<W> rule = { (W)gscale, (W)lr, (W)beta1, (W)(1 - beta1), (W)beta2, (W)(1 - beta2), (W)weight_decay };
-        td_rule<T>("lion", n, p, g, m, NULL, NULL, rule);
+        const lion_numbers<td_wide<T>> numbers = { s->gscale, s->lr, beta1, beta2, weight_decay };
+        td_rule<T>("lion", n, *s, m, NULL, NULL, numbers);
     })
 }
 
 extern "C" void td__cuda_ema(td_dtype t, int64_t n, void *average, const void *x, double decay)
 {
+    const td_step s = { average, NULL, x, { 1, NULL }, { 0, NULL }, NULL };
     TD_CUDA_FLOAT(t, T, {
-        const ema_rule<td_wide<T>> rule = { (td_wide<T>)(1 - decay) };
-        td_rule<T>("ema", n, average, x, NULL, NULL, NULL, rule);
+        const ema_numbers<td_wide<T>> numbers = { decay };
+        td_rule<T>("ema", n, s, NULL, NULL, NULL, numbers);
     })
 }

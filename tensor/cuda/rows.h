@@ -27,5 +27,6 @@
     X(sgd) X(adamw) X(sumsq)                                                         /* optimizer.cu   */     \
     X(adam) X(rmsprop) X(adagrad) X(lion) X(ema)                                     /* optimizer_adaptive.cu */ \
     X(lamb_moments) X(lamb) X(lars)                                                  /* optimizer_layer.cu */ \
+    X(times) X(clip_factor) X(mark_not_finite) X(scale_update)                       /* optimizer_numbers.cu */ \
     X(combine)                                                                       /* combine.cu     */
 #endif

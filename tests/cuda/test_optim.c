@@ -100,23 +100,40 @@ static bool step_of(const td_kernels *k, int r, int step, td_dtype t, int64_t n,
     static const char *const names[] = { "sgd", "sgd momentum", "sgd nesterov", "adamw", "adam", "rmsprop", "rmsprop momentum", "rmsprop centered",
                                          "rmsprop both", "adagrad", "lion", "ema", "lars", "lars momentum", "lamb" };
     *name = names[r];
+    const td_number bias1 = td__number(b1), bias2 = td__number(b2);
+    const td_step slow = { .p = a[0], .g = a[1], .gscale = td__number(0.5), .lr = td__number(0.01) };
+    td_step fast = slow;
+    fast.lr.by = 0.1;
     switch (r) {
-    case 0: k->sgd(t, n, a[0], a[1], NULL, 0.5, 0.1, 0, 0, 0.01, false, false); return true;
-    case 1: k->sgd(t, n, a[0], a[1], a[2], 0.5, 0.1, 0.9, 0.3, 0.01, false, step == 0); return true;
-    case 2: k->sgd(t, n, a[0], a[1], a[2], 0.5, 0.1, 0.9, 0, 0.01, true, step == 0); return true;
-    case 3: k->adamw(t, n, a[0], a[1], a[2], a[3], 0.5, 0.01, 0.9, 0.99, 1e-8, 0.1, b1, b2); return true;
-    case 4: k->adam(t, n, a[0], a[1], a[2], a[3], 0.5, 0.01, 0.9, 0.99, 1e-8, 0.1, b1, b2); return true;
-    case 5: k->rmsprop(t, n, a[0], a[1], a[2], NULL, NULL, 0.5, 0.01, 0.9, 1e-8, 0.1, 0); return true;
-    case 6: k->rmsprop(t, n, a[0], a[1], a[2], a[3], NULL, 0.5, 0.01, 0.9, 1e-8, 0.1, 0.8); return true;
-    case 7: k->rmsprop(t, n, a[0], a[1], a[2], NULL, a[4], 0.5, 0.01, 0.9, 1e-8, 0.1, 0); return true;
-    case 8: k->rmsprop(t, n, a[0], a[1], a[2], a[3], a[4], 0.5, 0.01, 0.9, 1e-8, 0.1, 0.8); return true;
-    case 9: k->adagrad(t, n, a[0], a[1], a[2], 0.5, 0.1, 1e-10, 0.1, step == 0, 0.25); return true;
-    case 10: k->lion(t, n, a[0], a[1], a[2], 0.5, 0.01, 0.9, 0.99, 0.1); return true;
+    case 0: k->sgd(t, n, &fast, NULL, 0, 0, 0.01, false, false); return true;
+    case 1: k->sgd(t, n, &fast, a[2], 0.9, 0.3, 0.01, false, step == 0); return true;
+    case 2: k->sgd(t, n, &fast, a[2], 0.9, 0, 0.01, true, step == 0); return true;
+    case 3: k->adamw(t, n, &slow, a[2], a[3], 0.9, 0.99, 1e-8, 0.1, bias1, bias2); return true;
+    case 4: k->adam(t, n, &slow, a[2], a[3], 0.9, 0.99, 1e-8, 0.1, bias1, bias2); return true;
+    case 5: k->rmsprop(t, n, &slow, a[2], NULL, NULL, 0.9, 1e-8, 0.1, 0); return true;
+    case 6: k->rmsprop(t, n, &slow, a[2], a[3], NULL, 0.9, 1e-8, 0.1, 0.8); return true;
+    case 7: k->rmsprop(t, n, &slow, a[2], NULL, a[4], 0.9, 1e-8, 0.1, 0); return true;
+    case 8: k->rmsprop(t, n, &slow, a[2], a[3], a[4], 0.9, 1e-8, 0.1, 0.8); return true;
+    case 9: k->adagrad(t, n, &fast, a[2], 1e-10, 0.1, step == 0, 0.25); return true;
+    case 10: k->lion(t, n, &slow, a[2], 0.9, 0.99, 0.1); return true;
     case 11: k->ema(t, n, a[0], a[1], 0.9); return true;
-    case 12: k->lars(t, n, a[0], a[1], NULL, 0.5, 0.1, 0, 0.01); return true;
-    case 13: k->lars(t, n, a[0], a[1], a[2], 0.5, 0.1, 0.9, 0.01); return true;
-    default: k->lamb(t, n, a[0], a[2], a[3], 0.1, 1e-6, 0.01, b1, b2); return true;
+    case 12: k->lars(t, n, &fast, NULL, NULL, 0, 0, 0.01); return true;
+    case 13: k->lars(t, n, &fast, a[2], (const double[]){ 3, 0.7 }, 0.3, 0.9, 0.01); return true;
+    default: k->lamb(t, n, &fast, a[2], a[3], (const double[]){ 3, 0.7 }, 1e-6, 0.01, bias1, bias2); return true;
     }
+}
+
+static void moments_of(const td_kernels *k, twins *w, int side, double *squares)
+{
+    const td_step s = { .p = w->of[side][0], .g = w->of[side][1], .gscale = td__number(0.5) };
+    k->lamb_moments(w->t, w->n, &s, w->of[side][2], w->of[side][3], 0.9, 0.99, 1e-6, 0.01, td__number(0.1), td__number(0.01), squares);
+}
+
+static double squares_of(const td_kernels *k, td_dtype t, int64_t n, const void *x)
+{
+    double sum;
+    k->sumsq(t, 1, &n, &x, &sum, false);
+    return sum;
 }
 
 static void test_rules(void **state)
@@ -136,8 +153,7 @@ static void test_rules(void **state)
                         for (int k = 0; k < 2; k++) {
                             double unused[2];
                             if (r == 14)
-                                cpu->lamb_moments(w.t, w.n, w.of[k][0], w.of[k][1], w.of[k][2], w.of[k][3], 0.5, 0.9, 0.99, 1e-6, 0.01, 0.1, 0.01,
-                                                  unused);
+                                moments_of(cpu, &w, k, unused);
                             step_of(k ? cpu : gpu, r, step, w.t, w.n, w.of[k], &name);
                         }
                         same(&w, name);
@@ -155,11 +171,11 @@ static void test_squares(void **state)
                 twins w;
                 double got[2], want[2];
                 make(&w, dtype_of[d], size_of[s], shift);
-                close_to(gpu->sumsq(w.t, w.n, w.of[0][0]), cpu->sumsq(w.t, w.n, w.of[1][0]), "sumsq");
+                close_to(squares_of(gpu, w.t, w.n, w.of[0][0]), squares_of(cpu, w.t, w.n, w.of[1][0]), "sumsq");
                 for (int step = 0; step < STEPS; step++) {
                     next_gradient(&w, step);
-                    gpu->lamb_moments(w.t, w.n, w.of[0][0], w.of[0][1], w.of[0][2], w.of[0][3], 0.5, 0.9, 0.99, 1e-6, 0.01, 0.1, 0.01, got);
-                    cpu->lamb_moments(w.t, w.n, w.of[1][0], w.of[1][1], w.of[1][2], w.of[1][3], 0.5, 0.9, 0.99, 1e-6, 0.01, 0.1, 0.01, want);
+                    moments_of(gpu, &w, 0, got);
+                    moments_of(cpu, &w, 1, want);
                     same(&w, "lamb_moments");
                     close_to(got[0], want[0], "the sum of squares of p");
                     close_to(got[1], want[1], "the sum of squares of the update");
@@ -167,7 +183,7 @@ static void test_squares(void **state)
                 drop(&w);
             }
     const double bad[] = { 1, NAN, 2 };
-    assert_true(isnan(gpu->sumsq(TD_F64, 3, bad)));
+    assert_true(isnan(squares_of(gpu, TD_F64, 3, bad)));
 }
 
 /* k inputs, some with the factor 0 and NaN in them; the first output is the last input */

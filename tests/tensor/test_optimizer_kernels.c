@@ -3,6 +3,9 @@
 
 enum { N = 1237, STEPS = 100 };
 
+/* What a step takes, of numbers that the host knows. */
+#define STEP_OF(P, G, SCALE, LR) (&(td_step){ .p = (P), .g = (G), .gscale = td__number(SCALE), .lr = td__number(LR) })
+
 /* a gradient that changes with the step and pulls towards a point */
 static double slope(int64_t i, int step, double p)
 {
@@ -42,7 +45,7 @@ static void sgd(void **state)
                         u[i] = s == 0 ? d : mode[c].momentum * u[i] + (1 - mode[c].damp) * d;
                         q[i] -= lr * (mode[c].momentum == 0 ? d : mode[c].nesterov ? d + mode[c].momentum * u[i] : u[i]);
                     }
-                    k->sgd(t, N, p, g, mode[c].momentum == 0 ? NULL : v, scale, lr, mode[c].momentum, mode[c].damp, mode[c].decay, mode[c].nesterov,
+                    k->sgd(t, N, STEP_OF(p, g, scale, lr), mode[c].momentum == 0 ? NULL : v, mode[c].momentum, mode[c].damp, mode[c].decay, mode[c].nesterov,
                            s == 0);
                 }
                 close_to(t, p, q, t == TD_F32 ? 2e-6 : 1e-14, "sgd", k->name);
@@ -71,7 +74,7 @@ static void adamw(void **state)
                     vq[i] = b2 * vq[i] + (1 - b2) * d * d;
                     q[i] -= lr / (1 - pow(b1, s)) * mq[i] / (sqrt(vq[i]) / sqrt(1 - pow(b2, s)) + eps);
                 }
-                k->adamw(t, N, p, g, m, v, scale, lr, b1, b2, eps, decay, 1 - pow(b1, s), 1 - pow(b2, s));
+                k->adamw(t, N, STEP_OF(p, g, scale, lr), m, v, b1, b2, eps, decay, td__number(1 - pow(b1, s)), td__number(1 - pow(b2, s)));
             }
             close_to(t, p, q, t == TD_F32 ? 3e-6 : 1e-14, "adamw", k->name);
             close_to(t, m, mq, t == TD_F32 ? 1e-6 : 1e-14, "adamw m", k->name);
@@ -94,9 +97,11 @@ static void sumsq(void **state)
                 want += (long double)get(t, x, i) * get(t, x, i);
             EACH_TABLE(k) {
                 omp_set_num_threads(1);
-                double one = k->sumsq(t, n, x);
+                double one, two;
+                const void *list[] = { x };
+                k->sumsq(t, 1, &n, list, &one, false);
                 omp_set_num_threads(2);
-                double two = k->sumsq(t, n, x);
+                k->sumsq(t, 1, &n, list, &two, false);
                 assert_true(one == two);
                 assert_true(fabsl(one - want) <= 1e-13L * want);
             }
@@ -118,8 +123,8 @@ static void threads(void **state)
             p[i] = numbers(TD_F32, M, 2), m[i] = numbers(TD_F32, M, 3), v[i] = array(TD_F32, M);
             for (int j = 0; j < M; j++)
                 v[i][j] = m[i][j] * m[i][j];
-            k->sgd(TD_F32, M, p[i], g, m[i], 1, 0.1, 0.9, 0, 0.01, true, false);
-            k->adamw(TD_F32, M, p[i], g, m[i], v[i], 1, 0.1, 0.9, 0.999, 1e-8, 0.01, 0.1, 0.001);
+            k->sgd(TD_F32, M, STEP_OF(p[i], g, 1, 0.1), m[i], 0.9, 0, 0.01, true, false);
+            k->adamw(TD_F32, M, STEP_OF(p[i], g, 1, 0.1), m[i], v[i], 0.9, 0.999, 1e-8, 0.01, td__number(0.1), td__number(0.001));
         }
         assert_memory_equal(p[0], p[1], sizeof(float) * M);
         assert_memory_equal(m[0], m[1], sizeof(float) * M);

@@ -7,6 +7,9 @@
 static const int64_t sizes[] = { 0, 1, 7, 16, 17, 1024, 1237, 5003 };
 enum { MOMENTS = 3 };
 
+/* What a step takes, of numbers that the host knows. */
+#define STEP_OF(P, G, SCALE, LR) (&(td_step){ .p = (P), .g = (G), .gscale = td__number(SCALE), .lr = td__number(LR) })
+
 typedef struct { td_dtype t; int64_t n; void *p, *g, *s[MOMENTS]; double *wp, *wg, *ws[MOMENTS]; } job;
 
 /* p and g of any sign; state: s[0] of any sign (a mean), s[1] above its square, s[2] above 0 */
@@ -54,7 +57,7 @@ static void adam(void **state)
             j.ws[2][i] = b2 * j.ws[2][i] + (1 - b2) * d * d;
             j.wp[i] -= lr * (j.ws[0][i] / bias1) / (sqrt(j.ws[2][i] / bias2) + eps);
         }
-        k->adam(t, n, j.p, j.g, j.s[0], j.s[2], scale, lr, b1, b2, eps, decay, bias1, bias2);
+        k->adam(t, n, STEP_OF(j.p, j.g, scale, lr), j.s[0], j.s[2], b1, b2, eps, decay, td__number(bias1), td__number(bias2));
         end(&j, "adam", k->name);
     }
 }
@@ -78,7 +81,7 @@ static void rmsprop(void **state)
                     d = j.ws[2][i] = momentum * j.ws[2][i] + d;
                 j.wp[i] -= lr * d;
             }
-            k->rmsprop(t, n, j.p, j.g, j.s[1], mode & 2 ? j.s[2] : NULL, mode & 1 ? j.s[0] : NULL, scale, lr, alpha, eps, decay,
+            k->rmsprop(t, n, STEP_OF(j.p, j.g, scale, lr), j.s[1], mode & 2 ? j.s[2] : NULL, mode & 1 ? j.s[0] : NULL, alpha, eps, decay,
                        mode & 2 ? momentum : 0);
             end(&j, "rmsprop", k->name);
         }
@@ -98,7 +101,7 @@ static void rmsprop_of_a_constant(void **state)
                 put(t, s, i, get(t, a, i) * get(t, a, i) * (1 - 1e-7));
             }
             for (int step = 0; step < 50; step++)
-                k->rmsprop(t, N, p, g, s, NULL, a, 1.1, 1e-6, 0.1, 1e-8, 0, 0);
+                k->rmsprop(t, N, STEP_OF(p, g, 1.1, 1e-6), s, NULL, a, 0.1, 1e-8, 0, 0);
             for (int i = 0; i < N; i++)
                 assert_true(isfinite(get(t, p, i)));
             free(p), free(g), free(s), free(a);
@@ -117,7 +120,7 @@ static void adagrad(void **state)
                 j.ws[2][i] = (first ? initial : j.ws[2][i]) + d * d;
                 j.wp[i] -= lr * d / (sqrt(j.ws[2][i]) + eps);
             }
-            k->adagrad(t, n, j.p, j.g, j.s[2], scale, lr, eps, decay, first, initial);
+            k->adagrad(t, n, STEP_OF(j.p, j.g, scale, lr), j.s[2], eps, decay, first, initial);
             end(&j, "adagrad", k->name);
         }
 }
@@ -138,7 +141,7 @@ static void lion(void **state)
             j.ws[0][i] = b2 * j.ws[0][i] + (1 - b2) * d;
             j.wp[i] -= lr * ((double)((c > 0) - (c < 0)) + decay * j.wp[i]);
         }
-        k->lion(t, n, j.p, j.g, j.s[0], scale, lr, b1, b2, decay);
+        k->lion(t, n, STEP_OF(j.p, j.g, scale, lr), j.s[0], b1, b2, decay);
         end(&j, "lion", k->name);
     }
 }
@@ -171,10 +174,11 @@ static void lamb(void **state)
             want[1] += u * u;
             j.wp[i] -= rate * u;
         }
-        k->lamb_moments(t, n, j.p, j.g, j.s[0], j.s[2], scale, b1, b2, eps, decay, bias1, bias2, got);
+        const td_step *step = STEP_OF(j.p, j.g, scale, rate / (sqrt(want[0]) / sqrt(want[1])));
+        k->lamb_moments(t, n, step, j.s[0], j.s[2], b1, b2, eps, decay, td__number(bias1), td__number(bias2), got);
         assert_true(fabs(got[0] - want[0]) <= 1e-13 * want[0]);        /* p is exact in both dtypes */
         assert_true(fabs(got[1] - want[1]) <= (t == TD_F32 ? 1e-6 : 1e-13) * want[1]);
-        k->lamb(t, n, j.p, j.s[0], j.s[2], rate, eps, decay, bias1, bias2);
+        k->lamb(t, n, step, j.s[0], j.s[2], got, eps, decay, td__number(bias1), td__number(bias2));
         end(&j, "lamb", k->name);
     }
 }
@@ -192,7 +196,7 @@ static void lars(void **state)
                     d = j.ws[0][i] = momentum * j.ws[0][i] + d;
                 j.wp[i] -= d;
             }
-            k->lars(t, n, j.p, j.g, has_v ? j.s[0] : NULL, scale, rate, momentum, decay);
+            k->lars(t, n, STEP_OF(j.p, j.g, scale, rate), has_v ? j.s[0] : NULL, NULL, 0, momentum, decay);
             end(&j, "lars", k->name);
         }
 }
@@ -201,14 +205,14 @@ static void lars(void **state)
 static void run_all(const td_kernels *k, td_dtype t, job *j, double squares[2])
 {
     int64_t n = j->n;
-    k->adam(t, n, j->p, j->g, j->s[0], j->s[1], 0.3, 0.1, 0.9, 0.99, 1e-8, 0.01, 0.1, 0.01);
-    k->rmsprop(t, n, j->p, j->g, j->s[1], j->s[2], j->s[0], 0.3, 0.1, 0.9, 1e-8, 0.01, 0.7);
-    k->rmsprop(t, n, j->p, j->g, j->s[1], j->s[2], NULL, 0.3, 0.1, 0.9, 1e-8, 0.01, 0.7);
-    k->adagrad(t, n, j->p, j->g, j->s[1], 0.3, 0.1, 1e-8, 0.01, false, 0);
-    k->lion(t, n, j->p, j->g, j->s[0], 0.3, 0.1, 0.9, 0.99, 0.01);
-    k->lamb_moments(t, n, j->p, j->g, j->s[0], j->s[1], 0.3, 0.9, 0.99, 1e-6, 0.01, 0.1, 0.01, squares);
-    k->lamb(t, n, j->p, j->s[0], j->s[1], 0.1, 1e-6, 0.01, 0.1, 0.01);
-    k->lars(t, n, j->p, j->g, j->s[2], 0.3, 0.1, 0.9, 0.01);
+    k->adam(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[0], j->s[1], 0.9, 0.99, 1e-8, 0.01, td__number(0.1), td__number(0.01));
+    k->rmsprop(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[1], j->s[2], j->s[0], 0.9, 1e-8, 0.01, 0.7);
+    k->rmsprop(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[1], j->s[2], NULL, 0.9, 1e-8, 0.01, 0.7);
+    k->adagrad(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[1], 1e-8, 0.01, false, 0);
+    k->lion(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[0], 0.9, 0.99, 0.01);
+    k->lamb_moments(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[0], j->s[1], 0.9, 0.99, 1e-6, 0.01, td__number(0.1), td__number(0.01), squares);
+    k->lamb(t, n, STEP_OF(j->p, NULL, 1, 0.1), j->s[0], j->s[1], squares, 1e-6, 0.01, td__number(0.1), td__number(0.01));
+    k->lars(t, n, STEP_OF(j->p, j->g, 0.3, 0.1), j->s[2], squares, 0.01, 0.9, 0.01);
     k->ema(t, n, j->s[2], j->p, 0.99);
 }
 

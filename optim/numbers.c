@@ -1,0 +1,89 @@
+/* optim/numbers.c: single f64 numbers of a step that live where the parameters do: the sum of squares of all gradients, what the step multiplies by.
+ *
+ * Kernels write and read them, so a step on a GPU needs no host. Squares are summed per parameter, in f64 in blocks of fixed size, and the parameters'
+ * sums in the order in which the optimizer lists them: buckets, threads and ranks change nothing. A flat whose ranks hold shards adds its
+ * sums over them.
+ */
+#include "optim_impl.h"
+#include <math.h>
+
+static const td_loop one = { .ndim = 1, .dim = { 1 }, .stride = { { 1 }, { 1 }, { 1 } } };
+
+int td__optim_need_numbers(const char *who, td_optim *opt)
+{
+    const td_storage *where = opt->param[0].value->storage;
+    char a[24], b[24];
+    for (size_t i = 1; i < opt->n; i++)
+        if (!td__device_equal(opt->param[i].value->storage->device, where->device))
+            return td__fail(TD_ERR_DEVICE, "%s: the optimizer's parameters are on %s and %s; norms need them on one device", who,
+                            td__device_text(where->device, a), td__device_text(opt->param[i].value->storage->device, b));
+    if (!opt->numbers)
+        opt->numbers = td__storage_new(where->device, TD__NUMBERS * sizeof(double));
+    return opt->numbers ? 0 : TD_ERR_MEMORY;
+}
+
+int td__optim_number_set(td_optim *opt, int which, double value)
+{
+    int rc = td__need("td_optim_step", opt->param[0].value, fill);
+    if (rc == 0)
+        td__kernels(opt->param[0].value)->fill(&one, TD_F64, td__optim_number(opt, which), value);
+    return rc;
+}
+
+double td__optim_number_read(const td_optim *opt, int which)
+{
+    double value;
+    const td_storage *s = opt->numbers;
+    if (s->ops->host_memory)
+        return *td__optim_number(opt, which);
+    return s->ops->copy(s->device.index, &value, true, td__optim_number(opt, which), false, sizeof value) == 0 ? value : (double)NAN;
+}
+
+/* ---- squares -------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct { td_dtype dtype; int count; int64_t n[128]; const void *x[128]; } batch;
+
+static void flush(td_optim *opt, batch *b, int into, bool add)
+{
+    td__kernels(opt->param[0].value)->sumsq(b->dtype, b->count, b->n, b->x, td__optim_number(opt, into), add);
+    b->count = 0;
+}
+
+/* One whose ranks hold shards: its own sum first, then the others'. */
+static int shared(td_optim *opt, batch *b, const td__param *p)
+{
+    flush(opt, b, TD__PART, false);
+    int rc = p->group->ops->sum(p->flat, td__optim_number(opt, TD__PART), 1);
+    double *sum = td__optim_number(opt, TD__SQUARES);
+    if (rc == 0)
+        td__kernels(p->value)->add(&one, TD_F64, sum, sum, td__optim_number(opt, TD__PART), false);
+    return rc;
+}
+
+int td__optim_squares(const char *who, td_optim *opt)
+{
+    int rc = td__optim_need_numbers(who, opt);
+    if (rc == 0)
+        rc = td__need(who, opt->param[0].value, sumsq);
+    if (rc == 0)
+        rc = td__need(who, opt->param[0].value, add);
+    if (rc == 0)
+        rc = td__optim_number_set(opt, TD__SQUARES, 0);
+    batch b = { .count = 0 };
+    for (size_t i = 0; i < opt->n && rc == 0; i++) {
+        const td__param *p = &opt->param[i];
+        if (!td__param_steps(p))
+            continue;
+        const bool alone = p->flat && p->group->ops && p->group->ops->sum;
+        if (b.count > 0 && (alone || b.count == (int)TD_COUNT(b.n) || b.dtype != p->value->dtype))
+            flush(opt, &b, TD__SQUARES, true);
+        b.dtype = p->value->dtype;
+        b.n[b.count] = td__shape_numel(p->value->shape);
+        b.x[b.count++] = td__ptr(p->leaf->grad);
+        if (alone)
+            rc = shared(opt, &b, p);
+    }
+    if (rc == 0 && b.count > 0)
+        flush(opt, &b, TD__SQUARES, true);
+    return rc;
+}
