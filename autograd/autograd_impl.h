@@ -73,6 +73,7 @@ struct td__group {
     td__flat  **flat; int flats;
     uint64_t    layout;            /* changes when flats change; optimizers remap their state                               */
     const td__group_ops *ops; void *user;   /* ops: set by td__group_attach                                                       */
+    uint64_t    traps;             /* td__traps when it had no gradients: what came before a bad index was found is nobody's     */
     bool        implicit;          /* of one leaf without flat                                                              */
     td__leaf   *only;              /* that leaf                                                                             */
     td__group  *next, *prev;       /* all groups with ops                                                                   */
@@ -98,6 +99,8 @@ double td__group_scale(const td__group *g);            /* unit/weight: what a st
 void td__group_consume(td__group *g);                  /* after a step: no gradients, no weights; bumps the stepped values' versions;
                                                           calls step_end                                                     */
 
+void td__group_untrap(td__group *g);                   /* no gradients, no weights, if a bad index was found since they began         */
+
 /* ---- tape.c, backward.c ---- */
 bool td__grad_enabled(void);
 int  td__not_in_backward(const char *who);             /* 0, or td__fail: a hook or gradient function called it                */
@@ -112,6 +115,7 @@ enum { TD__OP_COLLECTIVE = 1u << 16 };
 enum { TD__OP_PASSES = 1u << 17 };
 /* The gradient of input 0, of output 0's shape and dtype, may be written over the incoming gradient: each element is read before it is written. */
 enum { TD__OP_OVERWRITES = 1u << 18 };
+const char *td__call_name(const td_call *call);         /* of its operation, without td_                                        */
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
 void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */

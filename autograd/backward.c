@@ -220,10 +220,13 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
     double weight = 0;
     td__plan plan;
     td__plan_begin(&plan);
+    td__trap_look(false);
     int error = td__pending();
     error = error ? error : check_loss(who, loss);
     error = error ? error : find_weight(who, loss, given, &weight);
     error = error ? error : td__plan_make(&plan, td__graph_of(loss));
+    for (size_t i = 0; i < plan.groups && !error; i++)
+        td__group_untrap(plan.group[i]);
     /* Found now it is refused beforehand, on all ranks; what hooks change later is found on the way. Weight 0 reads nothing. */
     for (td_call *node = plan.first; node && !error && weight != 0; node = node->next)
         error = td__node_check(node);

@@ -11,6 +11,11 @@ size_t td_call_inputs(const td_call *call)
     return (size_t)call->n_in;
 }
 
+const char *td__call_name(const td_call *call)
+{
+    return call->op->name;
+}
+
 const void *td_call_attr(const td_call *call)
 {
     return call->attr;

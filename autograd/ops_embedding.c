@@ -4,7 +4,6 @@
  * runs differ. It is dense: rows that were not looked up get zero.
  */
 #include "ops_index.h"
-#include <stdio.h>
 
 static int infer(td_call *c)
 {
@@ -32,12 +31,10 @@ static int infer(td_call *c)
 static int run(td_call *c)
 {
     td_tensor *out = td_call_output(c, 0), *w = td_call_input(c, 0), *ids = td_call_input(c, 1);
-    char wt[128], what[192];
     int code = td__need("td_embedding", out, index_select);
     if (code)
         return code;
-    snprintf(what, sizeof what, "the weight %s has rows", td__shape_text(w->shape, wt));
-    td_tensor *index = td__index_open(c, ids, w->shape.dim[0], "the id", what);
+    td_tensor *index = td__index_open(c, ids, w, -1);
     if (index->poisoned)
         return td__pending();
     td_tensor *table = td__op_dense(w);

@@ -3,16 +3,8 @@
  * An index may name a place several times: the gradient adds there, in the index's order and in double, without atomics.
  */
 #include "ops_index.h"
-#include <stdio.h>
 
 typedef struct { int axis; } axis_attr;
-
-static const char *dimension_of(const td_tensor *x, int axis, char into[static 192])
-{
-    char text[128];
-    snprintf(into, 192, "dimension %d of x %s has places", axis, td__shape_text(x->shape, text));
-    return into;
-}
 
 /* ---- slices ------------------------------------------------------------------------------------------------------------------- */
 
@@ -37,9 +29,8 @@ static int run_pick(td_call *c, const char *who, pick_kernel kernel)
 {
     td_tensor *out = td_call_output(c, 0), *x = td_call_input(c, 0), *given = td_call_input(c, 1);
     int axis = td__axis(who, ((const axis_attr *)td_call_attr(c))->axis, x->shape.ndim);
-    char what[192];
     td__along a = td__along_axis(x->shape, axis, out->shape.dim[axis]);
-    td_tensor *index = td__index_open(c, given, a.size, "the index", dimension_of(x, axis, what));
+    td_tensor *index = td__index_open(c, given, x, axis);
     if (index->poisoned)
         return td__pending();
     td_tensor *dense = td__op_dense(x);

@@ -94,7 +94,7 @@ static int run_rows(td_call *call, const char *who, bool centre)
         code = row_numbers(x, rows, centre, &mean, &rstd);
     if (code)
         return code;
-    td__kernels(x)->layer_norm(x->dtype, rows, n, td__ptr(td_call_output(call, 0)), td__image_ptr(mean), td__ptr(rstd), td__ptr(x),
+    td__kernels(x)->layer_norm(x->dtype, x->dtype, rows, n, td__ptr(td_call_output(call, 0)), td__image_ptr(mean), td__ptr(rstd), td__ptr(x),
                                td__image_ptr(td_call_input(call, 1)), td__image_ptr(td_call_input(call, 2)), a->eps);
     save(call, mean, rstd);
     return 0;
@@ -110,7 +110,7 @@ static int grad_rows(td_call *call, const char *who, td_tensor *g, td_grad_slot 
     if (code)
         return code;
     td_tensor *x = td_call_input(call, 0), *w = td_call_input(call, 1);
-    td__kernels(g)->layer_norm_grad(g->dtype, rows, n, td__image_ptr(in[0].into), td__image_ptr(in[1].into), td__image_ptr(bias.into), td__ptr(g),
+    td__kernels(g)->layer_norm_grad(g->dtype, g->dtype, rows, n, td__image_ptr(in[0].into), td__image_ptr(in[1].into), td__image_ptr(bias.into), td__ptr(g),
                                     td__image_ptr(x), td__image_ptr(w), td__image_ptr(mean), td__ptr(td_call_saved(call, 0)), in[0].add, in[1].add,
                                     bias.add);
     return td__image_done(before);

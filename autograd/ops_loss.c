@@ -5,6 +5,7 @@
  */
 #include "ops_shared.h"
 #include <stdio.h>
+#include <string.h>
 
 /* ---- cross-entropy: logits (N,C), target i64 (N) -> () --------------------------------------------------------------------- */
 
@@ -26,18 +27,33 @@ static int infer_cross_entropy(td_call *c)
     return td_call_infer(c, 0, TD_SCALAR, x->dtype);
 }
 
-int td__op_bad_target(td_call *c, const char *what, td_tensor *x, td_tensor *target, int64_t row, bool has_ignore, int64_t ignore)
+static int say_target(const td__check *c, int64_t row, int64_t value)
 {
     char a[128], extra[64] = "";
-    td_tensor *one = td__tensor_view(target, TD_SCALAR, target->stride, target->offset + row);
+    if (c->has_ignore)
+        snprintf(extra, sizeof extra, ", or ignore_index %lld", (long long)c->ignore);
+    return td__fail(TD_ERR_ARGUMENT, "td_%s: target of row %lld is %lld; %s %s have classes 0 to %lld%s", c->op, (long long)row, (long long)value,
+                    strcmp(c->op, "nll") ? "logits" : "log_probabilities", td__shape_text(c->of, a), (long long)c->size - 1, extra);
+}
+
+td__check td__op_target_check(td_call *c, const td_tensor *x, bool has_ignore, int64_t ignore, int64_t *bad)
+{
+    const td__check check = { .say = say_target, .op = td__call_name(c), .of = x->shape, .size = x->shape.dim[1], .has_ignore = has_ignore,
+                              .ignore = has_ignore ? ignore : 0 };
+    *bad = x->storage->ops->trapped ? td__check_number(&check) : -1;
+    return check;
+}
+
+int td__op_target_bad(const td__check *check, td_tensor *target, int64_t bad)
+{
+    if (bad < 0)
+        return 0;
     int64_t value = 0;
+    td_tensor *one = td__tensor_view(target, TD_SCALAR, target->stride, target->offset + bad);
     if (!one->poisoned)
         td_copy_out(one, &value, sizeof value);
     td__tensor_unref(one);
-    if (has_ignore)
-        snprintf(extra, sizeof extra, ", or ignore_index %lld", (long long)ignore);
-    return td_call_error(c, TD_ERR_ARGUMENT, "target of row %lld is %lld; %s %s have classes 0 to %lld%s", (long long)row, (long long)value,
-                         what, td__shape_text(x->shape, a), (long long)x->shape.dim[1] - 1, extra);
+    return say_target(check, bad, value);
 }
 
 static int run_cross_entropy(td_call *c)
@@ -52,11 +68,11 @@ static int run_cross_entropy(td_call *c)
     if (dx->poisoned || dt->poisoned || lse->poisoned || kept->poisoned) {
         code = td__pending();
     } else {
-        int64_t bad = -1;
+        int64_t bad;
+        const td__check check = td__op_target_check(c, x, o->has_ignore_index, o->ignore_index, &bad);
         td__kernels(out)->cross_entropy(x->dtype, rows, n, td__ptr(dx), td__ptr(dt), (double)o->label_smoothing, o->has_ignore_index,
                                         o->ignore_index, td__ptr(out), td__ptr(lse), td__ptr(kept), &bad);
-        if (bad >= 0)
-            code = td__op_bad_target(c, "logits", x, dt, bad, o->has_ignore_index, o->ignore_index);
+        code = td__op_target_bad(&check, dt, bad);
     }
     if (code) {
         td__tensor_unref(dx);

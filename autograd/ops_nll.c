@@ -32,11 +32,11 @@ static int run_nll(td_call *c)
     if (dx->poisoned || dt->poisoned || kept->poisoned) {
         code = td__pending();
     } else {
-        int64_t bad = -1;
+        int64_t bad;
+        const td__check check = td__op_target_check(c, x, o->has_ignore_index, o->ignore_index, &bad);
         td__kernels(out)->nll(x->dtype, x->shape.dim[0], x->shape.dim[1], td__ptr(dx), td__ptr(dt), o->has_ignore_index, o->ignore_index,
                               td__ptr(out), td__ptr(kept), &bad);
-        if (bad >= 0)
-            code = td__op_bad_target(c, "log_probabilities", x, dt, bad, o->has_ignore_index, o->ignore_index);
+        code = td__op_target_bad(&check, dt, bad);
     }
     td__tensor_unref(dx);
     if (code) {

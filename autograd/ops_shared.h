@@ -71,8 +71,9 @@ static inline td_tensor *td__op_stat(const td_tensor *like, td_shape shape)
 int td__op_broadcast(td_call *c, td_shape a, td_shape b, td_shape *shape);
 
 /* ---- ops_loss.c ---- */
-/* The sentence about a target outside its classes: row `row` of target, beside x (N,C), which is called `what`. Returns its code. */
-int td__op_bad_target(td_call *c, const char *what, td_tensor *x, td_tensor *target, int64_t row, bool has_ignore, int64_t ignore);
+/* Before and after a loss's kernel, which gets &bad: the check of targets beside x (N,C). `after` returns 0 or the sentence's code. */
+td__check td__op_target_check(td_call *c, const td_tensor *x, bool has_ignore, int64_t ignore, int64_t *bad);
+int       td__op_target_bad(const td__check *check, td_tensor *target, int64_t bad);
 
 /* ---- ops_reduce.c ---- */
 /* What every reduction's attributes begin with. */

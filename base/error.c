@@ -45,7 +45,7 @@ static void finish_sentence(record *r, bool with_place)
 {
     if (with_place) {
         const char *module = td__scope_label();
-        if (module)
+        if (module && *module)
             append(r, " (in %s)", module);
         char place[320];
         const char *site = td__site_text(td__site, place, sizeof place);

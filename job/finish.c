@@ -28,6 +28,7 @@ static void release_objects(void)
 int td_finish(void)
 {
     TD_ENTER();
+    td__trap_look(true);                       /* of the last steps                                                           */
     if (!td__job_running) {
         release_objects();
         td__comm_close_world(true);            /* the world of one that exists without td_init                             */

@@ -164,7 +164,12 @@ static int take(td_optim *opt, bool step)
 {
     int rc = td__optim_check("td_optim_step", opt);
     if (rc == 0)
+        rc = td__trap_look(false);
+    if (rc == 0)
         rc = td__pending();                    /* never update weights from garbage */
+    for (size_t i = 0; i < opt->n && rc == 0; i++)
+        if (opt->param[i].leaf->group)
+            td__group_untrap(opt->param[i].leaf->group);
     if (rc == 0)
         rc = td__not_in_backward("td_optim_step");
     if (rc == 0)

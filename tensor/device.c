@@ -102,6 +102,11 @@ int td__device_register(const td_device_ops *ops)
     return 0;
 }
 
+const td_device_ops *td__device_registered(td_device_kind kind)
+{
+    return kind > TD_CPU && kind <= TD_CUDA ? atomic_load(&registered[kind]) : NULL;
+}
+
 /* The plug-in brings libraries of hundreds of megabytes: it is not even opened where no driver is. The driver's library stays open. */
 static bool driver_there(void)
 {
@@ -271,7 +276,8 @@ int td_synchronize(td_device device)
     const td_device_ops *ops = td__device_ops(device);
     if (!ops)
         return td__pending();
-    return ops->synchronize(device.kind == TD_DEFAULT ? td_device_default().index : device.index);
+    int code = ops->synchronize(device.kind == TD_DEFAULT ? td_device_default().index : device.index);
+    return code ? code : td__trap_look(false);
 }
 
 /* ---- kernel times -------------------------------------------------------------------------------------------------- */

@@ -50,6 +50,9 @@ typedef struct td_kernels {
     void (*eq)(const td_loop *l, td_dtype t, void *out_bool, const void *a, const void *b);
     void (*scale)(const td_loop *l, td_dtype t, void *out, const void *x, double factor, double term, bool add);  /* x*factor + term */
 
+    /* out (f32) = a (f32) + b (half: f16 or bf16), where a device computes in 16 bits: a residual stream and what a block adds to it */
+    void (*add_half)(const td_loop *l, td_dtype half, float *out, const float *a, const void *b);
+
     /* activations: tensor/cpu/activation.c (float); …_grad: a = grad_out, b = x (relu, gelu, silu, ln) or y (sigmoid, tanh, exp, sqrt) */
     td_k_unary *relu, *gelu, *sigmoid, *tanh;
     td_k_binary *relu_grad, *gelu_grad, *sigmoid_grad, *tanh_grad;
@@ -101,15 +104,16 @@ typedef struct td_kernels {
     void (*log_softmax)(td_dtype t, int64_t rows, int64_t n, void *y, const void *x);
     void (*log_softmax_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gy, const void *y, bool add);
     /* loss: the mean over the rows that count, a scalar; NaN when none does. lse (rows): log-sum-exp, saved for the gradient.
-     * *kept: how many rows count (a scalar on the device); 0: the gradient is exactly zero. lse and kept are in t, in f32 where t is f16 or
-     * bf16. Targets are checked by `bad` (host): index of the first bad row, else -1. */
+     * *kept: how many rows count (a scalar on the device); 0: the gradient is exactly zero. loss, gloss, lse and kept are in t, in f32 where t
+     * is f16 or bf16. Targets are checked by `bad` (host): index of the first bad row, else -1. A device with a trap (td_device_ops.trapped)
+     * does not wait: *bad is the number of the check (td__check_number) and becomes -1; a bad row does not count. */
     void (*cross_entropy)(td_dtype t, int64_t rows, int64_t n, const void *logits, const int64_t *target, double smoothing, bool has_ignore,
                           int64_t ignore, void *loss, void *lse, void *kept, int64_t *bad);
     void (*cross_entropy_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gloss, const void *logits, const int64_t *target,
                                const void *lse, const void *kept, double smoothing, bool has_ignore, int64_t ignore, bool add);
     void (*mse)(td_dtype t, int64_t n, const void *x, const void *y, void *loss);
     void (*mse_grad)(td_dtype t, int64_t n, void *gx, const void *gloss, const void *x, const void *y, double sign, bool add);
-    /* nll.c: logp (rows,n); kept and bad as above. bce: of logits x, targets y, weights of positives w (n, or NULL for 1); its gradient by
+    /* nll.c: logp (rows,n); kept and bad as above, loss and gloss in t. bce: of logits x, targets y, weights of positives w (n, or NULL for 1); its gradient by
      * x, or by y when of_target. */
     void (*nll)(td_dtype t, int64_t rows, int64_t n, const void *logp, const int64_t *target, bool has_ignore, int64_t ignore, void *loss,
                 void *kept, int64_t *bad);
@@ -132,11 +136,14 @@ typedef struct td_kernels {
                         bool add_up);
 
     /* norms of rows: tensor/cpu/layer_norm.c (float): x (rows,n); w, b (n) may be NULL; mean and rstd (rows) are saved. mean NULL: RMS norm,
-     * which has none. Gradients that are NULL are not wanted; x is read for gx and gw only. */
-    void (*layer_norm)(td_dtype t, int64_t rows, int64_t n, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b, double eps);
-    void (*layer_norm_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, void *gw, void *gb, const void *gy, const void *x, const void *w,
-                            const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b);
-    /* group_norm.c: x (n,c,inner), groups of c/groups channels; w, b (c) may be NULL; mean and rstd (n,groups) */
+     * which has none. Gradients that are NULL are not wanted; x is read for gx and gw only. x and gx are in t, y and gy in ty, which is t or, where
+     * a device computes in 16 bits, f16 or bf16 beside f32 either way; all else is in t, in f32 beside 16 bits. */
+    void (*layer_norm)(td_dtype t, td_dtype ty, int64_t rows, int64_t n, void *y, void *mean, void *rstd, const void *x, const void *w,
+                       const void *b, double eps);
+    void (*layer_norm_grad)(td_dtype t, td_dtype ty, int64_t rows, int64_t n, void *gx, void *gw, void *gb, const void *gy, const void *x,
+                            const void *w, const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b);
+    /* group_norm.c: x (n,c,inner), groups of c/groups channels; w, b (c) may be NULL; mean and rstd (n,groups): these four and gw, gb in f32
+     * beside 16 bits */
     void (*group_norm)(td_dtype t, int64_t n, int64_t c, int64_t inner, int64_t groups, void *y, void *mean, void *rstd, const void *x,
                        const void *w, const void *b, double eps);
     void (*group_norm_grad)(td_dtype t, int64_t n, int64_t c, int64_t inner, int64_t groups, void *gx, void *gw, void *gb, const void *gy,
@@ -153,7 +160,8 @@ typedef struct td_kernels {
                           bool add_gi, bool add_gh, bool add_h);
 
     /* by index: tensor/cpu/index.c (all dtypes; gradients float): x (outer,size,inner). The others trust that index_check found *bad -1: the first
-     * position whose index is not in [0,size). */
+     * position whose index is not in [0,size). On a device with a trap *bad is as in cross_entropy, and nobody trusts: a bad index reads place 0,
+     * and its gradient is left out. */
     void (*index_check)(int64_t n, const int64_t *index, int64_t size, int64_t *bad);
     /* out (outer,count,inner): out[o,k,:] = x[o,index[k],:]; the gradient leaves the place `skip` out (-1: none) */
     void (*index_select)(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index);

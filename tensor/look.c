@@ -56,7 +56,7 @@ static double element(const td_tensor *x, int64_t at)
         return NAN;
     if (s->ops->host_memory)
         return td__element_get(x->dtype, from);
-    if (s->ops->copy(s->device.index, value, true, from, false, size) || s->ops->synchronize(s->device.index))
+    if (s->ops->copy(s->device.index, value, true, from, false, size) || s->ops->synchronize(s->device.index) || td__trap_look(false))
         return NAN;
     return td__element_get(x->dtype, value);
 }
@@ -150,6 +150,8 @@ int td_copy_out(const td_tensor *x, void *into, size_t bytes)
         code = ops->copy(index, into, true, td__ptr(source), false, bytes);
     if (!code)
         code = ops->synchronize(index);
+    if (!code)
+        code = td__trap_look(false);
     td__tensor_unref(packed);
     return code;
 }

@@ -125,6 +125,8 @@ static int copy_across(td_tensor *into, td_tensor *from, bool add)
     int code = ops->copy(index, td__ptr(landed), to->ops->host_memory, td__ptr(sent), from->storage->ops->host_memory, bytes);
     if (!code)
         code = ops->synchronize(index);
+    if (!code && to->ops->host_memory)
+        code = td__trap_look(false);
     if (!code && !direct)
         code = td__copy(into, landed, add);
     if (!direct)

@@ -11,6 +11,9 @@
 
 struct td_kernels;
 
+/* What a kernel met that the host does not wait for: the number of the check (trap.c), the first position, what stands there. */
+typedef struct { int64_t check, position, value; } td_trapped;
+
 /* ---- device.c: the device interface. One constant table per kind of device. -------------------------------------------------- */
 typedef struct td_device_ops {
     const char *name;                                          /* "cpu"                                                    */
@@ -35,6 +38,9 @@ typedef struct td_device_ops {
     int   (*times_end)(int index, td_kernel_time *into, int room);
     int   (*event_done)(int index, void *event);               /* 1: passed, 0: not yet; negative (no td__fail): the device has failed */
     int   (*memory)(int index, td_memory_stats *into);         /* all but live_tensors; NULL: not counted                  */
+    bool  (*trapped)(bool wait, td_trapped *into);             /* has an index check failed? Looks without waiting, and waits for the device's
+                                                                  work when it has or when told to. NULL: kernels say it at once (*bad)    */
+    void  (*trap_clear)(void);                                 /* after it was told: kernels may step weights again, in stream order        */
     /* From begin to end what this thread starts on the compute stream is recorded and not run; end makes a graph of it (graph NULL: it is given up).
      * What was allocated meanwhile stays reserved until the graph is freed. NULL: the device has no graphs. */
     int   (*graph_begin)(int index);
@@ -60,6 +66,7 @@ typedef struct td_device_ops {
 } td_device_ops;
 const td_device_ops *td__device_ops(td_device device);          /* NULL after td__fail when there is no such device         */
 int  td__device_register(const td_device_ops *ops);             /* what a plug-in brings (opened when CUDA is first wanted)  */
+const td_device_ops *td__device_registered(td_device_kind kind);   /* what it brought; NULL: it was not wanted yet, or brings none */
 /* td_init: TD_DEFAULT finds the device anew (TANDEM_DEVICE, else GPU by local rank where the plug-in loads, else the CPU). */
 int  td__device_set_default(td_device device);
 /* The rule behind it, for tests: 0, or a negative code with the sentence in `error`. local_rank -1, local_size 0: not known. */
@@ -221,6 +228,22 @@ static inline void td__record_end(void)
 }
 /* In what cannot be recorded (or read by the host: its value would be this step's for ever): the step goes on, td_capture says why not. */
 static inline bool td__recorded_here(void) { return td__recording_now && td__recording_now->depth == 0; }
+
+/* ---- trap.c: index checks that a device makes without the host waiting for them ------------------------------------------------------ */
+typedef struct td__check td__check;
+struct td__check {
+    int (*say)(const td__check *c, int64_t position, int64_t value);   /* td__fail with the sentence; td__site and the module path are set    */
+    const char *op;                                             /* name of the operation                                  */
+    td_shape at, of;                                            /* say's: of the index, of what it looks into                 */
+    int64_t size, ignore; int axis; bool has_ignore;
+    const void *site; char label[104];                          /* filled by td__check_number                             */
+};
+/* The number under which a row remembers `check`, made here and now. */
+int64_t td__check_number(const td__check *check);
+/* Has a check failed on a device? Its sentence is the error from then on, and `td__traps` one more: gradients that were there before are
+ * nobody's. wait: for what the device still computes, too. 0, or the error if one was found now. */
+int td__trap_look(bool wait);
+extern _Atomic uint64_t td__traps;
 
 /* ---- random.c: Philox 4x32-10 (kernels do the bulk) ---------------------------------------------------------------------------- */
 #include "philox.h"

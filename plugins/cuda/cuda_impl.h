@@ -11,6 +11,7 @@
 #include <kernels.h>
 #include <plugin_abi.h>
 #include <tensor_impl.h>
+#include <trap_record.h>
 
 extern const td_host *cuda_host;
 extern const td_device_ops cuda_ops;
@@ -75,6 +76,10 @@ int   cuda_copy(int index, void *to, bool to_host, const void *from, bool from_h
 void *cuda_host_alloc(int index, size_t bytes);
 void  cuda_host_free(int index, void *block);
 int   cuda_copy_async(int index, void *to, const void *from, size_t bytes, bool to_host, void *stream);
+
+/* ---- trap.c ----------------------------------------------------------------------------------------------------------------------------- */
+bool  cuda_trapped(bool wait, td_trapped *into);
+void  cuda_trap_clear(void);
 
 /* ---- what tensor/cuda calls (its cuda.h is C++) ---------------------------------------------------------------------------------------- */
 cudaStream_t td__cuda_stream(void);

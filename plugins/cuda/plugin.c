@@ -31,6 +31,8 @@ const td_device_ops cuda_ops = {
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
     .copy_async = cuda_copy_async,
+    .trapped = cuda_trapped,
+    .trap_clear = cuda_trap_clear,
     .kernels = &td__cuda_kernels,
 };
 

@@ -55,7 +55,7 @@
     X(combine)                                                                       /* combine.c     */
 
 /* what the CPU leaves to other rows */
-#define TD_CPU_EMPTY_ROWS(X) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
+#define TD_CPU_EMPTY_ROWS(X) X(add_half) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
 
 #define TD_ROW_PROTOTYPE(row) extern __typeof__(*((td_kernels *)0)->row) K(row);
 TD_CPU_ROWS(TD_ROW_PROTOTYPE)

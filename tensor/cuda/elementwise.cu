@@ -1,4 +1,4 @@
-/* tensor/cuda/elementwise.cu: add, sub, mul, div, the gradient of a quotient, eq, scale: every element from its operands alone.
+/* tensor/cuda/elementwise.cu: add (also 16 bits to f32), sub, mul, div, the gradient of a quotient, eq, scale: every element from its operands alone.
  *
  * Twin of ../cpu/elementwise.c; how operands are walked, 16 bytes at a time where that goes, is in pointwise.h.
  */
@@ -59,6 +59,14 @@ BINARY(add)
 BINARY(sub)
 BINARY(mul)
 BINARY(div)
+
+extern "C" void td__cuda_add_half(const td_loop *l, td_dtype half, float *out, const float *a, const void *b)
+{
+    if (half == TD_F16)
+        td_pointwise("add_half", l, f_add(), out, false, a, (const td_half *)b);
+    else
+        td_pointwise("add_half", l, f_add(), out, false, a, (const td_bfloat *)b);
+}
 
 extern "C" void td__cuda_div_grad_b(const td_loop *l, td_dtype t, void *out, const void *a, const void *b, bool add)
 {

@@ -2,7 +2,7 @@
  *
  * Twin of ../cpu/group_norm.c. x is (n, c, inner); a group is a row of c/groups*inner elements, which a warp or a block takes. The gradients begin
  * with two sums over inner for every sample and channel, in double: from them come a group's two numbers, with which one more pass writes gx, and,
- * added over the samples (packs.h), the gradients of w and b. The saved mean and rstd are in f32 where x has 16 bits.
+ * added over the samples (packs.h), the gradients of w and b. The saved mean and rstd, w, b and their gradients are in f32 where x has 16 bits.
  */
 #include "packs.h"
 
@@ -10,7 +10,7 @@ enum { SHORT = 1024 };               /* up to here a warp takes a row */
 
 template <class T, int TEAM>
 __global__ void __launch_bounds__(TD_THREADS) norm_kernel(int64_t rows, int64_t groups, int64_t per, int64_t inner, T *y, td_wide<T> *mean,
-                                                          td_wide<T> *rstd, const T *x, const T *w, const T *b, td_wide<T> eps)
+                                                          td_wide<T> *rstd, const T *x, const td_wide<T> *w, const td_wide<T> *b, td_wide<T> eps)
 {
     typedef td_wide<T> W;
     enum { TEAMS = TD_THREADS / TEAM };
@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(TD_THREADS) norm_kernel(int64_t rows, int64_t 
         int64_t j = lane / inner, at = lane % inner;       /* the channel within the group, the place within the channel */
         const int64_t jump = TEAM / inner, rest = TEAM % inner;
         for (int64_t i = lane; i < m; i += TEAM) {
-            const W scale = w ? k * td_load<T>(w + channel + j) : k;
-            td_store<T>(y + r * m + i, (td_load<T>(xr + i) - mu) * scale + (b ? td_load<T>(b + channel + j) : 0));
+            const W scale = w ? k * w[channel + j] : k;
+            td_store<T>(y + r * m + i, (td_load<T>(xr + i) - mu) * scale + (b ? b[channel + j] : 0));
             j += jump;
             at += rest;
             if (at >= inner) {
@@ -75,14 +75,14 @@ __global__ void __launch_bounds__(TD_THREADS) channel_sums(int64_t rows, int64_t
 /* A warp for each group: sub and slope, the means over the group of gy*w and of gy*w times the normalised x. */
 template <class T>
 __global__ void __launch_bounds__(TD_THREADS) group_numbers(int64_t rows, int64_t groups, int64_t per, int64_t inner, td_wide<T> *sub, td_wide<T> *slope,
-                                                            const double *g, const double *gh, const T *w)
+                                                            const double *g, const double *gh, const td_wide<T> *w)
 {
     const int lane = threadIdx.x % 32;
     const double m = (double)(per * inner);
     for (int64_t r = (int64_t)blockIdx.x * TD_COLUMN_ROWS + threadIdx.x / 32; r < rows; r += (int64_t)gridDim.x * TD_COLUMN_ROWS) {
         double s = 0, h = 0;
         for (int64_t j = lane; j < per; j += 32) {
-            const double wj = w ? (double)td_load<T>(w + r % groups * per + j) : 1;
+            const double wj = w ? (double)w[r % groups * per + j] : 1;
             s += g[r * per + j] * wj;
             h += gh[r * per + j] * wj;
         }
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(TD_THREADS) group_numbers(int64_t rows, int64_
 
 template <class T>
 __global__ void __launch_bounds__(TD_THREADS) grad_kernel(int64_t n, int64_t groups, int64_t per, int64_t inner, T *gx, const T *gy, const T *x,
-                                                          const T *w, const td_wide<T> *mean, const td_wide<T> *rstd, const td_wide<T> *sub,
+                                                          const td_wide<T> *w, const td_wide<T> *mean, const td_wide<T> *rstd, const td_wide<T> *sub,
                                                           const td_wide<T> *slope, bool add)
 {
     typedef td_wide<T> W;
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(TD_THREADS) grad_kernel(int64_t n, int64_t gro
             r = row / per;
         }
         const W k = rstd[r], g = td_load<T>(gy + i);
-        const W gw = w ? g * td_load<T>(w + (r % groups * per + row - r * per)) : g;
+        const W gw = w ? g * w[r % groups * per + row - r * per] : g;
         td_put<T>(gx + i, k * (gw - sub[r] - (td_load<T>(x + i) - mean[r]) * k * slope[r]), add);
     }
 }
@@ -124,9 +124,10 @@ template <class T> __global__ void __launch_bounds__(TD_THREADS) zero_kernel(int
 }
 
 template <class T>
-static void norm(int64_t n, int64_t c, int64_t inner, int64_t groups, T *y, void *mean_, void *rstd_, const T *x, const T *w, const T *b, double eps)
+static void norm(int64_t n, int64_t c, int64_t inner, int64_t groups, T *y, void *mean_, void *rstd_, const T *x, const void *w_, const void *b_, double eps)
 {
     typedef td_wide<T> W;
+    const W *w = (const W *)w_, *b = (const W *)b_;
     W *mean = (W *)mean_, *rstd = (W *)rstd_;
     const int64_t rows = n * groups, per = c / groups;
     if (per * inner == 0)            /* groups of nothing: saved numbers that mean nothing */
@@ -142,15 +143,15 @@ extern "C" void td__cuda_group_norm(td_dtype t, int64_t n, int64_t c, int64_t in
                                     const void *w, const void *b, double eps)
 {
     if (n * groups > 0)
-        TD_CUDA_FLOAT(t, T, norm<T>(n, c, inner, groups, (T *)y, mean, rstd, (const T *)x, (const T *)w, (const T *)b, eps))
+        TD_CUDA_FLOAT(t, T, norm<T>(n, c, inner, groups, (T *)y, mean, rstd, (const T *)x, w, b, eps))
 }
 
 template <class T>
-static void norm_grad(int64_t n, int64_t c, int64_t inner, int64_t groups, T *gx, T *gw, T *gb, const T *gy, const T *x, const T *w, const void *mean_,
+static void norm_grad(int64_t n, int64_t c, int64_t inner, int64_t groups, T *gx, void *gw, void *gb, const T *gy, const T *x, const void *w_, const void *mean_,
                       const void *rstd_, bool add_x, bool add_w, bool add_b)
 {
     typedef td_wide<T> W;
-    const W *mean = (const W *)mean_, *rstd = (const W *)rstd_;
+    const W *mean = (const W *)mean_, *rstd = (const W *)rstd_, *w = (const W *)w_;
     const int64_t rows = n * c, per = c / groups;
     double *g = (double *)td__cuda_scratch(sizeof(double) * 2 * (size_t)rows + sizeof(W) * 2 * (size_t)(n * groups)), *gh = g + rows;
     W *sub = (W *)(gh + rows), *slope = sub + n * groups;
@@ -167,7 +168,7 @@ static void norm_grad(int64_t n, int64_t c, int64_t inner, int64_t groups, T *gx
                   (const W *)sub, (const W *)slope, add_x);
     }
     if (gw || gb)
-        td_columns<T>("group_norm_grad", n, c, c, gw, gb, gh, g, add_w, add_b);
+        td_columns<W>("group_norm_grad", n, c, c, (W *)gw, (W *)gb, gh, g, add_w, add_b);
     td__cuda_scratch_free(g);
 }
 
@@ -177,6 +178,6 @@ extern "C" void td__cuda_group_norm_grad(td_dtype t, int64_t n, int64_t c, int64
     if (inner <= 0)
         n = 0;                       /* no elements: gradients of w and b are zero */
     if (c > 0)
-        TD_CUDA_FLOAT(t, T, norm_grad<T>(n, c, inner, groups, (T *)gx, (T *)gw, (T *)gb, (const T *)gy, (const T *)x, (const T *)w, mean, rstd, add_x,
+        TD_CUDA_FLOAT(t, T, norm_grad<T>(n, c, inner, groups, (T *)gx, gw, gb, (const T *)gy, (const T *)x, w, mean, rstd, add_x,
                                          add_w, add_b))
 }

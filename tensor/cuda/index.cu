@@ -4,47 +4,30 @@
  * atomics: the index is sorted with its positions (a bitonic sort of place and position in one word: no two are equal, so the order is one);
  * the sorted list is cut into runs of RUN, and each run sums, for every column, what of each place lies in it. A place that goes on in the
  * next run leaves its part in a table; a second kernel adds those in order. So a place that is named a thousand times costs no more than a thousand places.
+ * A bad index goes to the trap (trap.h), reads place 0 and has no gradient.
  */
 #include "packs.h"
+#include "trap.h"
 
 /* ---- checks ------------------------------------------------------------------------------------------------------------------------------ */
-enum { CHECK_BLOCKS = 256 };
-
-__global__ void __launch_bounds__(TD_THREADS) check_kernel(int64_t n, const int64_t *index, int64_t size, int64_t *first)
+__global__ void __launch_bounds__(TD_THREADS) check_kernel(int64_t n, const int64_t *index, int64_t size, td_trap trap)
 {
-    __shared__ int64_t least[TD_THREADS];
-    int64_t bad = n;
     TD_GRID_STRIDE(i, n)
-        if ((index[i] < 0 || index[i] >= size) && i < bad)
-            bad = i;
-    least[threadIdx.x] = bad;
-    for (int m = TD_THREADS / 2; m > 0; m >>= 1) {
-        __syncthreads();
-        if ((int)threadIdx.x < m && least[threadIdx.x + m] < least[threadIdx.x])
-            least[threadIdx.x] = least[threadIdx.x + m];
-    }
-    if (threadIdx.x == 0)
-        first[blockIdx.x] = least[0];
+        if (index[i] < 0 || index[i] >= size) {
+            td_trap_meet(trap, i, index[i]);
+            break;                                     /* what follows of this thread's comes later                                  */
+        }
 }
 
-/* *bad is the host's: this waits for the device. A later version may leave the answer there. */
 extern "C" void td__cuda_index_check(int64_t n, const int64_t *index, int64_t size, int64_t *bad)
 {
-    int64_t first[CHECK_BLOCKS], blocks = (n + TD_THREADS - 1) / TD_THREADS;
-    *bad = -1;
-    if (n <= 0)
-        return;
-    blocks = blocks < CHECK_BLOCKS ? blocks : (int64_t)CHECK_BLOCKS;
-    int64_t *found = (int64_t *)td__cuda_scratch(sizeof *found * CHECK_BLOCKS);
-    if (!found)
-        return;
-    TD_LAUNCH("index_check", (unsigned)blocks, TD_THREADS, 0, (check_kernel), n, index, size, found);
-    if (td__cuda_read(first, found, sizeof *first * (size_t)blocks) == 0)
-        for (int64_t i = 0; i < blocks; i++)
-            if (first[i] < n && (*bad < 0 || first[i] < *bad))
-                *bad = first[i];
-    td__cuda_scratch_free(found);
+    const td_trap trap = td_trap_of(bad);
+    if (n > 0)
+        TD_LAUNCH("index_check", td_blocks(n), TD_THREADS, 0, (check_kernel), n, index, size, trap);
 }
+
+/* a place that is there: a bad index was told of */
+__device__ __forceinline__ int64_t place_of(int64_t index, int64_t size) { return index >= 0 && index < size ? index : 0; }
 
 /* ---- slices: out[o,k,:] = x[o,index[k],:] ------------------------------------------------------------------------------------------------- */
 /* `units` of U make a slice */
@@ -60,7 +43,7 @@ __global__ void __launch_bounds__(TD_THREADS) select_kernel(int64_t n, int64_t s
             row = i / units;
             o = row / count;
         }
-        out[i] = x[(o * size + index[row - o * count]) * units + (i - row * units)];
+        out[i] = x[(o * size + place_of(index[row - o * count], size)) * units + (i - row * units)];
     }
 }
 
@@ -73,7 +56,7 @@ template <class U> static void select(int64_t outer, int64_t size, int64_t count
 extern "C" void td__cuda_index_select(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index)
 {
     const int64_t bytes = (int64_t)td_dtype_size(t) * inner;
-    if (outer * count * inner <= 0)
+    if (outer * count * inner <= 0 || size <= 0)
         return;
     if (bytes % 16 == 0 && td_packed(out) && td_packed(x))
         select<uint4>(outer, size, count, bytes, out, x, index);
@@ -85,10 +68,11 @@ extern "C" void td__cuda_index_select(td_dtype t, int64_t outer, int64_t size, i
 #define OUT (~(uint64_t)0)
 enum { SORT_THREADS = 512, SORT_BLOCK = 2 * SORT_THREADS };
 
-__global__ void __launch_bounds__(TD_THREADS) words_kernel(int64_t padded, int64_t count, int shift, const int64_t *index, int64_t skip, uint64_t *word)
+__global__ void __launch_bounds__(TD_THREADS) words_kernel(int64_t padded, int64_t count, int64_t size, int shift, const int64_t *index, int64_t skip,
+                                                           uint64_t *word)
 {
     TD_GRID_STRIDE(i, padded)
-        word[i] = i < count && index[i] != skip ? (uint64_t)index[i] << shift | (uint64_t)i : OUT;
+        word[i] = i < count && index[i] >= 0 && index[i] < size && index[i] != skip ? (uint64_t)index[i] << shift | (uint64_t)i : OUT;
 }
 
 __device__ __forceinline__ void order(uint64_t &a, uint64_t &b, bool up)
@@ -223,7 +207,7 @@ static void add_slices(const char *row, int64_t outer, int64_t size, int64_t cou
     if (!word)
         return;
     double *head = (double *)(word + padded), *tail = head + tasks;
-    TD_LAUNCH(row, td_blocks(padded), TD_THREADS, 0, (words_kernel), padded, count, shift, index, skip, word);
+    TD_LAUNCH(row, td_blocks(padded), TD_THREADS, 0, (words_kernel), padded, count, size, shift, index, skip, word);
     sort_words(row, padded, word);
     TD_LAUNCH(row, td_blocks(tasks), TD_THREADS, 0, (run_kernel<T>), tasks, columns, size, count, inner, shift, gx, g, (const uint64_t *)word, head, tail,
               add);
@@ -251,14 +235,14 @@ __global__ void __launch_bounds__(TD_THREADS) gather_kernel(int64_t n, int64_t s
             row = at / inner;
             o = row / count;
         }
-        out[at] = x[(o * size + index[at]) * inner + (at - row * inner)];
+        out[at] = x[(o * size + place_of(index[at], size)) * inner + (at - row * inner)];
     }
 }
 
 extern "C" void td__cuda_gather(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index)
 {
     const int64_t n = outer * count * inner;
-    if (n > 0)
+    if (n > 0 && size > 0)
         TD_CUDA_SIZE(t, U, TD_LAUNCH("gather", td_blocks(n), TD_THREADS, 0, (gather_kernel<U>), n, size, count, inner, (U *)out, (const U *)x, index))
 }
 
@@ -271,7 +255,8 @@ __global__ void __launch_bounds__(TD_THREADS) lines_kernel(int64_t lines, int64_
         const int64_t o = line / inner, i = line - o * inner;
         for (int64_t k = 0; k < count; k++) {
             const int64_t from = (o * count + k) * inner + i;
-            sum[(o * size + index[from]) * inner + i] += (double)td_load<T>(g + from);
+            if (index[from] >= 0 && index[from] < size)
+                sum[(o * size + index[from]) * inner + i] += (double)td_load<T>(g + from);
         }
     }
 }
@@ -281,7 +266,8 @@ __global__ void __launch_bounds__(TD_THREADS) single_kernel(int64_t lines, int64
 {
     TD_GRID_STRIDE(line, lines) {
         const int64_t o = line / inner, i = line - o * inner;
-        td_put<T>(gx + (o * size + index[line]) * inner + i, td_load<T>(g + line), true);
+        if (index[line] >= 0 && index[line] < size)
+            td_put<T>(gx + (o * size + index[line]) * inner + i, td_load<T>(g + line), true);
     }
 }
 
@@ -295,7 +281,7 @@ __global__ void __launch_bounds__(TD_THREADS) places_kernel(int64_t n, int64_t s
 {
     TD_GRID_STRIDE(at, n) {
         const int64_t row = at / inner;
-        place[at] = (row / count * size + index[at]) * inner + (at - row * inner);
+        place[at] = index[at] >= 0 && index[at] < size ? (row / count * size + index[at]) * inner + (at - row * inner) : -1;
     }
 }
 

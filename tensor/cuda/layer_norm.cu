@@ -2,38 +2,55 @@
  *
  * Twin of ../cpu/layer_norm.c. A team of threads takes a row: a warp, or a block where rows are long. Rows that are aligned and not too long are read
  * once, in packs of 16 bytes, and stay in registers between the mean, the squared deviations from it and the result; others are read in three
- * passes, of which the caches serve two. The saved mean and rstd are in f32 where x has 16 bits. The gradients of w and b are sums of columns:
+ * passes, of which the caches serve two. x may have 16 bits and y 32 or the other way round, so that nothing is converted before or after; the
+ * saved mean and rstd, w, b and their gradients are in f32 then. The gradients of w and b are sums of columns:
  * rows are cut into parts by their number alone, a block sums a part of some columns in double, a second kernel adds the parts.
  */
 #include "packs.h"
+#include "vector.h"
 
-/* How many packs of a row a thread holds: 32 values (16 doubles) in a warp, half as many in a block. */
-template <class T, int TEAM> struct held { enum { PACKS = (TEAM == 32 ? 32 : 16) / td_pack<T>::N / (sizeof(T) == 8 ? 2 : 1), MOST = PACKS * TEAM * td_pack<T>::N }; };
+/* Neighbours that are moved as one: 16 bytes of the wider of x's and y's types. */
+template <class T, class Y> struct both { enum { V = 16 / (int)(sizeof(T) > sizeof(Y) ? sizeof(T) : sizeof(Y)) }; };
 
-template <class T, int TEAM>
-__global__ void __launch_bounds__(TD_THREADS) norm_held(int64_t rows, int64_t n, T *y, td_wide<T> *mean, td_wide<T> *rstd, const T *x, const T *w,
-                                                        const T *b, td_wide<T> eps)
+/* How many of them a thread holds: 32 values (16 doubles) in a warp, half as many in a block. */
+template <class T, class Y, int TEAM> struct held {
+    enum { V = both<T, Y>::V, PACKS = (TEAM == 32 ? 32 : 16) / V / (sizeof(T) == 8 ? 2 : 1), MOST = PACKS * TEAM * V };
+};
+
+/* V neighbours of w or b */
+template <int V, class W> __device__ __forceinline__ void take(const W *p, W (&into)[V])
+{
+    enum { N = V < td_pack<W>::N ? V : (int)td_pack<W>::N };
+    TD_UNROLL for (int k = 0; k < V; k += N) {
+        const td_vector<W, N> v = td_load_vector<W, N>(p + k);
+        TD_UNROLL for (int j = 0; j < N; j++)
+            into[k + j] = v.v[j];
+    }
+}
+
+template <class T, class Y, int TEAM>
+__global__ void __launch_bounds__(TD_THREADS) norm_held(int64_t rows, int64_t n, Y *y, td_wide<T> *mean, td_wide<T> *rstd, const T *x,
+                                                        const td_wide<T> *w, const td_wide<T> *b, td_wide<T> eps)
 {
     typedef td_wide<T> W;
-    typedef td_pack<T> P;
-    enum { PACKS = held<T, TEAM>::PACKS, TEAMS = TD_THREADS / TEAM };
+    enum { V = both<T, Y>::V, PACKS = held<T, Y, TEAM>::PACKS, TEAMS = TD_THREADS / TEAM };
     const int lane = threadIdx.x % TEAM;
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + threadIdx.x / TEAM; r < rows; r += (int64_t)gridDim.x * TEAMS) {
-        W v[PACKS][P::N], mu = 0, square = 0;
+        W v[PACKS][V], mu = 0, square = 0;
         TD_UNROLL for (int c = 0; c < PACKS; c++) {
-            const int64_t i = (int64_t)(c * TEAM + lane) * P::N;
-            P p;
+            const int64_t i = (int64_t)(c * TEAM + lane) * V;
+            td_vector<T, V> p;
             if (i < n)
-                p = *(const P *)(x + r * n + i);
-            TD_UNROLL for (int k = 0; k < P::N; k++) {
+                p = td_load_vector<T, V>(x + r * n + i);
+            TD_UNROLL for (int k = 0; k < V; k++) {
                 v[c][k] = i < n ? td_load<T>(p.v + k) : 0;
                 mu += v[c][k];
             }
         }
         mu = mean ? td_team_sum<TEAM>(mu) / (W)n : 0;
         TD_UNROLL for (int c = 0; c < PACKS; c++)
-            TD_UNROLL for (int k = 0; k < P::N; k++)
-                square += (int64_t)(c * TEAM + lane) * P::N < n ? (v[c][k] - mu) * (v[c][k] - mu) : 0;
+            TD_UNROLL for (int k = 0; k < V; k++)
+                square += (int64_t)(c * TEAM + lane) * V < n ? (v[c][k] - mu) * (v[c][k] - mu) : 0;
         const W scale = 1 / sqrt(td_team_sum<TEAM>(square) / (W)n + eps);
         if (lane == 0) {
             if (mean)
@@ -41,28 +58,28 @@ __global__ void __launch_bounds__(TD_THREADS) norm_held(int64_t rows, int64_t n,
             rstd[r] = scale;
         }
         TD_UNROLL for (int c = 0; c < PACKS; c++) {
-            const int64_t i = (int64_t)(c * TEAM + lane) * P::N;
+            const int64_t i = (int64_t)(c * TEAM + lane) * V;
+            W factor[V], term[V];
+            td_vector<Y, V> o;
             if (i >= n)
                 continue;
-            P p, q;
             if (w)
-                p = *(const P *)(w + i);
+                take<V>(w + i, factor);
             if (b)
-                q = *(const P *)(b + i);
-            TD_UNROLL for (int k = 0; k < P::N; k++) {
+                take<V>(b + i, term);
+            TD_UNROLL for (int k = 0; k < V; k++) {
                 W h = (v[c][k] - mu) * scale;
-                h = w ? h * td_load<T>(p.v + k) : h;
-                v[c][k] = b ? h + td_load<T>(q.v + k) : h;
-                td_store<T>(p.v + k, v[c][k]);
+                h = w ? h * factor[k] : h;
+                td_store<Y>(o.v + k, b ? h + term[k] : h);
             }
-            *(P *)(y + r * n + i) = p;
+            td_store_vector<Y, V>(y + r * n + i, o);
         }
     }
 }
 
-template <class T, int TEAM>
-__global__ void __launch_bounds__(TD_THREADS) norm_passes(int64_t rows, int64_t n, T *y, td_wide<T> *mean, td_wide<T> *rstd, const T *x, const T *w,
-                                                          const T *b, td_wide<T> eps)
+template <class T, class Y, int TEAM>
+__global__ void __launch_bounds__(TD_THREADS) norm_passes(int64_t rows, int64_t n, Y *y, td_wide<T> *mean, td_wide<T> *rstd, const T *x,
+                                                          const td_wide<T> *w, const td_wide<T> *b, td_wide<T> eps)
 {
     typedef td_wide<T> W;
     enum { TEAMS = TD_THREADS / TEAM };
@@ -85,35 +102,36 @@ __global__ void __launch_bounds__(TD_THREADS) norm_passes(int64_t rows, int64_t 
         }
         for (int64_t i = lane; i < n; i += TEAM) {
             W h = (td_load<T>(xr + i) - mu) * scale;
-            h = w ? h * td_load<T>(w + i) : h;
-            td_store<T>(y + r * n + i, b ? h + td_load<T>(b + i) : h);
+            h = w ? h * w[i] : h;
+            td_store<Y>(y + r * n + i, b ? h + b[i] : h);
         }
     }
 }
 
 /* ---- the gradient of x: with h the normalised row and g = gy*w: rstd * (g - mean(g) - h*mean(g*h)); RMS norm has no mean(g) ---------------- */
-template <class T, int TEAM>
-__global__ void __launch_bounds__(TD_THREADS) grad_held(int64_t rows, int64_t n, T *gx, const T *gy, const T *x, const T *w, const td_wide<T> *mean,
-                                                        const td_wide<T> *rstd, bool add)
+template <class T, class Y, int TEAM>
+__global__ void __launch_bounds__(TD_THREADS) grad_held(int64_t rows, int64_t n, T *gx, const Y *gy, const T *x, const td_wide<T> *w,
+                                                        const td_wide<T> *mean, const td_wide<T> *rstd, bool add)
 {
     typedef td_wide<T> W;
-    typedef td_pack<T> P;
-    enum { PACKS = held<T, TEAM>::PACKS, TEAMS = TD_THREADS / TEAM };
+    enum { V = both<T, Y>::V, PACKS = held<T, Y, TEAM>::PACKS, TEAMS = TD_THREADS / TEAM };
     const int lane = threadIdx.x % TEAM;
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + threadIdx.x / TEAM; r < rows; r += (int64_t)gridDim.x * TEAMS) {
         const W m = mean ? mean[r] : 0, scale = rstd[r];
-        W g[PACKS][P::N], h[PACKS][P::N], a = 0, s = 0;
+        W g[PACKS][V], h[PACKS][V], a = 0, s = 0;
         TD_UNROLL for (int c = 0; c < PACKS; c++) {
-            const int64_t i = (int64_t)(c * TEAM + lane) * P::N;
-            P p, q, u;
+            const int64_t i = (int64_t)(c * TEAM + lane) * V;
+            td_vector<Y, V> p;
+            td_vector<T, V> q;
+            W factor[V];
             if (i < n) {
-                p = *(const P *)(gy + r * n + i);
-                q = *(const P *)(x + r * n + i);
+                p = td_load_vector<Y, V>(gy + r * n + i);
+                q = td_load_vector<T, V>(x + r * n + i);
                 if (w)
-                    u = *(const P *)(w + i);
+                    take<V>(w + i, factor);
             }
-            TD_UNROLL for (int k = 0; k < P::N; k++) {
-                g[c][k] = i < n ? w ? td_load<T>(p.v + k) * td_load<T>(u.v + k) : td_load<T>(p.v + k) : 0;
+            TD_UNROLL for (int k = 0; k < V; k++) {
+                g[c][k] = i < n ? w ? (W)td_load<Y>(p.v + k) * factor[k] : (W)td_load<Y>(p.v + k) : 0;
                 h[c][k] = i < n ? (td_load<T>(q.v + k) - m) * scale : 0;
                 a += g[c][k];
                 s += g[c][k] * h[c][k];
@@ -122,39 +140,40 @@ __global__ void __launch_bounds__(TD_THREADS) grad_held(int64_t rows, int64_t n,
         a = mean ? td_team_sum<TEAM>(a) / (W)n : 0;
         s = td_team_sum<TEAM>(s) / (W)n;
         TD_UNROLL for (int c = 0; c < PACKS; c++) {
-            const int64_t i = (int64_t)(c * TEAM + lane) * P::N;
+            const int64_t i = (int64_t)(c * TEAM + lane) * V;
             if (i >= n)
                 continue;
-            P p;
+            td_vector<T, V> p;
             if (add)
-                p = *(const P *)(gx + r * n + i);
-            TD_UNROLL for (int k = 0; k < P::N; k++)
+                p = td_load_vector<T, V>(gx + r * n + i);
+            TD_UNROLL for (int k = 0; k < V; k++)
                 td_put<T>(p.v + k, scale * (g[c][k] - a - h[c][k] * s), add);
-            *(P *)(gx + r * n + i) = p;
+            td_store_vector<T, V>(gx + r * n + i, p);
         }
     }
 }
 
-template <class T, int TEAM>
-__global__ void __launch_bounds__(TD_THREADS) grad_passes(int64_t rows, int64_t n, T *gx, const T *gy, const T *x, const T *w, const td_wide<T> *mean,
-                                                          const td_wide<T> *rstd, bool add)
+template <class T, class Y, int TEAM>
+__global__ void __launch_bounds__(TD_THREADS) grad_passes(int64_t rows, int64_t n, T *gx, const Y *gy, const T *x, const td_wide<T> *w,
+                                                          const td_wide<T> *mean, const td_wide<T> *rstd, bool add)
 {
     typedef td_wide<T> W;
     enum { TEAMS = TD_THREADS / TEAM };
     const int lane = threadIdx.x % TEAM;
     for (int64_t r = (int64_t)blockIdx.x * TEAMS + threadIdx.x / TEAM; r < rows; r += (int64_t)gridDim.x * TEAMS) {
         const W m = mean ? mean[r] : 0, scale = rstd[r];
-        const T *gr = gy + r * n, *xr = x + r * n;
+        const Y *gr = gy + r * n;
+        const T *xr = x + r * n;
         W a = 0, s = 0;
         for (int64_t i = lane; i < n; i += TEAM) {
-            const W g = w ? td_load<T>(gr + i) * td_load<T>(w + i) : td_load<T>(gr + i);
+            const W g = w ? (W)td_load<Y>(gr + i) * w[i] : (W)td_load<Y>(gr + i);
             a += g;
             s += g * ((td_load<T>(xr + i) - m) * scale);
         }
         a = mean ? td_team_sum<TEAM>(a) / (W)n : 0;
         s = td_team_sum<TEAM>(s) / (W)n;
         for (int64_t i = lane; i < n; i += TEAM) {
-            const W g = w ? td_load<T>(gr + i) * td_load<T>(w + i) : td_load<T>(gr + i);
+            const W g = w ? (W)td_load<Y>(gr + i) * w[i] : (W)td_load<Y>(gr + i);
             td_put<T>(gx + r * n + i, scale * (g - a - (td_load<T>(xr + i) - m) * scale * s), add);
         }
     }
@@ -170,27 +189,26 @@ static int64_t rows_of_part(int64_t rows)      /* at most PARTS parts, of at lea
 }
 
 /* V neighbouring columns for each thread of a warp; the block's warps take every eighth row of the part. `both`: gw is wanted too. */
-template <class T, int V>
+template <class T, class Y, int V>
 __global__ void __launch_bounds__(TD_THREADS) affine_parts(int64_t rows, int64_t n, int64_t size, int64_t tiles, double *part_w, double *part_b,
-                                                           const T *gy, const T *x, const td_wide<T> *mean, const td_wide<T> *rstd)
+                                                           const Y *gy, const T *x, const td_wide<T> *mean, const td_wide<T> *rstd)
 {
     typedef td_wide<T> W;
-    struct __align__(V * sizeof(T)) group { T v[V]; };
     __shared__ double sum[TD_COLUMN_ROWS][32 * V];
     const int tx = threadIdx.x % 32, ty = threadIdx.x / 32;
     const int64_t p = blockIdx.x / tiles, j = ((int64_t)(blockIdx.x % tiles) * 32 + tx) * V, end = (p + 1) * size < rows ? (p + 1) * size : rows;
     double sw[V] = { 0 }, sb[V] = { 0 };
     if (j < n)
         for (int64_t r = p * size + ty; r < end; r += TD_COLUMN_ROWS) {
-            const group g = *(const group *)(gy + r * n + j);
+            const td_vector<Y, V> g = td_load_vector<Y, V>(gy + r * n + j);
             const W m = mean ? mean[r] : 0, scale = rstd[r];
-            group h;
+            td_vector<T, V> h;
             if (part_w)
-                h = *(const group *)(x + r * n + j);
+                h = td_load_vector<T, V>(x + r * n + j);
             TD_UNROLL for (int k = 0; k < V; k++) {
-                sb[k] += (double)td_load<T>(g.v + k);
+                sb[k] += (double)td_load<Y>(g.v + k);
                 if (part_w)
-                    sw[k] += (double)(td_load<T>(g.v + k) * ((td_load<T>(h.v + k) - m) * scale));
+                    sw[k] += (double)((W)td_load<Y>(g.v + k) * ((td_load<T>(h.v + k) - m) * scale));
             }
         }
     for (int which = 0; which < 2; which++) {
@@ -221,74 +239,93 @@ template <class T> __global__ void __launch_bounds__(TD_THREADS) zero_kernel(int
 }
 
 /* a warp for each row, or a block: held where everything is aligned */
-#define TEAMS(row, kind, T, packed, rows, n, ...)                                                            \
+#define TEAMS(row, kind, T, Y, packed, rows, n, ...)                                                         \
     do {                                                                                                     \
-        if ((packed) && (n) <= held<T, 32>::MOST)                                                            \
-            TD_LAUNCH(row, td_blocks(rows, TD_THREADS / 32), TD_THREADS, 0, (kind##_held<T, 32>), rows, n, __VA_ARGS__);  \
-        else if ((packed) && (n) <= held<T, TD_THREADS>::MOST)                                               \
-            TD_LAUNCH(row, td_blocks(rows, 1), TD_THREADS, 0, (kind##_held<T, TD_THREADS>), rows, n, __VA_ARGS__);  \
+        if ((packed) && (n) <= held<T, Y, 32>::MOST)                                                         \
+            TD_LAUNCH(row, td_blocks(rows, TD_THREADS / 32), TD_THREADS, 0, (kind##_held<T, Y, 32>), rows, n, __VA_ARGS__);  \
+        else if ((packed) && (n) <= held<T, Y, TD_THREADS>::MOST)                                            \
+            TD_LAUNCH(row, td_blocks(rows, 1), TD_THREADS, 0, (kind##_held<T, Y, TD_THREADS>), rows, n, __VA_ARGS__);  \
         else if ((n) <= 1024)                                                                                \
-            TD_LAUNCH(row, td_blocks(rows, TD_THREADS / 32), TD_THREADS, 0, (kind##_passes<T, 32>), rows, n, __VA_ARGS__);  \
+            TD_LAUNCH(row, td_blocks(rows, TD_THREADS / 32), TD_THREADS, 0, (kind##_passes<T, Y, 32>), rows, n, __VA_ARGS__);  \
         else                                                                                                 \
-            TD_LAUNCH(row, td_blocks(rows, 1), TD_THREADS, 0, (kind##_passes<T, TD_THREADS>), rows, n, __VA_ARGS__);  \
+            TD_LAUNCH(row, td_blocks(rows, 1), TD_THREADS, 0, (kind##_passes<T, Y, TD_THREADS>), rows, n, __VA_ARGS__);  \
     } while (0)
 
-template <class T>
-static void norm(int64_t rows, int64_t n, T *y, void *mean, void *rstd, const T *x, const T *w, const T *b, double eps)
+/* the types of x and y that may meet */
+#define TYPES(t, ty, T, Y, ...)                                                                              \
+    switch (t) {                                                                                             \
+        TD_CUDA_CASE(TD_F64, T, double, typedef double Y; __VA_ARGS__)                                       \
+        TD_CUDA_CASE(TD_F32, T, float, switch (ty) {                                                         \
+            TD_CUDA_CASE(TD_F16, Y, td_half, __VA_ARGS__)                                                    \
+            TD_CUDA_CASE(TD_BF16, Y, td_bfloat, __VA_ARGS__)                                                 \
+            default: { typedef float Y; __VA_ARGS__; } })                                                    \
+        TD_CUDA_CASE(TD_F16, T, td_half, if (ty == TD_F32) { typedef float Y; __VA_ARGS__; } else { typedef td_half Y; __VA_ARGS__; })  \
+        TD_CUDA_CASE(TD_BF16, T, td_bfloat, if (ty == TD_F32) { typedef float Y; __VA_ARGS__; } else { typedef td_bfloat Y; __VA_ARGS__; })  \
+    default: break;                                                                                          \
+    }
+
+/* Can V neighbours be moved as one? NULL can: nobody reads it. */
+template <class T, int V> static bool together(const void *p) { return (uintptr_t)p % (sizeof(T) * V < 16 ? sizeof(T) * V : 16) == 0; }
+
+template <class T, class Y>
+static void norm(int64_t rows, int64_t n, Y *y, void *mean, void *rstd, const T *x, const void *w, const void *b, double eps)
 {
     typedef td_wide<T> W;
+    enum { V = both<T, Y>::V };
     if (n == 0) {                /* rows of nothing: saved numbers that mean nothing */
         TD_LAUNCH("layer_norm", td_blocks(rows), TD_THREADS, 0, (zero_kernel<W>), rows, (W *)mean, (W *)rstd);
         return;
     }
-    const bool packed = n % td_pack<T>::N == 0 && td_packed(y) && td_packed(x) && td_packed(w) && td_packed(b);
-    TEAMS("layer_norm", norm, T, packed, rows, n, y, (W *)mean, (W *)rstd, x, w, b, (W)eps);
+    const bool packed = n % V == 0 && together<Y, V>(y) && together<T, V>(x) && together<W, V>(w) && together<W, V>(b);
+    TEAMS("layer_norm", norm, T, Y, packed, rows, n, y, (W *)mean, (W *)rstd, x, (const W *)w, (const W *)b, (W)eps);
 }
 
-extern "C" void td__cuda_layer_norm(td_dtype t, int64_t rows, int64_t n, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b,
-                                    double eps)
+extern "C" void td__cuda_layer_norm(td_dtype t, td_dtype ty, int64_t rows, int64_t n, void *y, void *mean, void *rstd, const void *x, const void *w,
+                                    const void *b, double eps)
 {
     if (rows > 0)
-        TD_CUDA_FLOAT(t, T, norm<T>(rows, n, (T *)y, mean, rstd, (const T *)x, (const T *)w, (const T *)b, eps))
+        TYPES(t, ty, T, Y, norm<T, Y>(rows, n, (Y *)y, mean, rstd, (const T *)x, w, b, eps))
 }
 
-template <class T>
-static void affine_grad(int64_t rows, int64_t n, T *gw, T *gb, const T *gy, const T *x, const td_wide<T> *mean, const td_wide<T> *rstd, bool add_w,
-                        bool add_b)
+template <class T, class Y>
+static void affine_grad(int64_t rows, int64_t n, td_wide<T> *gw, td_wide<T> *gb, const Y *gy, const T *x, const td_wide<T> *mean, const td_wide<T> *rstd,
+                        bool add_w, bool add_b)
 {
-    enum { V = td_pack<T>::N };
+    enum { V = both<T, Y>::V };
     const int64_t size = rows_of_part(rows), parts = (rows + size - 1) / size;
     double *part = (double *)td__cuda_scratch(sizeof(double) * 2 * (size_t)n * (size_t)(parts > 0 ? parts : 1));
     if (!part)
         return;
     double *part_w = gw ? part : NULL, *part_b = gb ? part + parts * n : NULL;
-    const bool packed = n % V == 0 && td_packed(gy) && (!gw || td_packed(x));
+    const bool packed = n % V == 0 && together<Y, V>(gy) && (!gw || together<T, V>(x));
     const int64_t tiles = (n + (packed ? 32 * V : 32) - 1) / (packed ? 32 * V : 32);
     if (parts > 0 && packed)
-        TD_LAUNCH("layer_norm_grad", (unsigned)(tiles * parts), TD_THREADS, 0, (affine_parts<T, V>), rows, n, size, tiles, part_w, part_b, gy, x, mean,
+        TD_LAUNCH("layer_norm_grad", (unsigned)(tiles * parts), TD_THREADS, 0, (affine_parts<T, Y, V>), rows, n, size, tiles, part_w, part_b, gy, x, mean,
                   rstd);
     else if (parts > 0)
-        TD_LAUNCH("layer_norm_grad", (unsigned)(tiles * parts), TD_THREADS, 0, (affine_parts<T, 1>), rows, n, size, tiles, part_w, part_b, gy, x, mean,
+        TD_LAUNCH("layer_norm_grad", (unsigned)(tiles * parts), TD_THREADS, 0, (affine_parts<T, Y, 1>), rows, n, size, tiles, part_w, part_b, gy, x, mean,
                   rstd);
-    td_columns<T>("layer_norm_grad", parts, n, n, gw, gb, part_w, part_b, add_w, add_b);
+    td_columns<td_wide<T>>("layer_norm_grad", parts, n, n, gw, gb, part_w, part_b, add_w, add_b);
     td__cuda_scratch_free(part);
 }
 
-template <class T>
-static void norm_grad(int64_t rows, int64_t n, T *gx, T *gw, T *gb, const T *gy, const T *x, const T *w, const void *mean_, const void *rstd_, bool add_x,
-                      bool add_w, bool add_b)
+template <class T, class Y>
+static void norm_grad(int64_t rows, int64_t n, T *gx, void *gw, void *gb, const Y *gy, const T *x, const void *w_, const void *mean_, const void *rstd_,
+                      bool add_x, bool add_w, bool add_b)
 {
-    const td_wide<T> *mean = (const td_wide<T> *)mean_, *rstd = (const td_wide<T> *)rstd_;
-    const bool packed = n % td_pack<T>::N == 0 && td_packed(gx) && td_packed(gy) && td_packed(x) && td_packed(w);
+    typedef td_wide<T> W;
+    enum { V = both<T, Y>::V };
+    const W *mean = (const W *)mean_, *rstd = (const W *)rstd_, *w = (const W *)w_;
+    const bool packed = n % V == 0 && together<T, V>(gx) && together<Y, V>(gy) && together<T, V>(x) && together<W, V>(w);
     if (gx && rows > 0)
-        TEAMS("layer_norm_grad", grad, T, packed, rows, n, gx, gy, x, w, mean, rstd, add_x);
+        TEAMS("layer_norm_grad", grad, T, Y, packed, rows, n, gx, gy, x, w, mean, rstd, add_x);
     if (gw || gb)
-        affine_grad<T>(rows, n, gw, gb, gy, x, mean, rstd, add_w, add_b);
+        affine_grad<T, Y>(rows, n, (W *)gw, (W *)gb, gy, x, mean, rstd, add_w, add_b);
 }
 
-extern "C" void td__cuda_layer_norm_grad(td_dtype t, int64_t rows, int64_t n, void *gx, void *gw, void *gb, const void *gy, const void *x, const void *w,
-                                         const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b)
+extern "C" void td__cuda_layer_norm_grad(td_dtype t, td_dtype ty, int64_t rows, int64_t n, void *gx, void *gw, void *gb, const void *gy, const void *x,
+                                         const void *w, const void *mean, const void *rstd, bool add_x, bool add_w, bool add_b)
 {
     if (n > 0)
-        TD_CUDA_FLOAT(t, T, norm_grad<T>(rows, n, (T *)gx, (T *)gw, (T *)gb, (const T *)gy, (const T *)x, (const T *)w, mean, rstd, add_x, add_w, add_b))
+        TYPES(t, ty, T, Y, norm_grad<T, Y>(rows, n, (T *)gx, gw, gb, (const Y *)gy, (const T *)x, w, mean, rstd, add_x, add_w, add_b))
 }

@@ -81,13 +81,13 @@ __global__ void __launch_bounds__(TD_THREADS) cross_entropy_kernel(int64_t rows,
 /* gx = gloss/kept * (softmax - (1-smoothing)*[i == target] - smoothing/n), and exactly zero for rows that do not count; a thread has V
  * neighbours of one row */
 template <class T, int V>
-__global__ void __launch_bounds__(TD_THREADS) cross_entropy_grad_kernel(int64_t rows, int64_t n, T *gx, const T *gloss, const T *logits,
+__global__ void __launch_bounds__(TD_THREADS) cross_entropy_grad_kernel(int64_t rows, int64_t n, T *gx, const td_stat<T> *gloss, const T *logits,
                                                                         const int64_t *target, const td_stat<T> *lse, const td_stat<T> *kept,
                                                                         double smoothing, bool has_ignore, int64_t ignore, bool add)
 {
     typedef td_wide<T> W;
     const bool any = *kept > 0;
-    const W scale = any ? td_load<T>(gloss) / *kept : 0, low = (W)(smoothing / (double)n), high = (W)(1 - smoothing);
+    const W scale = any ? *gloss / *kept : 0, low = (W)(smoothing / (double)n), high = (W)(1 - smoothing);
     const int64_t per_row = n / V, vectors = rows * per_row;
     const bool narrow = vectors <= 0x7fffffff;
     TD_GRID_STRIDE(i, vectors) {
@@ -115,35 +115,33 @@ __global__ void __launch_bounds__(TD_THREADS) cross_entropy_grad_kernel(int64_t 
 }
 
 template <class T, int V>
-static void cross_entropy(int64_t rows, int64_t n, const T *logits, const int64_t *target, double smoothing, bool has_ignore, int64_t ignore, T *loss,
-                          td_stat<T> *lse, td_stat<T> *kept, int64_t *bad)
+static void cross_entropy(int64_t rows, int64_t n, const T *logits, const int64_t *target, double smoothing, bool has_ignore, int64_t ignore,
+                          td_stat<T> *loss, td_stat<T> *lse, td_stat<T> *kept, const td_trap &trap)
 {
     const int lanes = n / V <= 2048 ? 32 : (int)TD_THREADS;
     const int64_t size = td_part_size(rows, 1), parts = (rows + size - 1) / size;
     const unsigned threads = lanes == 32 && size < TD_THREADS / 32 ? 32 * (unsigned)size : (unsigned)TD_THREADS;
-    td_part *part = (td_part *)td__cuda_scratch((size_t)(parts + 1) * sizeof *part);
+    td_part *part = (td_part *)td__cuda_scratch((size_t)(parts > 0 ? parts : 1) * sizeof *part);
     if (!part)
         return;
     if (parts)
         TD_LAUNCH("cross_entropy", (unsigned)parts, threads, 0, (cross_entropy_kernel<T, V>), rows, n, size, lanes, logits, target, smoothing,
                   has_ignore, ignore, lse, part);
-    int64_t *found = &part[parts].bad;
-    TD_LAUNCH("cross_entropy", 1, td_threads_for(parts), 0, (td_parts_kernel<T>), parts, part, loss, kept, found);
-    td__cuda_read(bad, found, sizeof *bad);            /* waits for the device                                                   */
+    TD_LAUNCH("cross_entropy", 1, td_threads_for(parts), 0, (td_parts_kernel<td_stat<T>, td_stat<T>>), parts, part, loss, kept, trap, target);
     td__cuda_scratch_free(part);
 }
 
 extern "C" void td__cuda_cross_entropy(td_dtype t, int64_t rows, int64_t n, const void *logits, const int64_t *target, double smoothing,
                                        bool has_ignore, int64_t ignore, void *loss, void *lse, void *kept, int64_t *bad)
 {
-    *bad = -1;
+    const td_trap trap = td_trap_of(bad);
     TD_CUDA_FLOAT(t, T, {
         typedef td_stat<T> S;
         enum { V = td_widest<T>::N };
         if (td_vectors(logits, n, sizeof(T)))
-            cross_entropy<T, V>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (T *)loss, (S *)lse, (S *)kept, bad);
+            cross_entropy<T, V>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (S *)loss, (S *)lse, (S *)kept, trap);
         else
-            cross_entropy<T, 1>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (T *)loss, (S *)lse, (S *)kept, bad);
+            cross_entropy<T, 1>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (S *)loss, (S *)lse, (S *)kept, trap);
     })
 }
 
@@ -158,10 +156,10 @@ extern "C" void td__cuda_cross_entropy_grad(td_dtype t, int64_t rows, int64_t n,
         enum { V = td_widest<T>::N };
         if (td_vectors(logits, n, sizeof(T)) && td_vectors(gx, n, sizeof(T)))
             TD_LAUNCH("cross_entropy_grad", td_blocks(rows * (n / V)), TD_THREADS, 0, (cross_entropy_grad_kernel<T, V>), rows, n, (T *)gx,
-                      (const T *)gloss, (const T *)logits, target, (const S *)lse, (const S *)kept, smoothing, has_ignore, ignore, add);
+                      (const S *)gloss, (const T *)logits, target, (const S *)lse, (const S *)kept, smoothing, has_ignore, ignore, add);
         else
             TD_LAUNCH("cross_entropy_grad", td_blocks(rows * n), TD_THREADS, 0, (cross_entropy_grad_kernel<T, 1>), rows, n, (T *)gx,
-                      (const T *)gloss, (const T *)logits, target, (const S *)lse, (const S *)kept, smoothing, has_ignore, ignore, add);
+                      (const S *)gloss, (const T *)logits, target, (const S *)lse, (const S *)kept, smoothing, has_ignore, ignore, add);
     })
 }
 
@@ -189,7 +187,7 @@ extern "C" void td__cuda_mse(td_dtype t, int64_t n, const void *x, const void *y
 {
     TD_CUDA_FLOAT(t, T, {
         const mse_of<T> f = { (const T *)x, (const T *)y };
-        td_mean_of<T>("mse", n, f, (T *)loss, NULL, NULL);
+        td_mean_of<T>("mse", n, f, (T *)loss, NULL, td_trap(), NULL);
     })
 }
 

@@ -37,17 +37,17 @@ __global__ void __launch_bounds__(TD_THREADS) nll_grad_kernel(int64_t rows, int6
 {
     const td_wide<T> each = *kept > 0 ? -td_load<T>(gloss) / *kept : 0;
     TD_GRID_STRIDE(r, rows)
-        if (!(has_ignore && target[r] == ignore))
+        if (!(has_ignore && target[r] == ignore) && target[r] >= 0 && target[r] < n)
             td_put<T>(gx + r * n + target[r], each, true);
 }
 
 extern "C" void td__cuda_nll(td_dtype t, int64_t rows, int64_t n, const void *logp, const int64_t *target, bool has_ignore, int64_t ignore,
                              void *loss, void *kept, int64_t *bad)
 {
-    *bad = -1;
+    const td_trap trap = td_trap_of(bad);
     TD_CUDA_FLOAT(t, T, {
         const nll_of<T> f = { (const T *)logp, target, n, ignore, has_ignore };
-        td_mean_of<T>("nll", rows, f, (T *)loss, (td_stat<T> *)kept, bad);
+        td_mean_of<T>("nll", rows, f, (T *)loss, (td_stat<T> *)kept, trap, target);
     })
 }
 
@@ -107,7 +107,7 @@ extern "C" void td__cuda_bce(td_dtype t, int64_t n, const void *x, const void *y
 {
     TD_CUDA_FLOAT(t, T, {
         const bce_of<T> f = { (const T *)x, (const T *)y, (const T *)w };
-        td_mean_of<T>("bce", n, f, (T *)loss, NULL, NULL);
+        td_mean_of<T>("bce", n, f, (T *)loss, NULL, td_trap(), NULL);
     })
 }
 

@@ -4,6 +4,7 @@
 #ifndef TD_CUDA_PARTS_H
 #define TD_CUDA_PARTS_H
 #include "cuda.h"
+#include "trap.h"
 
 enum { TD_PARTS = 1024 };
 
@@ -33,9 +34,9 @@ __device__ __forceinline__ td_part td_block_part(td_part p)
 /* threads of a block for n items: a warp where it is enough */
 static inline unsigned td_threads_for(int64_t n) { return n <= 32 ? 32 : (unsigned)TD_THREADS; }
 
-/* The mean; NaN over nothing. kept and bad may be NULL. One block. */
-template <class T> __global__ void __launch_bounds__(TD_THREADS) td_parts_kernel(int64_t parts, const td_part *part, T *loss, td_stat<T> *kept,
-                                                                                int64_t *bad)
+/* The mean; NaN over nothing. kept may be NULL; target: what the trap is told of, NULL: nothing is checked. One block. */
+template <class L, class S> __global__ void __launch_bounds__(TD_THREADS) td_parts_kernel(int64_t parts, const td_part *part, L *loss, S *kept,
+                                                                                         td_trap trap, const int64_t *target)
 {
     td_part mine = { 0, 0, INT64_MAX };
     for (int64_t p = threadIdx.x; p < parts; p += blockDim.x) {
@@ -46,11 +47,11 @@ template <class T> __global__ void __launch_bounds__(TD_THREADS) td_parts_kernel
     mine = td_block_part(mine);
     if (threadIdx.x != 0)
         return;
-    td_store<T>(loss, (td_wide<T>)(mine.kept > 0 ? mine.sum / (double)mine.kept : (double)NAN));
+    td_store<L>(loss, (td_wide<L>)(mine.kept > 0 ? mine.sum / (double)mine.kept : (double)NAN));
     if (kept)
-        *kept = (td_stat<T>)mine.kept;
-    if (bad)
-        *bad = mine.bad == INT64_MAX ? -1 : mine.bad;
+        *kept = (S)mine.kept;
+    if (target && mine.bad != INT64_MAX)
+        td_trap_meet(trap, mine.bad, target[mine.bad]);
 }
 
 /* Over elements: part p is the sum of f(i), i from p*size, of n. */
@@ -65,19 +66,16 @@ template <class F> __global__ void __launch_bounds__(TD_THREADS) td_elements_ker
         part[blockIdx.x] = mine;
 }
 
-/* The mean of f over n. bad: on the host; reading it waits for the device. NULL: not asked for. */
-template <class T, class F> static void td_mean_of(const char *row, int64_t n, F f, T *loss, td_stat<T> *kept, int64_t *bad)
+/* The mean of f over n; kept, trap and target as above. */
+template <class T, class F> static void td_mean_of(const char *row, int64_t n, F f, T *loss, td_stat<T> *kept, td_trap trap, const int64_t *target)
 {
     const int64_t size = td_part_size(n, 4 * TD_THREADS), parts = (n + size - 1) / size;
-    td_part *part = (td_part *)td__cuda_scratch((size_t)(parts + 1) * sizeof *part);
+    td_part *part = (td_part *)td__cuda_scratch((size_t)(parts > 0 ? parts : 1) * sizeof *part);
     if (!part)
         return;
     if (parts)
         TD_LAUNCH(row, (unsigned)parts, td_threads_for(n), 0, (td_elements_kernel<F>), f, n, size, part);
-    int64_t *found = bad ? &part[parts].bad : NULL;
-    TD_LAUNCH(row, 1, td_threads_for(parts), 0, (td_parts_kernel<T>), parts, part, loss, kept, found);
-    if (bad)
-        td__cuda_read(bad, found, sizeof *bad);
+    TD_LAUNCH(row, 1, td_threads_for(parts), 0, (td_parts_kernel<T, td_stat<T>>), parts, part, loss, kept, trap, target);
     td__cuda_scratch_free(part);
 }
 #endif

@@ -17,7 +17,7 @@
     X(swiglu) X(swiglu_grad) X(rotary)                                                                       \
     X(lstm_cell) X(lstm_cell_grad) X(gru_cell) X(gru_cell_grad)                      /* rnn.cu        */     \
     X(rand) X(randint) X(dropout) X(not_finite)                                                              \
-    X(add) X(sub) X(mul) X(div) X(div_grad_b) X(eq) X(scale)                         /* elementwise.cu */ \
+    X(add) X(add_half) X(sub) X(mul) X(div) X(div_grad_b) X(eq) X(scale)             /* elementwise.cu */ \
     X(layer_norm) X(layer_norm_grad)                                                 /* layer_norm.cu  */     \
     X(group_norm) X(group_norm_grad)                                                 /* group_norm.cu  */     \
     X(batch_norm) X(batch_norm_grad) X(batch_norm_pair) X(batch_norm_affine)         /* batch_norm.cu  */     \

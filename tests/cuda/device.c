@@ -3,6 +3,7 @@
  */
 #include <tensor_impl.h>
 #include <string.h>
+#include <trap_record.h>
 
 extern const td_kernels td__cuda_kernels;
 
@@ -24,11 +25,26 @@ static int copy_async(int index, void *to, const void *from, size_t bytes, bool 
 }
 static int event_synchronize(int index, void *e) { (void)index, (void)e; return 0; }
 static int synchronize(int index) { (void)index; return 0; }
+
 static char nothing;
 static void *stream_new(int index, bool high) { (void)index, (void)high; return &nothing; }
 static void *event_new(int index) { (void)index; return &nothing; }
 static void drop(int index, void *p) { (void)index, (void)p; }
 static int event(int index, void *e, void *stream) { (void)index, (void)e, (void)stream; return 0; }
+
+/* As late as a GPU may be: nothing is seen before somebody waits, or td__emulated_late looks later. */
+extern td_trap_record td__emulated_trap_seen;
+void td__emulated_trap_clear(void);
+int td__emulated_late;
+static int looks;
+static bool trapped(bool wait, td_trapped *into)
+{
+    if (!td__emulated_trap_seen.set || (!wait && looks++ < td__emulated_late))
+        return false;
+    looks = 0;
+    *into = (td_trapped){ td__emulated_trap_seen.check, td__emulated_trap_seen.position, td__emulated_trap_seen.value };
+    return true;
+}
 
 static int passed(int index, void *e) { (void)index, (void)e; return 1; }
 
@@ -36,7 +52,7 @@ static const td_device_ops emulated = {
     .name = "cuda", .kind = TD_CUDA, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
     .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event, .event_wait = event, .event_free = drop, .event_done = passed,
     .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,
-    .kernels = &td__cuda_kernels,
+    .trapped = trapped, .trap_clear = td__emulated_trap_clear, .kernels = &td__cuda_kernels,
 };
 
 __attribute__((constructor)) static void bring(void)

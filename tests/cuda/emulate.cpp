@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <vector>
 #include "cuda.h"
+#include "trap_record.h"
 
 dim3 td__emulated_thread, td__emulated_block, td__emulated_block_size, td__emulated_grid_size;
 
@@ -192,4 +193,16 @@ void *td__cuda_scratch(size_t bytes)
 }
 void  td__cuda_scratch_free(void *block) { free(block); }
 int   td__cuda_read(void *into, const void *from, size_t n) { memcpy(into, from, n); return 0; }
+
+/* Index checks: device.c decides when the host sees them. */
+td_trap_record td__emulated_trap_seen;
+static td_trap_record trap = { 0, 0, 0, 0, 0, 0, &td__emulated_trap_seen };
+td_trap_record *td__cuda_trap(int64_t *launch)
+{
+    static int64_t launches;
+    *launch = ++launches;
+    return &trap;
+}
+const int32_t *td__cuda_trap_word(void) { return &trap.set; }
+void td__emulated_trap_clear(void) { trap.set = td__emulated_trap_seen.set = 0; }
 }

@@ -21,6 +21,7 @@ extern "C" {
 #define __host__
 #define __constant__ static const
 #define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __shared__ static              /* one block at a time                                                           */
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
@@ -72,6 +73,7 @@ template <class T> static inline T atomicMax(T *p, T v) { T was = *p; *p = v > w
 template <class T> static inline T atomicCAS(T *p, T compare, T v) { T was = *p; *p = was == compare ? v : was; return was; }
 template <class T> static inline T atomicExch(T *p, T v) { T was = *p; *p = v; return was; }
 static inline void __threadfence() {}
+static inline void __threadfence_system() {}
 template <class T> static inline T __ldg(const T *p) { return *p; }
 
 struct __half { uint16_t bits; };

@@ -40,7 +40,7 @@ static void run(const td_kernels *k, td_dtype t, const problem *p, void *y, void
     if (p->kind == GROUP)
         k->group_norm(t, p->n, p->c, p->inner, p->groups, y, mean, rstd, x, w, b, EPS);
     else
-        k->layer_norm(t, p->n, p->c * p->inner, y, p->kind == RMS ? NULL : mean, rstd, x, w, b, EPS);
+        k->layer_norm(t, t, p->n, p->c * p->inner, y, p->kind == RMS ? NULL : mean, rstd, x, w, b, EPS);
 }
 
 static void run_grad(const td_kernels *k, td_dtype t, const problem *p, void *gx, void *gw, void *gb, const void *g, const void *x, const void *w,
@@ -50,7 +50,7 @@ static void run_grad(const td_kernels *k, td_dtype t, const problem *p, void *gx
     if (p->kind == GROUP)
         k->group_norm_grad(t, p->n, p->c, p->inner, p->groups, gx, gw, gb, g, x, w, mean, rstd, add, add, add);
     else
-        k->layer_norm_grad(t, p->n, p->c * p->inner, gx, gw, gb, g, x, w, p->kind == RMS ? NULL : mean, rstd, add, add, add);
+        k->layer_norm_grad(t, t, p->n, p->c * p->inner, gx, gw, gb, g, x, w, p->kind == RMS ? NULL : mean, rstd, add, add, add);
 }
 
 static double *wide(td_dtype t, const void *x, int64_t n, double factor)
@@ -147,7 +147,7 @@ static void far_from_zero(void **state)
         x[i] = 10000 + (float)(i % 2);
     EACH_TABLE(k) {
         float mean, rstd;
-        k->layer_norm(TD_F32, 1, N, y, &mean, &rstd, x, NULL, NULL, 1e-12);
+        k->layer_norm(TD_F32, TD_F32, 1, N, y, &mean, &rstd, x, NULL, NULL, 1e-12);
         assert_true(fabsf(mean - 10000.5f) < 1e-3f && fabsf(rstd - 2) < 1e-5f && fabsf(y[0] + 1) < 1e-3f && fabsf(y[1] - 1) < 1e-3f);
         k->group_norm(TD_F32, 1, 2, N / 2, 1, y, &mean, &rstd, x, NULL, NULL, 1e-12);
         assert_true(fabsf(mean - 10000.5f) < 1e-3f && fabsf(rstd - 2) < 1e-5f && fabsf(y[0] + 1) < 1e-3f && fabsf(y[1] - 1) < 1e-3f);
