@@ -11,7 +11,7 @@
 #include <kernels.h>
 #include <plugin_abi.h>
 #include <tensor_impl.h>
-#include <trap_record.h>
+#include <cuda/trap_record.h>
 
 extern const td_host *cuda_host;
 extern const td_device_ops cuda_ops;
