@@ -98,7 +98,7 @@ int64_t td__now_ns(void);
     X(GEMM, "TANDEM_GEMM", "heuristic", "measure: time several algorithms of a matrix product on a GPU when its shape is first met")   \
     X(GEMM_FILE, "TANDEM_GEMM_FILE", "none", "the algorithms that were measured: read by every rank and run, added to where measured") \
     X(RUNTIME_DIR, "TANDEM_RUNTIME_DIR", "$XDG_RUNTIME_DIR/tandem or /tmp/tandem-UID", "where black boxes lie")               \
-    X(PLUGIN_DIR, "TANDEM_PLUGIN_DIR", "beside libtandem.so", "where libtandem-mpi.so and libtandem-cuda.so are looked for") \
+    X(PLUGIN_DIR, "TANDEM_PLUGIN_DIR", "beside libtandem.so", "folders (a:b) where libtandem-mpi.so and libtandem-cuda.so are looked for") \
     X(QUIET, "TANDEM_QUIET", "0", "1: no informational lines, only errors")                                                  \
     X(ANOMALY, "TANDEM_ANOMALY", "0", "1: the first operation that makes NaN or Inf from finite numbers is an error")         \
     X(TERMINAL, "TANDEM_TERMINAL", "set by tandem run", "columns of the terminal that shows this rank's output; 0: none")    \

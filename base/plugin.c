@@ -77,13 +77,31 @@ static void *open_at(const char *folder, const char *name, char *why, size_t why
     return handle;
 }
 
-/* In a folder of the user's choice nothing else is tried: a typing error must not be answered by another plug-in. A file
- * that lies beside the library and cannot be loaded is not passed over either: its reason is the one to tell. */
+/* In folders of the user's choice nothing else is tried: a typing error must not be answered by another plug-in. The first folder that
+ * has the file decides, as with PATH. */
+static void *find_in(const char *folders, const char *name, char *why, size_t why_size)
+{
+    char folder[900], file[1024];
+    for (const char *at = folders; *at;) {
+        const size_t n = strcspn(at, ":");
+        if (n > 0 && n < sizeof folder) {
+            snprintf(folder, sizeof folder, "%.*s", (int)n, at);
+            snprintf(file, sizeof file, "%s/libtandem-%.60s.so", folder, name);
+            if (access(file, F_OK) == 0)
+                return open_at(folder, name, why, why_size);
+        }
+        at += n + (at[n] == ':');
+    }
+    snprintf(why, why_size, "libtandem-%.60s.so is not in TANDEM_PLUGIN_DIR (%.200s)", name, folders);
+    return NULL;
+}
+
+/* A file that lies beside the library and cannot be loaded is not passed over: its reason is the one to tell. */
 static void *find(const char *name, char *why, size_t why_size)
 {
     const char *chosen = td__env(TD_ENV_PLUGIN_DIR);
     if (chosen)
-        return open_at(chosen, name, why, why_size);
+        return find_in(chosen, name, why, why_size);
     char folder[900], file[1024];
     bool known = own_folder(folder, sizeof folder);
     if (known) {

@@ -30,10 +30,12 @@ struct td_plugin {                             /* what the plug-in brings       
     const char *name;                          /* "mpi", "cuda"                                                           */
     const struct td_comm_backend *comm;        /* NULL: none                                                              */
     const struct td_device_ops *device;        /* NULL: none                                                              */
-    const char *(*describe)(char *into, size_t size);   /* version line for tandem doctor                                  */
+    /* For tandem doctor: a line on the plug-in itself; then, if it likes, a line for each thing that it runs on: "+name\ttext", or
+     * "-name\treason" where that is missing. Returns `into`. */
+    const char *(*describe)(char *into, size_t size);
     const char *why;                           /* NULL, or one sentence: why it brings neither here                         */
 };
 extern const td_host td__host;                 /* base/plugin.c                                                           */
-/* Opens libtandem-NAME.so (PLUGIN_DIR, else beside libtandem.so, else the loader's path). NULL with the reason in `why`. */
+/* Opens libtandem-NAME.so (the first of PLUGIN_DIR's folders that has it, else beside libtandem.so, else the loader's path). NULL with the reason in `why`. */
 const td_plugin *td__plugin_open(const char *name, char *why, size_t why_size);
 #endif

@@ -4,6 +4,7 @@
  */
 #include "doctor.h"
 #include <stdio.h>
+#include <string.h>
 
 static const struct {
     const char *name;
@@ -21,6 +22,24 @@ static const struct {
     { "NCCL", td__doctor_nccl, false },
 };
 
+static void line(bool ok, const char *name, int length, const char *found, const char *hint)
+{
+    printf("%-8s %-14.*s %s%s%s\n", ok ? "ok" : "missing:", length, name, found, found[0] && hint[0] ? ": " : "", hint);
+}
+
+/* "+name\ttext" or "-name\treason" a line */
+static void more_lines(char *text)
+{
+    for (char *end, *tab; *text; text = end) {
+        end = text + strcspn(text, "\n");
+        if (*end)
+            *end++ = '\0';
+        tab = strchr(text, '\t');
+        if (tab)
+            line(text[0] == '+', text + 1, (int)(tab - text - 1), tab + 1, "");
+    }
+}
+
 static int run(int argc, char **argv)
 {
     if (argc > 1)
@@ -30,8 +49,9 @@ static int run(int argc, char **argv)
         td__finding f = { 0 };
         rows[i].look(&f);
         trains &= f.ok || !rows[i].needed;
-        printf("%-8s %-14s %s", f.ok ? "ok" : "missing:", rows[i].name, f.found);
-        printf(f.hint[0] ? "%s%s\n" : "\n", f.found[0] ? ": " : "", f.hint);
+        if (f.ok || f.found[0] || f.hint[0])
+            line(f.ok, rows[i].name, (int)strlen(rows[i].name), f.found, f.hint);
+        more_lines(f.more);
     }
     printf("\nTraining on the CPU %s.\n", trains ? "works here" : "does not work here: see the lines above");
     return trains ? 0 : 1;

@@ -8,6 +8,7 @@ typedef struct {
     bool ok;
     char found[240];                           /* what is there                                                           */
     char hint[240];                            /* when it is not: what to do                                              */
+    char more[2000];                           /* what it runs on, a line each, as td_plugin.describe says them             */
 } td__finding;
 void td__doctor_cores(td__finding *f);
 void td__doctor_blas(td__finding *f);

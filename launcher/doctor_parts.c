@@ -247,6 +247,8 @@ void td__doctor_mpi(td__finding *f)
         hint(f, "%s (only needed across machines)", why);
 }
 
+static bool nccl_told;                         /* the plug-in said which one it would use                                   */
+
 void td__doctor_cuda(td__finding *f)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -254,20 +256,28 @@ void td__doctor_cuda(td__finding *f)
         hint(f, "no NVIDIA driver (libcuda.so.1): training is on the CPU");
         return;
     }
-    char why[300] = "", text[200] = "";
+    char why[300] = "", text[2200] = "";
     const td_plugin *plugin = open_plugin("cuda", why, sizeof why);
     f->ok = plugin && plugin->device;
-    if (f->ok)
-        found(f, "%s", plugin->describe ? plugin->describe(text, sizeof text) : "loads");
+    if (f->ok) {
+        if (plugin->describe)
+            plugin->describe(text, sizeof text);
+        size_t own = strcspn(text, "\n");
+        found(f, "%.*s", (int)own, own ? text : "loads");
+        snprintf(f->more, sizeof f->more, "%s", text + own + (text[own] == '\n'));
+        nccl_told = strstr(f->more, "NCCL\t") != NULL;
+    }
     else
         hint(f, "%s: training is on the CPU", !plugin ? why : plugin->why ? plugin->why : "its plug-in brings no device");
 }
 
 void td__doctor_nccl(td__finding *f)
 {
-    void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+    void *library = nccl_told ? NULL : dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     int (*version)(int *) = NULL;
     int v = 0;
+    if (nccl_told)
+        return;
     if (!library) {
         hint(f, "no libnccl.so.2 (only needed for several GPUs)");
         return;

@@ -23,7 +23,6 @@ extern const td_kernels td__cuda_kernels;
 #endif
 /* Why no GPU can be used, or NULL. Asks the driver; the sentence stays valid. */
 const char *cuda_refusal(void);
-const char *cuda_describe(char *into, size_t size);
 int  cuda_count(void);
 /* Before every use: GPU number `index` is the process's from now on and the thread's current one. 0, or a code after fail. */
 int  cuda_use(int index);
@@ -32,6 +31,15 @@ int  cuda_index(void);                                 /* which it is; -1: none 
 int  cuda_failed(cudaError_t e, const char *what);
 extern int cuda_processors;
 size_t cublas_version(void);                          /* blas.c                                                          */
+
+void cuda_version_text(int version, char into[16]);    /* 13000: "13.0"                                                    */
+bool cuda_new_enough(const struct cudaDeviceProp *p);
+
+/* ---- describe.c ------------------------------------------------------------------------------------------------------------------ */
+/* What `tandem doctor` says of the plug-in (plugin_abi.h). A library that it uses adds a row to the table there: its name, and a function that
+ * writes its version and returns true, or why it cannot be used and returns false. */
+typedef struct { const char *name; bool (*describe)(char *into, size_t size); } cuda_component;
+const char *cuda_describe(char *into, size_t size);
 
 /* ---- stream.c -------------------------------------------------------------------------------------------------------------------- */
 extern cudaStream_t cuda_compute;                      /* of the process's GPU; opened by cuda_use                              */

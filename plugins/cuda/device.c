@@ -15,12 +15,12 @@ static char refused[256];
 static _Atomic int chosen = -1;
 static __thread int current = -1;
 
-static void version_text(int version, char into[16])
+void cuda_version_text(int version, char into[16])
 {
     snprintf(into, 16, "%d.%d", version / 1000, version % 1000 / 10);
 }
 
-static bool new_enough(const struct cudaDeviceProp *p)
+bool cuda_new_enough(const struct cudaDeviceProp *p)
 {
     return p->major * 10 + p->minor >= CUDA_OLDEST;
 }
@@ -32,8 +32,8 @@ static void ask(void)
     cudaError_t e = cudaGetDeviceCount(&devices);
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    version_text(driver, has);
-    version_text(runtime, needs);
+    cuda_version_text(driver, has);
+    cuda_version_text(runtime, needs);
     if (e != cudaSuccess)
         devices = 0;
     cudaGetLastError();                                /* or a later check would find this error                               */
@@ -51,7 +51,7 @@ static void ask(void)
     for (int i = 0; i < devices && !usable; i++) {
         struct cudaDeviceProp p;
         e = cudaGetDeviceProperties(&p, i);
-        usable = e != cudaSuccess || new_enough(&p);   /* a GPU that cannot be asked is told about when it is used               */
+        usable = e != cudaSuccess || cuda_new_enough(&p);   /* a GPU that cannot be asked is told about when it is used               */
         if (!usable)
             snprintf(refused, sizeof refused, "the GPU %.80s has compute capability %d.%d and this build's kernels need %d.%d", p.name, p.major,
                      p.minor, CUDA_OLDEST / 10, CUDA_OLDEST % 10);
@@ -99,7 +99,7 @@ static int open_device(int index)
         e = cudaGetDeviceProperties(&p, index);
     if (e != cudaSuccess)
         return cuda_failed(e, what);
-    if (!new_enough(&p))
+    if (!cuda_new_enough(&p))
         return cuda_host->fail(TD_ERR_DEVICE, "cuda:%d (%s) has compute capability %d.%d and this build's kernels need %d.%d", index, p.name,
                                p.major, p.minor, CUDA_OLDEST / 10, CUDA_OLDEST % 10);
     cuda_processors = p.multiProcessorCount;
@@ -130,24 +130,4 @@ int cuda_use(int index)
             current = index;
     }
     return code;
-}
-
-/* ---- tandem doctor ------------------------------------------------------------------------------------------------------------------ */
-const char *cuda_describe(char *into, size_t size)
-{
-    int driver = 0, runtime = 0;
-    char has[16], built[16];
-    cudaDriverGetVersion(&driver);
-    cudaRuntimeGetVersion(&runtime);
-    version_text(driver, has);
-    version_text(runtime, built);
-    size_t blas = cublas_version(), n = 0;
-    n = (size_t)snprintf(into, size, "driver for CUDA %s, runtime %s, cuBLASLt %zu.%zu.%zu", has, built, blas / 10000, blas % 10000 / 100, blas % 100);
-    for (int i = 0; i < cuda_count() && n < size; i++) {
-        struct cudaDeviceProp p;
-        if (cudaGetDeviceProperties(&p, i) == cudaSuccess)
-            n += (size_t)snprintf(into + n, size - n, ", cuda:%d %s %.0f GiB%s", i, p.name, (double)p.totalGlobalMem / (1 << 30),
-                                  new_enough(&p) ? "" : " (too old)");
-    }
-    return into;
 }

@@ -138,6 +138,33 @@ static void zeroed_also_when_reused(void **state)
     }
 }
 
+static void categories(void **state)
+{
+    void *x = td__alloc_as(1000, TD_MEMORY_ACTIVATIONS), *y = td__alloc_as(50, TD_MEMORY_DATA), *z = td__alloc(7);
+    td_memory_stats m = td_memory();
+    assert_int_equal(m.part[TD_MEMORY_ACTIVATIONS].live_bytes, 1000);
+    assert_int_equal(m.part[TD_MEMORY_DATA].live_bytes, 50);
+    assert_int_equal(m.part[TD_MEMORY_OTHER].live_bytes, 7);
+    td__pool_label(x, TD_MEMORY_PARAMETERS);
+    m = td_memory();
+    assert_int_equal(m.live_bytes, 1057);
+    assert_int_equal(m.part[TD_MEMORY_ACTIVATIONS].live_bytes, 0);
+    assert_int_equal(m.part[TD_MEMORY_PARAMETERS].live_bytes, 1000);
+    assert_true(m.part[TD_MEMORY_ACTIVATIONS].peak_bytes >= 1000);
+    td__free(x);
+    td_memory_reset_peak();
+    m = td_memory();
+    assert_int_equal(m.part[TD_MEMORY_PARAMETERS].peak_bytes, 0);
+    assert_int_equal(m.part[TD_MEMORY_DATA].peak_bytes, 50);
+    td__free(y);
+    td__free(z);
+    for (int c = 0; c < TD_MEMORY_CATEGORIES; c++) {
+        assert_int_equal(td_memory().part[c].live_bytes, 0);
+        assert_true(td_memory_category_name((td_memory_category)c)[0] != (char)63);
+    }
+    assert_string_equal(td_memory_category_name(TD_MEMORY_CATEGORIES), "?");
+}
+
 static void growing(void **state)
 {
     char *p = td__strdup("hello");
@@ -252,6 +279,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(trimming, begin, end),
         cmocka_unit_test_setup_teardown(peak, begin, end),
         cmocka_unit_test_setup_teardown(zeroed_also_when_reused, begin, end),
+        cmocka_unit_test_setup_teardown(categories, begin, end),
         cmocka_unit_test_setup_teardown(growing, begin, end),
         cmocka_unit_test_setup_teardown(the_nth_request_fails, begin, end),
         cmocka_unit_test_setup_teardown(impossible_sizes, begin, end),

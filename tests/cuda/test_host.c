@@ -256,9 +256,16 @@ static void times(void **state)
 
 static void described(void **state)
 {
-    char text[200], small[20];
+    char text[800], small[20];
+    const size_t memory = fake.memory;
+    ops->memory_trim(0);
+    fake.memory = (size_t)80 << 30;
     assert_string_equal(td_plugin_v1(&td__host)->describe(text, sizeof text),
-                        "driver for CUDA 13.0, runtime 13.0, cuBLASLt 13.0.2, cuda:0 Fake 0 0 GiB, cuda:1 Fake 1 0 GiB");
+                        "driver for CUDA 13.0, runtime 13.0\n"
+                        "+cuda:0\tFake 0, compute capability 9.0, 80.0 GiB of memory, 80.0 free\n"
+                        "+cuda:1\tFake 1, compute capability 9.0, 80.0 GiB of memory, 80.0 free\n"
+                        "+cuBLASLt\t13.0.2");
+    fake.memory = memory;
     td_plugin_v1(&td__host)->describe(small, sizeof small);
     assert_int_equal(strlen(small), sizeof small - 1);
 }
