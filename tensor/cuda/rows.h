@@ -5,7 +5,7 @@
 #define TD_CUDA_ROWS(X)                                                                                      \
     X(attention) X(attention_grad)                                                   /* attention.cu  */     \
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.cu     */     \
-    X(gemm)                                                                          /* plugins/cuda/blas.c */ \
+    X(gemm) X(gemm_batched) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)              /* plugins/cuda/blas.c */ \
     X(copy) X(fill) X(arange)                                                        /* move.cu       */     \
     X(softmax) X(softmax_grad) X(log_softmax) X(log_softmax_grad)                    /* softmax.cu    */     \
     X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad)                        /* loss.cu       */     \
