@@ -10,7 +10,7 @@
     X(add) X(sub) X(mul) X(div) X(neg) X(scale) X(shift) X(eq) X(cast)               /* ops_arith.c, ops_cast.c       */ \
     X(sum) X(mean) X(amax) X(amin) X(argmax)                                         /* ops_reduce.c                  */ \
     X(reshape) X(permute) X(expand) X(narrow) X(contiguous) X(detach)                /* ops_view.c                    */ \
-    X(matmul) X(linear)                                                              /* ops_matmul.c                  */ \
+    X(matmul) X(linear) X(affine) X(linear_gelu) X(mlp)                              /* ops_matmul.c, ops_linear.c    */ \
     X(relu) X(gelu) X(sigmoid) X(tanh) X(softmax)                                    /* ops_activation.c, ops_softmax.c */ \
     X(gelu_tanh) X(silu) X(exp) X(ln) X(sqrt) X(log_softmax) X(abs) X(pow) X(clamp) /* the same, ops_pointwise.c */ \
     X(maximum) X(minimum) X(where) X(var) X(nll) X(bce_with_logits)                  /* ops_choose.c, ops_var.c, ops_nll.c */ \

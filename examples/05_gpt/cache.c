@@ -70,7 +70,7 @@ td_tensor *gpt_next(gpt *net, gpt_cache *c, td_tensor *ids)
     for (int64_t i = 0; i < net->opts.layers; i++) {
         gpt_block *b = net->block[i];
         x = td_add(x, attention(b, td_forward(b->ln_1, x), c->k[i], c->v[i], c->used, mask));
-        x = td_add(x, td_forward(b->mlp_c_proj, td_gelu_tanh(td_forward(b->c_fc, td_forward(b->ln_2, x)))));
+        x = td_add(x, gpt_mlp(b, td_forward(b->ln_2, x)));
     }
     c->used += t;
     x = td_reshape(td_narrow(x, 1, t - 1, 1), TD_SHAPE(c->rows, net->opts.width));

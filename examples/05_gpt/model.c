@@ -46,7 +46,7 @@ static bool fill_in(gpt_opts *o)
 static td_tensor *projection_forward(td_module *m, td_tensor *x)
 {
     const gpt_projection *p = (const gpt_projection *)m;
-    return td_add(td_matmul(x, p->weight), p->bias);
+    return td_affine(x, p->weight, p->bias);
 }
 
 static void projection_describe(const td_module *m, char *into, size_t size)
@@ -86,12 +86,18 @@ static td_tensor *dropped(const gpt_block *b, td_tensor *x)
     return b->dropout > 0 ? td_dropout(x, b->dropout, td_is_training(&b->base)) : x;
 }
 
+/* c_proj of gelu of c_fc, as one operation: GELU and its gradient are computed within the products where the device can. */
+td_tensor *gpt_mlp(const gpt_block *b, td_tensor *x)
+{
+    const gpt_projection *fc = (const gpt_projection *)b->c_fc, *proj = (const gpt_projection *)b->mlp_c_proj;
+    return td_mlp(x, fc->weight, fc->bias, proj->weight, proj->bias, &(td_linear_gelu_opts){ .in_out = true });
+}
+
 static td_tensor *block_forward(td_module *m, td_tensor *x)
 {
     gpt_block *b = (gpt_block *)m;
     x = td_add(x, dropped(b, attention(b, td_forward(b->ln_1, x))));
-    td_tensor *h = td_gelu_tanh(td_forward(b->c_fc, td_forward(b->ln_2, x)));
-    return td_add(x, dropped(b, td_forward(b->mlp_c_proj, h)));
+    return td_add(x, dropped(b, gpt_mlp(b, td_forward(b->ln_2, x))));
 }
 
 static const td_module_type group_type = { .kind = "group", .size = sizeof(td_module) };

@@ -40,6 +40,7 @@ typedef struct {
 /* f32, drawn from td_seed: N(0, 0.02), the last matrix of each branch N(0, 0.02/sqrt(2*layers)), biases 0. NULL after a line about what
  * does not fit. The module is &net->base. */
 gpt *gpt_new(const gpt_opts *opts);
+td_tensor *gpt_mlp(const gpt_block *b, td_tensor *x);          /* a block's second half, between norm and residual        */
 td_tensor *gpt_logits(gpt *net, td_tensor *ids);              /* i64 (N,T), T up to context -> (N,T,vocab)                */
 td_tensor *gpt_loss(gpt *net, td_tensor *x, td_tensor *y);    /* x, y (N,T) -> (): mean cross entropy; divisor: N*T       */
 int64_t    gpt_parameters(gpt *net);                          /* their number                                            */

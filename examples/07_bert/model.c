@@ -156,6 +156,15 @@ static td_tensor *heads_of(const bert *b, td_tensor *x)
     return td_transpose(td_reshape(x, TD_SHAPE(td_dim(x, 0), td_dim(x, 1), n, b->opts.hidden / n)), 1, 2);
 }
 
+/* narrow of the activation of widen; gelu's forms as one operation, which computes the tanh form within the products where the device can */
+static td_tensor *feed_forward(const bert *b, const bert_layer *l, td_tensor *y)
+{
+    if (b->opts.activation == BERT_RELU)
+        return td_forward(l->narrow, td_relu(td_forward(l->widen, y)));
+    return td_mlp(y, td_parameter_get(l->widen, "weight"), td_parameter_get(l->widen, "bias"), td_parameter_get(l->narrow, "weight"),
+                  td_parameter_get(l->narrow, "bias"), &(td_linear_gelu_opts){ .exact = b->opts.activation == BERT_GELU });
+}
+
 static td_tensor *layer_forward(const bert *b, bert_layer *l, td_tensor *x, td_tensor *mask)
 {
     TD_MODULE_SCOPE(l);
@@ -163,7 +172,7 @@ static td_tensor *layer_forward(const bert *b, bert_layer *l, td_tensor *x, td_t
     td_tensor *seen = td_attention(q, k, v, &(td_attention_opts){ .mask = mask });
     td_tensor *joined = td_reshape(td_transpose(seen, 1, 2), td_shape_of(x));
     td_tensor *y = td_forward(l->attended_norm, td_add(drop(b, td_forward(l->attended, joined)), x));
-    td_tensor *z = td_forward(l->narrow, activate(b, td_forward(l->widen, y)));
+    td_tensor *z = feed_forward(b, l, y);
     return td_escape(td_forward(l->norm, td_add(drop(b, z), y)));
 }
 

@@ -83,6 +83,17 @@ TD_API td_tensor *td_embedding(td_tensor *weight, td_tensor *ids, const td_embed
 TD_API td_tensor *td_matmul(td_tensor *a, td_tensor *b);      /* float (…,M,K) (…,K,N) -> (…,M,N); batch dimensions broadcast;
                                                                  1-D operands as NumPy's matmul                       */
 TD_API td_tensor *td_linear(td_tensor *x, td_tensor *w, td_tensor *b);  /* (…,I) (O,I) (O)|NULL -> (…,O)               */
+TD_API td_tensor *td_affine(td_tensor *x, td_tensor *w, td_tensor *b);  /* (…,I) (I,O) (O)|NULL -> (…,O): x w + b, GPT-2's Conv1D */
+typedef struct {
+    bool exact;                   /* default false: td_gelu_tanh; true: td_gelu, which no device fuses                 */
+    bool in_out;                  /* default false: weights are (O,I), as td_linear's; true: (I,O), as td_affine's     */
+    uint64_t reserved[4];
+} td_linear_gelu_opts;
+/* gelu of td_linear (td_affine), by default the tanh form; and that followed by a second layer: x (…,I)  w1 (H,I)  b1 (H)|NULL
+ * w2 (O,H)  b2 (O)|NULL -> (…,O). Where a device can, GELU and its gradient are computed within the products, before they are rounded;
+ * elsewhere (the CPU) the result has the bits of td_linear and td_gelu_tanh one after the other. */
+TD_API td_tensor *td_linear_gelu(td_tensor *x, td_tensor *w, td_tensor *b, const td_linear_gelu_opts *opts);
+TD_API td_tensor *td_mlp(td_tensor *x, td_tensor *w1, td_tensor *b1, td_tensor *w2, td_tensor *b2, const td_linear_gelu_opts *opts);
 
 /* ---- activations (float) ---------------------------------------------------------------------------------------------- */
 TD_API td_tensor *td_relu(td_tensor *x);

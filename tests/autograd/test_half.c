@@ -245,7 +245,7 @@ typedef struct { const td_op *op; td_dtype from_f32, from_bf16; } listed;
 #define HIGH_(name) { &td__op_##name, TD_F32, TD_F32 }
 #define KEEP_(name) { &td__op_##name, TD_F32, TD_BF16 }
 static const listed list[] = {
-    LOW_(matmul), LOW_(linear), LOW_(conv2d), LOW_(conv_transpose2d), LOW_(attention), LOW_(lstm_cell), LOW_(gru_cell),
+    LOW_(matmul), LOW_(linear), LOW_(affine), LOW_(linear_gelu), LOW_(mlp), LOW_(conv2d), LOW_(conv_transpose2d), LOW_(attention), LOW_(lstm_cell), LOW_(gru_cell),
     HIGH_(softmax), HIGH_(log_softmax), HIGH_(exp), HIGH_(ln), HIGH_(pow), HIGH_(sum), HIGH_(mean), HIGH_(var), HIGH_(cross_entropy), HIGH_(mse),
     HIGH_(nll), HIGH_(bce_with_logits), HIGH_(layer_norm), HIGH_(rms_norm), HIGH_(group_norm),
     KEEP_(add), KEEP_(sub), KEEP_(mul), KEEP_(div), KEEP_(neg), KEEP_(scale), KEEP_(shift), KEEP_(relu), KEEP_(gelu), KEEP_(gelu_tanh),

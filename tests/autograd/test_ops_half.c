@@ -58,7 +58,8 @@ static bool close_enough(const ops_row *row, td_dtype given, td_dtype got_dtype,
         return false;                          /* places, truths: exact                                                    */
     if (given == TD_F16 && fabs(want) > 65504 * (1 - 0x1p-12))
         return fabs(got) >= 65504 * (1 - 0x1p-10) && signbit(got) == signbit(want);
-    double table = row->op == &td__op_rotary ? 4 * unit(given) : 0;   /* its cosines are rounded, too; inputs are below 2        */
+    /* rotary's cosines are rounded, too, its inputs are below 2; so is what goes into gelu, up to 30; of an mlp, times 8 weights up to 2 */
+    double table = unit(given) * (row->op == &td__op_rotary ? 4 : row->op == &td__op_linear_gelu ? 34 : row->op == &td__op_mlp ? 16 * 64 : 0);
     return fabs(got - want) <= unit(given) * fabs(want) + table + 0x1p-25 + (double)FLT_EPSILON * (row->abs + row->rel * fabs(want)) * 1.01;
 }
 
