@@ -42,7 +42,7 @@ static int open_library(cublasStatus_t *s)
         blas_handle = NULL;
         return TD_ERR_DEVICE;
     }
-    workspace = cuda_alloc(cuda_index(), blas_workspace_size);
+    workspace = td__cuda_scratch(blas_workspace_size);   /* kept */
     if (!workspace) {
         cublasLtDestroy(blas_handle);
         blas_handle = NULL;

@@ -186,7 +186,7 @@ void  td__cuda_launched(const char *row) { (void)row; }
 int   td__cuda_processors(void) { return 2; }
 void *td__cuda_scratch(size_t bytes)
 {
-    void *p = malloc(bytes + 1);
+    void *p = aligned_alloc(512, (bytes / 512 + 1) * 512);
     if (p)
         memset(p, 0xff, bytes);
     return p;

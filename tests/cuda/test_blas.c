@@ -132,7 +132,7 @@ static int measured(const char *path)
     float sum = 1;
     for (int l = 0; l < 64; l++)
         sum += a[l] * b[l * 64];
-    bool well = c[0] == sum && fake_blas.last == 1 && fake_blas.waits > 4 && scratches == 0;
+    bool well = c[0] == sum && fake_blas.last == 1 && fake_blas.waits > 4 && scratches == 1;          /* the workspace */
     const int waits = fake_blas.waits;
     square(0);
     well = well && fake_blas.waits > waits && fake_blas.last == 1;
