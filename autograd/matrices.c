@@ -132,7 +132,39 @@ static int find_axes(const td__mat *a, const td__mat *b, const td__mat *out, int
     return n;
 }
 
-void td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, int dims, const int64_t *batch, bool add)
+/* x's elements in f32, gaps and all, so that m's strides hold; the caller unrefs ->x. */
+static td__mat widened(const td__mat *m)
+{
+    int64_t last = (m->rows - 1) * m->row_stride + (m->cols - 1) * m->col_stride;
+    for (int i = 0; i < m->batch_dims; i++)
+        last += (m->batch[i] - 1) * m->batch_stride[i];
+    const td_shape line = { 1, { last + 1 } };
+    td__mat wide = *m;
+    td_tensor *from = td__tensor_view(m->x, line, &(int64_t){ 1 }, m->x->offset);
+    wide.x = td__tensor_new(line, TD_F32, m->x->storage->device);
+    if (!from->poisoned && !wide.x->poisoned && td__copy(wide.x, from, false)) {
+        td__tensor_unref(wide.x);
+        wide.x = td__poison();
+    }
+    td__tensor_unref(from);
+    return wide;
+}
+
+/* Sums of several products in 16 bits: each would be rounded. In f32, rounded once. */
+static int multiply_wide(const td__mat *a, const td__mat *b, const td__mat *out, int dims, const int64_t *batch, bool add)
+{
+    td__mat wa = widened(a), wb = widened(b), wo = *out;
+    wo.x = td__tensor_new(out->x->shape, TD_F32, out->x->storage->device);
+    int code = wa.x->poisoned || wb.x->poisoned || wo.x->poisoned ? td__pending() : td__mat_multiply(&wa, &wb, &wo, dims, batch, false);
+    if (!code)
+        code = td__copy(out->x, wo.x, add);
+    td__tensor_unref(wa.x);
+    td__tensor_unref(wb.x);
+    td__tensor_unref(wo.x);
+    return code;
+}
+
+int td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, int dims, const int64_t *batch, bool add)
 {
     td_tensor *t = out->x;
     const td_kernels *kernels = td__kernels(t);
@@ -141,8 +173,10 @@ void td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, in
     const int axes = find_axes(a, b, out, dims, batch, list);
     int64_t total = 1, at[TD_MAX_DIMS] = { 0 };
     int even = -1;                                             /* the axis handed over in one go: the longest that is not summed */
+    bool sums = false;
     for (int i = 0; i < axes; i++) {
         total *= list[i].n;
+        sums = sums || list[i].c == 0;
         if (list[i].c != 0 && kernels->gemm_batched && (even < 0 || list[i].n > list[even].n))
             even = i;
     }
@@ -151,8 +185,10 @@ void td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, in
             td_loop l = td__loop(t->shape, t, NULL, NULL, NULL);
             kernels->fill(&l, t->dtype, td__ptr(t), 0.0);
         }
-        return;
+        return 0;
     }
+    if (sums && td__is_half(t->dtype) && m > 0 && n > 0 && k > 0)
+        return multiply_wide(a, b, out, dims, batch, add);
     const axis together = even >= 0 ? list[even] : (axis){ 1, 0, 0, 0 };
     if (even >= 0)
         list[even].n = 1;
@@ -173,6 +209,7 @@ void td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, in
         for (int d = axes - 1; d >= 0 && ++at[d] == list[d].n; d--)
             at[d] = 0;
     }
+    return 0;
 }
 
 int td__mat_open_rows(td__mat *m, td_tensor *x)

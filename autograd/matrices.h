@@ -27,6 +27,6 @@ td__mat td__mat_flipped(const td__mat *m);
 /* Where all matrices lie evenly below each other they are one tall matrix. */
 bool td__mat_make_tall(td__mat *m);
 int64_t td__mat_count(const td__mat *m);
-/* out = or += a * b over the batch dimensions that a, b and out broadcast to; out's own broadcast dimensions are summed. */
-void td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, int dims, const int64_t *batch, bool add);
+/* out = or += a * b over the batch dimensions that a, b and out broadcast to; out's own broadcast dimensions are summed. 0, or after td__fail. */
+int td__mat_multiply(const td__mat *a, const td__mat *b, const td__mat *out, int dims, const int64_t *batch, bool add);
 #endif

@@ -95,7 +95,7 @@ static int forward(const char *who, const td__mat *x, td_tensor *w, td_tensor *b
     }
     if (!code && !done) {
         td__mat_open_out(&my, sum, x->rows, right.cols, 0, NULL);
-        td__mat_multiply(x, &right, &my, 0, NULL, b != NULL);
+        code = td__mat_multiply(x, &right, &my, 0, NULL, b != NULL);
     }
     if (!code && !done && gelu) {
         td_loop l = td__loop(y->shape, y, sum, NULL, NULL);
@@ -140,8 +140,8 @@ static int grad_input(const char *who, td_tensor *g, td_tensor *w, bool in_out, 
         if (!pre || !k->gemm_gelu_grad ||
             !k->gemm_gelu_grad(g->dtype, mg.trans, right.trans, mg.rows, right.cols, mg.cols, td__ptr(g), mg.ld, td__ptr(mw.x), right.ld,
                                td__ptr(pre), td__ptr(into))) {
-            td__mat_multiply(&mg, &right, &mi, 0, NULL, add);
-            if (pre && !(code = td__need(who, into, gelu_tanh_grad))) {
+            code = td__mat_multiply(&mg, &right, &mi, 0, NULL, add);
+            if (!code && pre && !(code = td__need(who, into, gelu_tanh_grad))) {
                 td_loop l = td__loop(into->shape, into, into, pre, NULL);
                 k->gelu_tanh_grad(&l, into->dtype, td__ptr(into), td__ptr(into), td__ptr(pre), false);
             }
@@ -168,7 +168,7 @@ static int grad_weight(td_tensor *g, td_tensor *x, bool in_out, const td_grad_sl
                 summed = k->gemm_sums(g->dtype, left.trans, right.trans, left.rows, right.cols, left.cols, td__ptr(left.x), left.ld, td__ptr(right.x),
                                       right.ld, weight->add ? 1.0 : 0.0, td__ptr(weight->into), td__ptr(bias->into), in_out);
             if (!summed)
-                td__mat_multiply(&left, &right, &mi, 0, NULL, weight->add);
+                code = td__mat_multiply(&left, &right, &mi, 0, NULL, weight->add);
         }
         td__tensor_unref(mx.x);
     }

@@ -83,9 +83,9 @@ static int run_matmul(td_call *c)
     if (!code) {
         td__mat tall_a = p.a, tall_out = p.out;
         if (td__mat_count(&p.b) == 1 && td__mat_make_tall(&tall_a) && td__mat_make_tall(&tall_out))
-            td__mat_multiply(&tall_a, &p.b, &tall_out, 0, NULL, false);
+            code = td__mat_multiply(&tall_a, &p.b, &tall_out, 0, NULL, false);
         else
-            td__mat_multiply(&p.a, &p.b, &p.out, p.dims, p.batch, false);
+            code = td__mat_multiply(&p.a, &p.b, &p.out, p.dims, p.batch, false);
         if (td_call_needs_grad(c, 1))
             td_call_save(c, a);
         if (td_call_needs_grad(c, 0))
@@ -105,9 +105,9 @@ static int grad_matmul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
         td_shape batch = batch_shape(sa);
         td__mat_open_out(&into, slot[0].into, p.out.rows, inner_of(sa, true), batch.ndim, batch.dim);
         if (td__mat_count(&p.b) == 1 && td__mat_count(&into) == td__mat_count(&p.out) && td__mat_make_tall(&out) && td__mat_make_tall(&into))
-            td__mat_multiply(&out, &bt, &into, 0, NULL, slot[0].add);
+            code = td__mat_multiply(&out, &bt, &into, 0, NULL, slot[0].add);
         else
-            td__mat_multiply(&p.out, &bt, &into, p.dims, p.batch, slot[0].add);
+            code = td__mat_multiply(&p.out, &bt, &into, p.dims, p.batch, slot[0].add);
     }
     if (!code && slot[1].into) {                                /* gb = a^T * gout                                        */
         td__mat into, out = p.out, ta = p.a;
@@ -115,10 +115,10 @@ static int grad_matmul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
         td__mat_open_out(&into, slot[1].into, inner_of(sb, false), p.out.cols, batch.ndim, batch.dim);
         if (td__mat_count(&into) == 1 && td__mat_count(&p.a) == td__mat_count(&p.out) && td__mat_make_tall(&ta) && td__mat_make_tall(&out)) {
             td__mat at = td__mat_flipped(&ta);
-            td__mat_multiply(&at, &out, &into, 0, NULL, slot[1].add);
+            code = td__mat_multiply(&at, &out, &into, 0, NULL, slot[1].add);
         } else {
             td__mat at = td__mat_flipped(&p.a);
-            td__mat_multiply(&at, &p.out, &into, p.dims, p.batch, slot[1].add);
+            code = td__mat_multiply(&at, &p.out, &into, p.dims, p.batch, slot[1].add);
         }
     }
     close_product(&p);
