@@ -90,7 +90,8 @@ int64_t td__now_ns(void);
  * X(id, name, default text for the help, help). Launchers' own variables (RANK, OMPI_…, SLURM_…) are world.c's table. */
 #define TD_ENV_LIST(X)                                                                                                       \
     X(DEVICE, "TANDEM_DEVICE", "auto", "cpu, cuda or cuda:N: the device of this rank")                                       \
-    X(COMM, "TANDEM_COMM", "auto", "auto, shm or mpi: what carries collectives of CPU tensors")                              \
+    X(COMM, "TANDEM_COMM", "auto", "auto, shm or mpi: what carries collectives of CPU tensors; nccl: auto, and NCCL even alone") \
+    X(NCCL, "TANDEM_NCCL", "libnccl.so.2", "the NCCL library that carries collectives of GPU tensors")                        \
     X(TIMEOUT, "TANDEM_TIMEOUT", "300", "seconds that any wait for another rank may take")                                   \
     X(THREADS, "TANDEM_THREADS", "the rank's share of cores", "OpenMP threads of this rank")                                 \
     X(ISA, "TANDEM_ISA", "auto", "baseline, avx2 or avx512: instruction set of the CPU kernels")                             \

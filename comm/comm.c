@@ -27,6 +27,9 @@ int td__comm_fail(td_comm *comm, int code, const char *format, ...)
 int td__comm_report(td_comm *comm, int code)
 {
     int first = atomic_load(&comm->code);
+    atomic_store(&comm->told, true);
+    if (first && td__pending())                /* what the watching thread has left for us is the same; told once             */
+        return first;
     return first ? td__fail_verbatim(first, comm->sentence) : code;
 }
 
@@ -110,6 +113,8 @@ int td__coll_run(td_comm *comm, td_coll *coll)
     int code = atomic_load(&comm->code);
     if (code)
         return td__comm_report(comm, code);
+    if (td__on_device(coll))
+        return td__work_wait(td__coll_start(comm, coll), coll);
     coll->seq = ++comm->seq;
     coll->turn = ++comm->turn;
     if (in_caller(comm))
@@ -148,12 +153,21 @@ td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a
         atomic_store(&work->state, TD_WORK_DONE);
         return work;
     }
-    work->coll.seq = ++comm->seq;
-    work->coll.turn = ++comm->turn;
     work->hold[0] = a, work->hold[1] = b;
     for (int i = 0; i < 2; i++)
         if (work->hold[i])
             td__tensor_ref(work->hold[i]);
+    if (td__on_device(coll)) {
+        work->on_device = true;
+        work->code = td__device_start(comm, work);
+        if (work->code && !atomic_load(&comm->code))
+            snprintf(work->sentence, sizeof work->sentence, "%s", td_error_message());
+        if (work->code)
+            atomic_store(&work->state, TD_WORK_DONE);
+        return work;
+    }
+    work->coll.seq = ++comm->seq;
+    work->coll.turn = ++comm->turn;
     if (!comm->control) {                      /* alone: there is nobody to wait for */
         work->code = td__comm_execute(comm, &work->coll);
         atomic_store(&work->state, TD_WORK_DONE);
@@ -183,7 +197,9 @@ int td__work_wait(td_work *work, td_coll *figures)
     if (state == TD_WORK_FREE)
         return td__fail(TD_ERR_STATE, "td_wait: this work has been waited for already");
     td_comm *comm = work->comm;
-    int code = state == TD_WORK_DONE ? 0 : td__comm_await(comm, work);
+    int code = state == TD_WORK_DONE ? 0 : work->on_device ? td__device_wait(comm, work) : td__comm_await(comm, work);
+    if (code && work->on_device)
+        td__work_recycle(comm, work);
     if (code)                                  /* the transport hangs with it: work and tensors are its own now */
         return td__comm_report(comm, code);
     code = work->code;
@@ -216,6 +232,8 @@ bool td_test(td_work *work)
         work->checked = now;
     if (atomic_load(&work->state) == TD_WORK_FREE || atomic_load(&comm->code))
         return true;                           /* td_wait says why */
+    if (work->on_device)
+        return td__device_test(comm, work);
     if (comm->backend->on_thread && now - work->checked > 0.05) {
         work->checked = now;
         return td__control_check(comm->control, &work->coll, now) != 0;

@@ -9,6 +9,8 @@
  *   bootstrap.c how the ranks of a host find each other and exchange memory
  *   arena.c     memory that every rank of the host can reach
  *   comm_self.c comm_shm.c, plugins/mpi/…   backends: one table each
+ *   device.c    collectives of a device's memory: numbered, started on its streams by its library (plugins/cuda/nccl*.c), waited for
+ *   watch.c     the thread that looks after them: done, different, failed, too late
  *   open.c      which backend, and the life of the world
  */
 #ifndef TD_COMM_IMPL_H
@@ -17,7 +19,8 @@
 #include <plugin_abi.h>
 #include <tandem/comm.h>
 
-typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_REDUCE_SCATTER, TD_COLL_ALL_GATHER } td_coll_kind;
+typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_REDUCE_SCATTER, TD_COLL_ALL_GATHER,
+               TD_COLL_REPLAY /* device.c alone: those of a captured step */ } td_coll_kind;
 
 /* One collective, raw. pre: each rank's own factor before the sum (ranks may differ), post: one factor after it (all ranks the same).
  * MEAN is a sum with post / size. MIN and MAX ignore the factors. */
@@ -76,6 +79,29 @@ typedef struct td_comm_backend {
     void (*close)(void *state, bool well);
 } td_comm_backend;
 
+/* While a device's library is busy on the host it asks now and then whether to go on: 0, or negative (the reason is recorded): give up. */
+typedef struct { int (*ask)(void *of); void *of; } td_patience;
+
+/* Collectives of a device's memory, on a stream of their own: what td_device_ops.comm points to. Functions that can fail return 0 or a
+ * negative code with one sentence in `error`. A process has one state at a time. */
+enum { TD_COMM_ID = 128 };
+typedef struct td_device_comm {
+    const char *name;
+    int   (*load)(char *error, size_t size);                          /* the library; local                                  */
+    int   (*make_id)(char id[TD_COMM_ID], char *error, size_t size);  /* on one rank, for all                                */
+    int   (*open)(int index, const char id[TD_COMM_ID], int rank, int ranks, const td_patience *patience, void **state, char *error, size_t size);
+    /* Behind everything that the compute stream was given so far; `begin` is recorded before it, `end` behind it. 0; 1: recorded into a graph,
+     * not run. */
+    int   (*start)(void *state, const td_coll *coll, void *begin, void *end, const td_patience *patience, char *error, size_t size);
+    int   (*check)(void *state, char *error, size_t size);            /* any thread: 0, or what has failed by itself          */
+    void  (*abort)(void *state);                                      /* any thread: what was started ends, with any contents   */
+    int   (*close)(void *state, bool well, const td_patience *patience, char *error, size_t size);  /* frees the state        */
+    void *(*alloc)(int index, size_t bytes);                          /* zeroed; NULL after fail                              */
+    void  (*free)(int index, void *block);
+    void *(*timer_new)(int index);                                    /* an event of the device that knows its time; NULL after fail */
+    double (*elapsed)(int index, void *from, void *to);               /* ms between two that have passed                      */
+} td_device_comm;
+
 int  td__comm_open_world(const td_plugin *plugin, void *world);   /* job/: chooses the backend; sets td_world()               */
 /* Started work is waited for (its errors are dropped when the communicator has failed already). 0 or negative after td__fail. */
 int  td__comm_drain(void);
@@ -91,5 +117,11 @@ int      td__comm_agree(td_comm *comm, int code, const char *label);
 int      td__comm_share_error(td_comm *comm, int guilty, int code, const char *label);
 int      td__comm_bytes(td_comm *comm, void *data, size_t n, int root, const char *label);     /* broadcast of plain memory         */
 /* Zeroed memory for collectives: in the arena; on a device: what its library likes best. Not collective. */
+/* A captured step that holds `calls` collectives of device memory has been launched again, on the compute stream: it is watched like one
+ * collective. 0 or negative. */
+int      td__comm_replayed(td_comm *comm, td_device device, int64_t calls, const char *label);
+/* What collectives of device memory took since this was asked last, by the device's own clock, as far as they are known to have passed: their time, and
+ * how much of it the compute stream stood waiting. */
+void     td__comm_device_times(td_comm *comm, double *comm_ms, double *exposed_ms);
 td_storage *td__comm_storage(td_comm *comm, td_device device, size_t bytes);
 #endif

@@ -7,6 +7,9 @@
 
 typedef enum { TD_WORK_FREE, TD_WORK_QUEUED, TD_WORK_RUNNING, TD_WORK_DONE } td__work_state;
 
+/* Events of a device: before a collective, behind it, and where the compute stream began to wait for it. */
+typedef struct { void *begin, *end, *waited; } td__marks;
+
 struct td_work {
     td_coll  coll;
     td_comm *comm;
@@ -17,14 +20,18 @@ struct td_work {
     char     sentence[TD_SENTENCE];        /* of an error of this work alone                                                  */
     td_tensor *hold[2];                    /* live until the work has been waited for                                         */
     bool     abandoned;                    /* waited for in vain: the thread still has it and its tensors                     */
+    bool     on_device;                    /* device.c started it                                                             */
+    td__marks captured;                    /* … into a graph: the events that its wait needs                                   */
     double   checked;                      /* td_test: when peers were last looked at                                         */
 };
 
+typedef struct td__device_side td__device_side;
 struct td_comm {
     int rank, size;
     const td_comm_backend *backend;
     void *state;
     td__control *control;                  /* NULL: self                                                                      */
+    td__device_side *dev;                  /* opened by the first collective of device memory                                  */
     double timeout;
     uint64_t seq, turn;                    /* collectives issued; those of host memory                                        */
 
@@ -36,6 +43,7 @@ struct td_comm {
     td_work  *head, *tail, *spare, *all;
     _Atomic int pending;                   /* started and not yet run                                                         */
     _Atomic int code;                      /* the communicator has failed                                                     */
+    _Atomic bool told;                     /* … and a user's thread knows                                                     */
     char      sentence[TD_SENTENCE];
 };
 
@@ -61,8 +69,46 @@ td_work *td__work_new(td_comm *comm);
 void td__work_recycle(td_comm *comm, td_work *work);
 void td__work_let_go(td_work *work);                              /* of its tensors                                             */
 
-/* ---- device.c ---- */
+/* ---- device.c, watch.c ---- */
+/* A collective of device memory that was started and is not known to have passed. */
+typedef struct {
+    td_coll coll;
+    td__marks mark;                        /* NULL: recorded into a graph, nothing to wait for                                 */
+    bool    enqueued, waited;              /* are begin and end recorded? And waited?                                         */
+    double  started;
+} td__flight;
+
+struct td__device_side {
+    const td_device_comm *table;
+    const td_device_ops *ops;
+    td_device device;
+    void     *state;
+    td__flight *flight;                    /* turn t at t % room; `passed` < t <= `started`                                    */
+    uint64_t  room, started, passed, compared;
+    td__marks *spare;
+    uint64_t  spares;
+    double    comm_ms, exposed_ms;         /* since somebody asked                                                            */
+    double    progress, troubled;          /* when one passed last; since when the library reports an error                     */
+    td__control view;                      /* the control page with a memory of its own: two threads look                       */
+    pthread_mutex_t lock;                  /* of all above                                                                     */
+    pthread_cond_t  news;
+    pthread_t thread;
+    bool      thread_up, stop;
+};
+
+bool td__on_device(const td_coll *coll);
+int  td__device_start(td_comm *comm, td_work *work);              /* of work->coll; 0 or negative after td__comm_fail          */
+int  td__device_wait(td_comm *comm, td_work *work);               /* the compute stream does; 0 or negative                     */
+bool td__device_test(td_comm *comm, td_work *work);
+int  td__device_drain(td_comm *comm);                             /* the host waits for all; 0 or negative                      */
+void td__device_close(td_comm *comm, bool well);
 td_storage *td__device_storage(td_comm *comm, td_device device, size_t bytes);
+int  td__watch_start(td_comm *comm);
+void td__watch_stop(td_comm *comm);
+void td__device_put_back(td__device_side *dev, td__marks *mark);  /* under the lock                                              */
+void td__watch_passed(td__device_side *dev, td_comm *comm);       /* under its lock: takes note of what has passed               */
+int  td__watch_look(td_comm *comm, const td_coll *coll, double since);   /* is anything wrong? 0 or negative, recorded           */
+int  td__watch_compare(td_comm *comm);                            /* fingerprints of this host's ranks; the same                */
 
 /* ---- shm: what open.c hands over ---- */
 typedef struct { td__control *control; td__arena *arena; int n; void **base; size_t *bytes; } td__shm_parts;

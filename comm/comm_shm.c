@@ -108,6 +108,7 @@ static void finish_small(shm *s, const td_coll *coll)
             memcpy(out + (size_t)i * part, td__control_inline(s->c, i, coll->turn), part);
         break;
     case TD_COLL_BARRIER:
+    case TD_COLL_REPLAY:
         break;
     }
 }

@@ -96,12 +96,19 @@ static bool seen_stopped(td__control *c, int i, bool stopped)
     return now - c->stopped_since[i] >= STOPPED_FOR;
 }
 
+/* Has it done its part where we wait? With MPI, and on devices, entering a collective is not yet having taken part in it. */
+static bool is_here(td__control *c, const td__slot *slot, const td_coll *coll, uint64_t step)
+{
+    if (coll->device.kind == TD_CUDA)
+        return coll->turn && atomic_load(&slot->device_passed) >= coll->turn;
+    return atomic_load(&slot->step) >= step && !(c->comm->backend->on_thread && atomic_load(&slot->inside));
+}
+
 static int check_peer(td__control *c, int i, const td_coll *coll, uint64_t step)
 {
     td__slot *slot = &c->slot[i];
     int state = atomic_load(&slot->state);
-    /* has it done its part where we wait? With MPI, entering a collective is not yet having taken part in it */
-    bool here = atomic_load(&slot->step) >= step && !(c->comm->backend->on_thread && atomic_load(&slot->inside));
+    bool here = is_here(c, slot, coll, step);
     if (slot->pid == 0)
         return 0;
     if (state == TD_SLOT_FINISHED || state == TD_SLOT_FAILED)
@@ -126,8 +133,9 @@ static int check_peer(td__control *c, int i, const td_coll *coll, uint64_t step)
 
 static int check_late(td__control *c, const td_coll *coll, uint64_t step)
 {
+    bool device = coll->device.kind == TD_CUDA;
     for (int i = 0; i < c->n; i++)
-        if (i != c->me && atomic_load(&c->slot[i].step) < step)
+        if (i != c->me && (device ? atomic_load(&c->slot[i].device_calls) < coll->turn : atomic_load(&c->slot[i].step) < step))
             return td__verdict_peer(c, i, TD_PEER_LATE, coll);
     return td__verdict_peer(c, -1, TD_PEER_LATE, coll);
 }
@@ -238,6 +246,15 @@ void td__control_leave(td__control *c)
     atomic_store_explicit(&c->mine->inside, 0, memory_order_relaxed);
 }
 
+void td__control_started(td__control *c, const td_coll *coll)
+{
+    td__device_entry *entry = &c->mine->device[coll->turn % TD_DEVICE_CALLS];
+    td__coll_fingerprint(coll, &entry->print);
+    entry->site = (uint64_t)(uintptr_t)coll->site;
+    snprintf(entry->label, sizeof entry->label, "%s", coll->label ? coll->label : "");
+    atomic_store_explicit(&c->mine->device_calls, coll->turn, memory_order_release);
+}
+
 /* ---- making ------------------------------------------------------------------------------------------------------------------------ */
 
 static size_t slots_at(void)
@@ -286,8 +303,11 @@ int td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int 
         return td__pending();
     td__slot *slot = c->mine = &c->slot[me];
     slot->rank = rank;
+    uint64_t started;                          /* never 0 in the page beside a pid: another rank would take us for a process that is gone */
+    td__process_identity((int)getpid(), &started);
+    slot->started = started;
+    atomic_thread_fence(memory_order_release);
     slot->pid = (int32_t)getpid();
-    td__process_identity(slot->pid, &slot->started);
     dl_iterate_phdr(find_program, slot);
     struct stat s;
     slot->exe_id = stat("/proc/self/exe", &s) == 0 ? (uint64_t)s.st_dev << 40 ^ (uint64_t)s.st_ino ^ (uint64_t)s.st_mtime << 20 : 0;

@@ -15,6 +15,7 @@ enum {
     TD_STAGE = 256 * 1024,                 /* bytes of a piece of a staged message                                            */
     TD_SENTENCE = 1024,
     TD_LABEL = 24,
+    TD_DEVICE_CALLS = 128,                 /* as many fingerprints of device collectives a rank may be ahead and still be compared */
 };
 
 /* One rank's part of one collective. Two of them alternate: a rank cannot be two collectives ahead of another. */
@@ -26,6 +27,13 @@ typedef struct {
     char     label[TD_LABEL];
 } td__entry;
 
+/* One collective of device memory. */
+typedef struct {
+    td_fingerprint print;
+    uint64_t site;
+    char     label[TD_LABEL];
+} td__device_entry;
+
 enum { TD_SLOT_ABSENT, TD_SLOT_RUNNING, TD_SLOT_FINISHED, TD_SLOT_FAILED, TD_SLOT_EXITED };
 
 typedef struct {
@@ -34,6 +42,8 @@ typedef struct {
     _Atomic int32_t  inside;               /* is it still in it?                                                              */
     _Atomic int32_t  state;
     _Alignas(64) td__entry entry[2];
+    _Atomic uint64_t device_calls, device_passed;             /* turns started; known to have passed                          */
+    td__device_entry device[TD_DEVICE_CALLS];                 /* turn t at t % TD_DEVICE_CALLS                                */
     int32_t  rank, pid;
     uint64_t started;                      /* the process's start time: pids are used again                                   */
     uint64_t exe_base, exe_size, exe_id;   /* where the program lies, so that another rank of the same program can name a call site */
@@ -89,6 +99,7 @@ static inline td__entry *td__control_entry(td__control *c, int i, uint64_t turn)
 }
 void td__control_enter(td__control *c, const td_coll *coll);     /* writes fingerprint, site, label into this rank's entry      */
 void td__control_leave(td__control *c);
+void td__control_started(td__control *c, const td_coll *coll);   /* a collective of device memory: writes its fingerprint        */
 int  td__control_meet(td__control *c, const td_coll *coll);      /* all ranks of the host; 0 or negative with the verdict        */
 /* Is anything wrong with a peer? `since`: when the wait began. For waits that cannot look themselves; 0 or the verdict's code. */
 int  td__control_check(td__control *c, const td_coll *coll, double since);
@@ -100,6 +111,7 @@ typedef enum { TD_PEER_DIED, TD_PEER_EXITED, TD_PEER_STOPPED, TD_PEER_FINISHED, 
 int  td__verdict(td__control *c, int code, const char *sentence);
 int  td__verdict_take(td__control *c);     /* somebody's verdict, when there is one: recorded; its code; else 0                 */
 int  td__verdict_peer(td__control *c, int peer, td__peer_fault fault, const td_coll *waiting);
+int  td__verdict_turn(td__control *c, uint64_t turn);            /* fingerprints of this turn of the device differ               */
 int  td__verdict_mismatch(td__control *c, const td_coll *coll);  /* after a meeting where fingerprints differed                 */
 void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL_TEXT]);   /* without the caller's line; fast     */
 void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT]);

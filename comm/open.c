@@ -19,6 +19,7 @@ static pthread_once_t self_once = PTHREAD_ONCE_INIT;
 static void init_self(void)
 {
     td__comm_init(&self);
+    self.timeout = td__host.timeout();
 }
 
 td_comm *td_world(void)
@@ -168,6 +169,12 @@ static int open_shm(td_comm *comm, const td__world *w)
     return code;
 }
 
+static bool asked_for(const char *transport)
+{
+    const char *wanted = td__env(TD_ENV_COMM);
+    return wanted && !strcmp(wanted, transport);
+}
+
 static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
 {
     char why[400], error[400];
@@ -176,7 +183,7 @@ static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
         plugin = td__plugin_open("mpi", why, sizeof why);
     if (!plugin || !plugin->comm)
         return td__fail(TD_ERR_UNSUPPORTED, "td_init: %d ranks %s need the MPI plug-in: %s", comm->size,
-                        td__env(TD_ENV_COMM) ? "with TANDEM_COMM=mpi" : "on several hosts", plugin ? "it brings no transport" : why);
+                        asked_for("mpi") ? "with TANDEM_COMM=mpi" : "on several hosts", plugin ? "it brings no transport" : why);
     comm->backend = plugin->comm;
     td__world w = *td__world_now();
     if (ours && plugin->comm->find) {
@@ -198,8 +205,8 @@ static int choose(const td__world *w, bool *shm)
 {
     const char *wanted = td__env(TD_ENV_COMM);
     bool one_host = w->local_size == w->size && w->local_rank >= 0;
-    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "mpi"))
-        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm or mpi", wanted);
+    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "mpi") && strcmp(wanted, "nccl"))
+        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm, mpi or nccl", wanted);
     if (wanted && !strcmp(wanted, "shm") && !one_host)
         return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=shm needs all %d ranks on one host; %d are on this one", w->size, w->local_size);
     *shm = one_host && !(wanted && !strcmp(wanted, "mpi"));
@@ -208,6 +215,7 @@ static int choose(const td__world *w, bool *shm)
 
 static void close_parts(td_comm *comm, bool well)
 {
+    td__device_close(comm, well);
     void *memory = comm->control ? comm->control->head : NULL;
     size_t bytes = comm->control ? comm->control->bytes : 0;
     if (comm->control)
@@ -252,8 +260,9 @@ int td__comm_open_world(const td_plugin *plugin, void *world)
 int td__comm_drain(void)
 {
     td_comm *comm = world_comm;
-    if (!comm || !comm->thread_up)
-        return 0;
+    int device = td__device_drain(comm ? comm : &self);
+    if (device || !comm || !comm->thread_up)
+        return device;
     double end = td__now() + comm->timeout + 10;
     while (atomic_load(&comm->pending) && !atomic_load(&comm->code) && td__now() < end) {
         td_coll last = { .kind = TD_COLL_BARRIER, .seq = comm->seq, .turn = comm->turn, .label = "td_finish" };
@@ -268,6 +277,7 @@ int td__comm_drain(void)
 void td__comm_close_world(bool well)
 {
     td_comm *comm = world_comm;
+    td__device_close(&self, well);
     td__comm_trim(&self);
     td__on_abort(NULL);
     if (!comm)

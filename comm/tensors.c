@@ -7,16 +7,15 @@
 static int check_tensor(const char *who, const char *name, td_tensor *x, bool arith)
 {
     int code = td__tensor_check(who, x);
-    char shape[128], device[24];
+    char shape[128];
+    bool half;
     if (code)
         return code;
-    if (!x->storage->ops->host_memory)
-        return td__fail(TD_ERR_DEVICE, "%s: %s lies on %s; collectives of this build move CPU tensors", who, name,
-                        td__device_text(x->storage->device, device));
     if (!td_is_contiguous(x))
         return td__fail(TD_ERR_SHAPE, "%s: %s %s is not contiguous; pass td_contiguous of it", who, name, td__shape_text(x->shape, shape));
-    if (arith && !td__is_arith(x->dtype))
-        return td__fail(TD_ERR_DTYPE, "%s: %s is %s; sums, means, minima and maxima take f32, f64, i64 and i32", who, name,
+    half = x->storage->device.kind == TD_CUDA && td__is_half(x->dtype);
+    if (arith && !td__is_arith(x->dtype) && !half)
+        return td__fail(TD_ERR_DTYPE, "%s: %s is %s; sums, means, minima and maxima take f32, f64, i64 and i32, on a GPU f16 and bf16 too", who, name,
                         td_dtype_name(x->dtype));
     return 0;
 }
@@ -30,7 +29,7 @@ static int check_op(const char *who, td_reduce op, const td_tensor *x)
 {
     if ((int)op < TD_SUM || (int)op > TD_MAX)
         return td__fail(TD_ERR_ARGUMENT, "%s: %d is no reduction; expected TD_SUM, TD_MEAN, TD_MIN or TD_MAX", who, (int)op);
-    if (op == TD_MEAN && !td__is_float(x->dtype))
+    if (op == TD_MEAN && !td__is_real(x->dtype))
         return td__fail(TD_ERR_DTYPE, "%s: the mean of %s is no %s; use TD_SUM and divide", who, td_dtype_name(x->dtype), td_dtype_name(x->dtype));
     return 0;
 }
@@ -38,7 +37,10 @@ static int check_op(const char *who, td_reduce op, const td_tensor *x)
 /* whole (size*n, …) and part (n, …); a scalar part goes with a whole of (size). */
 static int check_parts(const char *who, const td_comm *comm, const char *whole_name, td_tensor *whole, const char *part_name, td_tensor *part)
 {
-    char a[128], b[128];
+    char a[128], b[128], one[24], other[24];
+    if (!td__device_equal(whole->storage->device, part->storage->device))
+        return td__fail(TD_ERR_DEVICE, "%s: %s lies on %s and %s on %s", who, whole_name, td__device_text(whole->storage->device, one), part_name,
+                        td__device_text(part->storage->device, other));
     if (whole->dtype != part->dtype)
         return td__fail(TD_ERR_DTYPE, "%s: %s is %s and %s is %s", who, whole_name, td_dtype_name(whole->dtype), part_name,
                         td_dtype_name(part->dtype));
@@ -65,8 +67,8 @@ static int may_write(td_tensor *x)
 
 static td_coll basic(td_coll_kind kind, td_tensor *out, td_tensor *in)
 {
-    return (td_coll){ .kind = kind, .dtype = in->dtype, .out = td__ptr(out), .in = td__ptr(in), .count = td_numel(in), .pre = 1, .post = 1,
-                      .site = td__site };
+    return (td_coll){ .kind = kind, .dtype = in->dtype, .device = in->storage->device, .out = td__ptr(out), .in = td__ptr(in), .count = td_numel(in),
+                      .pre = 1, .post = 1, .plain = true, .site = td__site };
 }
 
 static int make_all_reduce(td_comm *comm, td_tensor *x, td_reduce op, td_coll *coll)

@@ -30,7 +30,8 @@ td_work *td__work_new(td_comm *comm)
     work->code = 0;
     work->sentence[0] = '\0';
     work->hold[0] = work->hold[1] = NULL;
-    work->abandoned = false;
+    work->abandoned = work->on_device = false;
+    work->captured = (td__marks){ 0 };
     work->checked = 0;
     atomic_store(&work->state, TD_WORK_QUEUED);
     return work;

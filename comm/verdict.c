@@ -9,7 +9,7 @@
 #include <unistd.h>
 #include "comm_room.h"
 
-static const char *const kinds[] = { "barrier", "broadcast", "all_reduce", "reduce_scatter", "all_gather" };
+static const char *const kinds[] = { "barrier", "broadcast", "all_reduce", "reduce_scatter", "all_gather", "replay of a captured step" };
 static const char *const ops[] = { "", ", mean", ", min", ", max" };
 
 static char *put(char *at, char *end, const char *text)
@@ -33,9 +33,9 @@ static char *put_number(char *at, char *end, uint64_t n)
 void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL_TEXT])
 {
     char *at = into, *end = into + TD_CALL_TEXT - 1;
-    bool known = p->kind >= TD_COLL_BARRIER && p->kind <= TD_COLL_ALL_GATHER;
+    bool known = p->kind >= TD_COLL_BARRIER && p->kind <= TD_COLL_REPLAY;
     at = put(at, end, known ? kinds[p->kind] : "collective");
-    if (p->kind != TD_COLL_BARRIER) {
+    if (p->kind != TD_COLL_BARRIER && p->kind != TD_COLL_REPLAY) {
         at = put(at, end, "(");
         at = put(at, end, td_dtype_name((td_dtype)p->dtype));
         at = put(at, end, ", ");
@@ -80,20 +80,32 @@ bool td__fingerprint_equal(const td_fingerprint *a, const td_fingerprint *b)
            a->device == b->device;
 }
 
-/* What rank i of the host called, as far as this rank can tell. */
-static void peer_call_text(td__control *c, int i, uint64_t turn, char into[TD_CALL_TEXT])
+static void entry_text(td__control *c, int i, const td_fingerprint *print, const char label[TD_LABEL], uint64_t site, char into[TD_CALL_TEXT])
 {
-    td__slot *slot = &c->slot[i];
-    td__entry entry = *td__control_entry(c, i, turn);
-    entry.label[TD_LABEL - 1] = '\0';
-    if (entry.print.seq == 0) {
+    const td__slot *slot = &c->slot[i];
+    if (print->seq == 0) {
         snprintf(into, TD_CALL_TEXT, "td_init");
         return;
     }
-    td__coll_text(&entry.print, entry.label, into);
-    uint64_t offset = entry.site - slot->exe_base;
-    if (entry.site && slot->exe_id && slot->exe_id == c->mine->exe_id && offset < slot->exe_size)
+    td__coll_text(print, label, into);
+    uint64_t offset = site - slot->exe_base;
+    if (site && slot->exe_id && slot->exe_id == c->mine->exe_id && offset < slot->exe_size)
         add_site((const void *)(uintptr_t)(c->mine->exe_base + offset), into);
+}
+
+/* What rank i of the host called, as far as this rank can tell. */
+static void peer_call_text(td__control *c, int i, uint64_t turn, char into[TD_CALL_TEXT])
+{
+    td__entry entry = *td__control_entry(c, i, turn);
+    entry.label[TD_LABEL - 1] = '\0';
+    entry_text(c, i, &entry.print, entry.label, entry.site, into);
+}
+
+static void peer_device_text(td__control *c, int i, uint64_t turn, char into[TD_CALL_TEXT])
+{
+    td__device_entry entry = c->slot[i].device[turn % TD_DEVICE_CALLS];
+    entry.label[TD_LABEL - 1] = '\0';
+    entry_text(c, i, &entry.print, entry.label, entry.site, into);
 }
 
 /* ---- one verdict for all ------------------------------------------------------------------------------------------------------ */
@@ -135,9 +147,14 @@ int td__verdict_peer(td__control *c, int peer, td__peer_fault fault, const td_co
         return td__verdict(c, TD_ERR_TIMEOUT, text);
     }
     td__slot *slot = &c->slot[peer];
-    uint64_t calls = atomic_load(&slot->calls);
-    bool inside = atomic_load(&slot->inside);
-    peer_call_text(c, peer, calls, theirs);
+    uint64_t calls = atomic_load(&slot->calls), device_calls = atomic_load(&slot->device_calls);
+    bool inside = atomic_load(&slot->inside), device = waiting->device.kind == TD_CUDA && device_calls && !inside;
+    if (device)
+        peer_device_text(c, peer, device_calls, theirs);
+    else
+        peer_call_text(c, peer, calls, theirs);
+    if (device)
+        inside = atomic_load(&slot->device_passed) < device_calls, calls = device_calls;
     char where[TD_CALL_TEXT + 64];
     if (calls == 0)
         snprintf(where, sizeof where, inside ? "it was in td_init" : "it has entered no collective");
@@ -222,6 +239,30 @@ void td__mismatch_sentence(int n, const int *rank, const td_fingerprint *prints,
         snprintf(into + used, size - used, " called %s", texts[largest]);
     }
     td__free(group);
+}
+
+int td__verdict_turn(td__control *c, uint64_t turn)
+{
+    char (*texts)[TD_CALL_TEXT] = td__alloc((size_t)c->n * sizeof *texts);
+    td_fingerprint *prints = td__alloc((size_t)c->n * sizeof *prints);
+    int *rank = td__alloc((size_t)c->n * sizeof *rank), n = 0;
+    char sentence[TD_SENTENCE] = "ranks called different collectives";
+    double end = td__now() + 0.3;              /* who is about to come is named, too                                              */
+    for (int i = 0; i < c->n; i++)
+        while (atomic_load(&c->slot[i].device_calls) < turn && !atomic_load(&c->head->verdict) && td__now() < end)
+            nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+    for (int i = 0; texts && prints && rank && i < c->n; i++)
+        if (atomic_load_explicit(&c->slot[i].device_calls, memory_order_acquire) >= turn) {
+            prints[n] = c->slot[i].device[turn % TD_DEVICE_CALLS].print;
+            peer_device_text(c, i, turn, texts[n]);
+            rank[n++] = c->slot[i].rank;
+        }
+    if (n)
+        td__mismatch_sentence(n, rank, prints, (const char (*)[TD_CALL_TEXT])texts, sentence, sizeof sentence);
+    td__free(texts);
+    td__free(prints);
+    td__free(rank);
+    return td__verdict(c, TD_ERR_MISMATCH, sentence);
 }
 
 int td__verdict_mismatch(td__control *c, const td_coll *coll)

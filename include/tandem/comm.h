@@ -4,6 +4,9 @@
  * fingerprint is compared before data is touched, and a difference is one sentence that names both calls. Every wait has a
  * deadline (TANDEM_TIMEOUT, 300 s); a peer that is dead, stopped or gone is reported at once. Tensors are contiguous;
  * arithmetic in f32, f64, i64, i32 (data movement in any dtype). The result is the same, bit for bit, on every rank.
+ *
+ * Tensors of a GPU go through NCCL, on a stream of its own; arithmetic in f16 and bf16, too. There no call waits for the GPU: a blocking one and
+ * td_wait return when later work on the tensor is ordered behind the collective. What goes wrong afterwards is the next call's error.
  */
 #ifndef TANDEM_COMM_H
 #define TANDEM_COMM_H
@@ -38,7 +41,7 @@ TD_API int  td_wait(td_work *work);                                       /* fre
 TD_API bool td_test(td_work *work);                                       /* finished? does not free it                 */
 TD_API void td_abort(td_comm *comm, const char *why);                     /* gives up all that is under way, on every rank  */
 
-/* In the group's arena: collectives on it stage nothing. Owned by the innermost scope like any tensor. */
+/* On the default device, in memory that collectives stage nothing of (on the CPU: the group's arena). Owned by the innermost scope like any tensor. */
 TD_API td_tensor *td_zeros_shared(td_comm *comm, td_shape shape, td_dtype dtype);
 
 #ifdef __cplusplus

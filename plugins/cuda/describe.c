@@ -2,7 +2,7 @@
  *
  * A library that is opened only when it is needed has its row here all the same: whether it can be is what the reader wants to know.
  */
-#include "cuda_impl.h"
+#include "nccl_impl.h"
 #include <stdio.h>
 
 static bool cublas(char *into, size_t size)
@@ -14,6 +14,7 @@ static bool cublas(char *into, size_t size)
 
 static const cuda_component components[] = {
     { "cuBLASLt", cublas },
+    { "NCCL", nccl_describe },
 };
 
 /* Asking for its free memory opens the GPU: some tenths of a second, and an error where another process has it for itself. */

@@ -1,6 +1,6 @@
 /* plugins/cuda/plugin.c: what the library gets from this plug-in: the operations of the device "cuda", or the sentence why there is none.
  */
-#include "cuda_impl.h"
+#include "nccl_impl.h"
 
 const td_device_ops cuda_ops = {
     .name = "cuda",
@@ -34,6 +34,7 @@ const td_device_ops cuda_ops = {
     .trapped = cuda_trapped,
     .trap_clear = cuda_trap_clear,
     .kernels = &td__cuda_kernels,
+    .comm = &nccl_comm_ops,
 };
 
 TD_API const td_plugin *td_plugin_v1(const td_host *host);

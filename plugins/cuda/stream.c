@@ -81,10 +81,13 @@ int cuda_event_done(int index, void *event)
 {
     if (cuda_use(index))
         return TD_ERR_DEVICE;
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;     /* asking spoils no recording of another thread      */
+    cudaThreadExchangeStreamCaptureMode(&mode);
     cudaError_t e = cudaEventQuery(event);
+    cudaThreadExchangeStreamCaptureMode(&mode);
     if (e == cudaErrorNotReady)
         cudaGetLastError();                            /* no error, but it would be found as one                              */
-    return e == cudaSuccess ? 1 : e == cudaErrorNotReady ? 0 : TD_ERR_DEVICE;
+    return e == cudaSuccess ? 1 : e == cudaErrorNotReady || e == cudaErrorCudartUnloading ? 0 : TD_ERR_DEVICE;   /* the process ends */
 }
 
 int cuda_event_synchronize(int index, void *event)

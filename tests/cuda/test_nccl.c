@@ -1,0 +1,169 @@
+/* tests/cuda/test_nccl.c: the communicator's device side and plugins/cuda/nccl*.c, really run: 2 and 4 processes, a GPU made of threads each
+ * (fake_gpu.c), a library that is NCCL as far as it goes (fake_nccl.c). Every kind, dtype and reduction against double precision; started ones
+ * beside work of the compute stream, which delays show; factors; a rank that is killed, stopped, late or calls something else.
+ */
+#include "gpu_ranks.h"
+#include "../../plugins/cuda/nccl_impl.h"
+#include "fake_gpu.h"
+
+size_t cublas_version(void) { return 130002; }
+
+
+/* ---- the device, as plugin.c makes it, with the kernel that collectives need ----------------------------------------------------------------- */
+typedef struct { td_dtype t; int64_t n; const void *in; void *out; double by; } scaling;
+
+static void scale_now(void *of)
+{
+    scaling *s = of;
+    for (int64_t i = 0; i < s->n; i++) {
+        size_t at = (size_t)i * td_dtype_size(s->t);
+        td__element_put(s->t, (char *)s->out + at, td__element_get(s->t, (const char *)s->in + at) * s->by);
+    }
+}
+
+static void combine(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs)
+{
+    assert_true(op == TD_COMBINE_SUM && k == 1 && outs == 1);
+    scaling *s = malloc(sizeof *s);
+    *s = (scaling){ t, n, in[0], out[0], pre[0] * post };
+    fake_gpu_enqueue(cuda_compute, scale_now, s);
+}
+
+const td_kernels td__cuda_kernels = { .name = "cuda", .combine = combine };
+static const td_device_ops ops = {
+    .name = "cuda", .kind = TD_CUDA, .count = cuda_count, .alloc = cuda_alloc, .free = cuda_free, .copy = cuda_copy, .synchronize = cuda_synchronize,
+    .stream_new = cuda_stream_new, .stream_free = cuda_stream_free, .event_new = cuda_event_new, .event_record = cuda_event_record,
+    .event_wait = cuda_event_wait, .event_free = cuda_event_free, .event_done = cuda_event_done, .kernels = &td__cuda_kernels, .comm = &nccl_comm_ops,
+};
+
+/* Each rank its own process, and the device is opened after the fork: threads do not survive one. */
+static void prepare_rank(int rank, int compute_us, int communication_us)
+{
+    (void)rank;
+    dev = &ops;
+    cuda_host = &td__host;
+    fake_gpu_delay_us[0] = compute_us, fake_gpu_delay_us[1] = communication_us;
+    td__device_register(&ops);
+    td__device_set_default((td_device){ TD_CPU, 0 });
+}
+
+static void well(rank_body *body, int size, int compute_us, int communication_us)
+{
+    all_well(size, on_gpu, &(plan){ body, compute_us, communication_us, NULL }, 60);
+}
+
+static void kinds(void **state) { (void)state; well(everything, 2, 0, 0), well(everything, 4, 0, 0); }
+static void weights(void **state) { (void)state; well(factors, 2, 0, 0), well(factors, 4, 0, 200); }
+static void streams(void **state) { (void)state; well(in_flight, 2, 1000, 0), all_well(2, on_gpu, &(plan){ in_flight, 0, 1000, (void *)1 }, 60), well(in_flight, 4, 0, 300); }
+
+static void alone(void **state)
+{
+    (void)state;
+    well(everything, 1, 0, 0);
+    setenv("TANDEM_COMM", "nccl", 1);
+    well(everything, 1, 0, 100);
+    well(in_flight, 1, 100, 0);
+    unsetenv("TANDEM_COMM");
+}
+
+static void gone(void **state)
+{
+    (void)state;
+    try("kill", 2, false, TD_ERR_PEER, 2, PARTS("rank 1 (pid ", "was killed or died", "waited in all_reduce(f32, 1000, cuda) #", " at gpu_ranks.h:",
+                                                "its last was "));
+    try("kill", 4, false, TD_ERR_PEER, 2, PARTS("rank 1 (pid ", "was killed or died"));
+    try("exit", 2, false, TD_ERR_PEER, 2, PARTS("rank 1 (pid ", "was killed or died"));
+    try("stop", 2, false, TD_ERR_PEER, 2.5, PARTS("rank 1 (pid ", "is stopped by a signal"));
+    try("abort", 4, true, TD_ERR_ABORTED, 2, PARTS("rank 1 gave up", "no more of this"));
+}
+
+static void different(void **state)
+{
+    (void)state;
+    try("count", 4, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 called all_reduce(f32, 1001, cuda) #", "ranks 0, 2, 3 called all_reduce(f32, 1000, cuda) #", " at gpu_ranks.h:"));
+    try("dtype", 2, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 called all_reduce(f64, 1000, cuda)", "called all_reduce(f32, 1000, cuda)"));
+    try("kind", 4, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 called broadcast(f32, 1000, root 0, cuda)", "called all_reduce(f32, 1000, cuda)"));
+}
+
+static void late(void **state)
+{
+    (void)state;
+    setenv("TANDEM_TIMEOUT", "0.5", 1);
+    try("late", 2, false, TD_ERR_TIMEOUT, 2, PARTS("rank 1 (pid ", "did not come to all_reduce(f32, 1000, cuda)", "within 0.5 s (TANDEM_TIMEOUT)"));
+    unsetenv("TANDEM_TIMEOUT");
+}
+
+/* ---- the library ----------------------------------------------------------------------------------------------------------------------------------------- */
+static int refused(int rank, int size, void *arg)
+{
+    (void)size;
+    TD_SCOPE();
+    td_tensor *x = make(TD_F32, 10, rank, 0);
+    tell(rank, td_all_reduce(td_world(), x, TD_SUM));
+    EXPECT(strstr(td_error_message(), arg));
+    td_error_clear();
+    EXPECT(td_barrier(td_world()) == 0);       /* collectives of host memory go on                                                 */
+    return 0;
+}
+
+static int echo(int rank, int size, void *arg)
+{
+    (void)size, (void)arg;
+    TD_SCOPE();
+    td_tensor *x = make(TD_F32, 10, rank, 0);
+    EXPECT(td_all_reduce(td_world(), x, TD_SUM) == 0 && td__comm_drain() == 0);
+    EXPECT(go_on(x, x, false) == TD_ERR_PEER);
+    EXPECT(strstr(td_error_message(), "remote process exited or there was a network error: fake detail"));
+    return 0;
+}
+
+static int no_memory(int rank, int size, void *arg)
+{
+    (void)arg;
+    td_storage *s = td__comm_storage(td_world(), gpu, 4000);
+    EXPECT(s);
+    td_tensor *x = td__tensor_on(s, TD_SHAPE(1000), TD_F32, 0);
+    EXPECT(td_all_reduce(td_world(), x, TD_SUM) == 0);
+    char *host = fetch(x);
+    EXPECT(at(TD_F32, host, 999) == 0 && size == 2);
+    free(host);
+    td__tensor_unref(x);
+    td__storage_unref(s);
+    return rank < 0;
+}
+
+static void with(const char *name, const char *text, rank_body *body, const char *arg)
+{
+    char kept[600];
+    snprintf(kept, sizeof kept, "%s", getenv(name) ? getenv(name) : "");
+    setenv(name, text, 1);
+    int results[MAX_RANKS];
+    run_ranks(2, on_gpu, &(plan){ body, 0, 0, (void *)(uintptr_t)arg }, 20, results);
+    for (int r = 0; r < 2; r++)
+        if (results[r])
+            fail_msg("%s=%s: rank %d ended with %d: %s", name, text, r, results[r], shared->rank[r].sentence);
+    if (*kept)
+        setenv(name, kept, 1);
+    else
+        unsetenv(name);
+}
+
+static void libraries(void **state)
+{
+    (void)state;
+    with("TANDEM_NCCL", "/nowhere/libnccl.so.2", refused, "NCCL cannot be opened (/nowhere/libnccl.so.2: ");
+    with("TANDEM_NCCL", "libm.so.6", refused, "libm.so.6 is no NCCL that will do: it lacks ncclGetVersion");
+    with("FAKE_NCCL", "version", refused, "is NCCL 2.18.5, and 2.19 is the oldest that will do: install a newer libnccl2");
+    with("FAKE_NCCL", "error", echo, NULL);
+    with("FAKE_NCCL", "nomem", no_memory, NULL);
+    with("FAKE_NCCL", "", no_memory, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kinds), cmocka_unit_test(weights), cmocka_unit_test(streams), cmocka_unit_test(alone),
+        cmocka_unit_test(gone), cmocka_unit_test(different), cmocka_unit_test(late), cmocka_unit_test(libraries),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
