@@ -119,6 +119,7 @@ const char *td__call_name(const td_call *call);         /* of its operation, wit
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
 void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */
+void     td__graphs_free_all(void);                    /* captured steps (capture.c); td_finish calls it                      */
 /* the thread's sample numbers: ids (i64, rows) or NULL with `first`; advances the index of random calls of this forward */
 int64_t td__random_call_index(void);
 int64_t td__random_calls(void);                        /* the index that the next one gets; for training states            */

@@ -8,7 +8,7 @@
  *
  * If a gradient function fails, the gradients of all groups reached are forgotten (they would be halves), and the error stays pending.
  */
-#include "plan.h"
+#include "capture.h"
 
 double td__backward_unit(void)
 {
@@ -114,7 +114,10 @@ static int run_empty(td__plan *p, bool retain)
             code = take_part(node);
         if ((!retain || node->once) && !node->shared) {
             node->freed = true;
-            td__node_let_go(node);
+            if (node->captured)
+                td__saved_drop(node);
+            else
+                td__node_let_go(node);
         }
         td__plan_drop_first(p);
     }
@@ -209,7 +212,8 @@ static int find_weight(const char *who, const td_tensor *loss, const td_tensor *
     return 0;
 }
 
-static int backward(const char *who, td_tensor *loss, const td_tensor *given, bool retain)
+/* `again`: a replay; `note`: a recording that keeps the plan. */
+static int backward_as(const char *who, td_tensor *loss, const td_tensor *given, bool retain, const td__plan_kept *again, td__plan_kept *note)
 {
     td__tape *tape = &td__tape_now;
     if (tape->light)
@@ -224,7 +228,8 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
     int error = td__pending();
     error = error ? error : check_loss(who, loss);
     error = error ? error : find_weight(who, loss, given, &weight);
-    error = error ? error : td__plan_make(&plan, td__graph_of(loss));
+    error = error ? error : again ? td__plan_again(&plan, again) : td__plan_make(&plan, td__graph_of(loss));
+    error = error || !note ? error : td__plan_keep(&plan, note);
     for (size_t i = 0; i < plan.groups && !error; i++)
         td__group_untrap(plan.group[i]);
     /* Found now it is refused beforehand, on all ranks; what hooks change later is found on the way. Weight 0 reads nothing. */
@@ -245,6 +250,24 @@ static int backward(const char *who, td_tensor *loss, const td_tensor *given, bo
     td__plan_end(&plan);
     td__random_restart();
     return code;
+}
+
+static int backward(const char *who, td_tensor *loss, const td_tensor *given, bool retain)
+{
+    td__backward_state *b = td__record_begin(&td__backward_kind);
+    if (b && !td_is_poisoned(loss)) {
+        *b = (td__backward_state){ .who = who, .loss = loss, .weight = (td_tensor *)(uintptr_t)given, .retain = retain };
+        td__tensor_ref(b->loss);
+        td__tensor_ref(b->weight);
+    }
+    int code = backward_as(who, loss, given, retain, NULL, b ? &b->plan : NULL);
+    td__record_end();
+    return code;
+}
+
+int td__backward_again(td__backward_state *b)
+{
+    return backward_as(b->who, b->loss, b->weight, b->retain, &b->plan, NULL);
 }
 
 int td_backward(td_tensor *loss)

@@ -250,5 +250,7 @@ static td_tensor *checkpoint(td__checkpoint_fn *fn, void *user, size_t user_size
 td_tensor *td_checkpoint(td__checkpoint_fn *fn, void *user, size_t user_size, td_tensor *const *inputs, size_t n)
 {
     TD_ENTER();
+    if (td__recorded_here())
+        td__record_refuse("td_checkpoint is called by the step: its function is called again by every backward, and a replay calls nothing of the program");
     return checkpoint(fn, user, user_size, inputs, n);
 }

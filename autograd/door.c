@@ -4,7 +4,7 @@
  * outputs to the innermost scope. Poison passes through without a further error. A pending error does not stop a forward: only
  * what would act on its results refuses.
  */
-#include "tape.h"
+#include "capture.h"
 #include <string.h>
 
 /* The stamp of an output: that of its stamped inputs. Two stamps of one value are one (two losses over the same batch). */
@@ -35,6 +35,26 @@ static int check_made(td_call *call)
     return 0;
 }
 
+/* A replay's infer: the outputs are there. Where the operation works on f32 copies it writes to some, which are rounded to the output. */
+static int same_outputs(td_call *call, const td__half *half)
+{
+    for (int i = 0; i < call->n_out; i++) {
+        td_tensor *x = call->again[i];
+        if (i == 0) {
+            td__tensor_unref(x->divisor);      /* stamped anew                                                           */
+            x->divisor = NULL;
+        }
+        if (half->in && td__is_half(x->dtype))
+            x = td__tensor_new(x->shape, TD_F32, call->device);
+        else
+            td__tensor_ref(x);
+        call->out[i] = x;
+        if (x->poisoned)
+            return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    }
+    return 0;
+}
+
 /* infer and run. Operations called inside record nothing; handles that they leave behind die here. */
 static int perform(td_call *call)
 {
@@ -47,7 +67,7 @@ static int perform(td_call *call)
     td__tape_now.autocast = TD_F32;
     td__memory_now = memory ? memory : TD_MEMORY_ACTIVATIONS;
     int code = td__half_begin(call, &half);
-    code = code ? code : op->infer(call);
+    code = code ? code : call->again ? same_outputs(call, &half) : op->infer(call);
     if (!code && !(code = check_made(call)) && op->run && !call->view) {
         td_scope scope = td_scope_begin();
         code = op->run(call);
@@ -129,7 +149,8 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
         here.n_saved = 0;
         here.room_saved = SAVED_HERE;
         here.saved = here.saved_here;
-        here.recording = here.view = here.freed = here.half = here.shared = false;
+        here.recording = here.view = here.freed = here.half = here.shared = here.captured = here.light = false;
+        here.again = NULL;
         here.error = 0;
         here.dest = NULL;
         memset(here.out, 0, sizeof here.out);
@@ -140,6 +161,8 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
     call->n_out = n_out;
     if (td__tape_now.rerun)
         td__checkpoint_note(op);
+    const bool recorded = td__recording_now;
+    td__forward *forward = recorded ? td__forward_begin(call->in, n) : NULL;
     int code = perform(call);
     if (td__anomaly && !code && td__anomaly_wanted())
         code = td__anomaly_forward(call, call->in);
@@ -156,11 +179,32 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
         }
         outputs[i] = td__scoped_tensor(x);
     }
+    if (recorded)
+        td__forward_end(forward, call, call->in, code ? NULL : outputs);
     call->in = NULL;
     if (!record || call->light)
         td__saved_drop(call);
     if (record)
         td__node_unref(call);
+}
+
+int td__call_again(td_call *call, td_tensor *const *in, td_tensor *const *out)
+{
+    td__saved_drop(call);
+    call->freed = false;
+    call->error = 0;
+    call->in = in;
+    call->again = out;
+    int code = perform(call);
+    for (int i = 0; i < call->n_out; i++) {
+        td__tensor_unref(call->out[i]);
+        call->out[i] = NULL;
+    }
+    call->in = NULL;
+    call->again = NULL;
+    if (!call->recording || code)
+        td__saved_drop(call);
+    return code;
 }
 
 td_tensor *td_apply(const td_op *op, td_tensor *const *inputs, size_t n, const void *attr)

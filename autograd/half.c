@@ -93,7 +93,9 @@ int td__half_begin(td_call *call, td__half *h)
 /* Output i in 16 bits, in place of the f32 one: its stamp and what was saved of it move along. */
 static int narrow_output(td_call *call, int i, td_dtype dtype)
 {
-    td_tensor *wide = call->out[i], *x = td__tensor_new(wide->shape, dtype, call->device);
+    td_tensor *wide = call->out[i], *x = call->again ? call->again[i] : td__tensor_new(wide->shape, dtype, call->device);
+    if (call->again)
+        td__tensor_ref(x);
     int code = x->poisoned ? TD_ERR_MEMORY : td__copy(x, wide, false);
     for (int s = 0; s < call->n_saved && !code; s++) {
         if (call->saved[s].output != i)

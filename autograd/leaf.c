@@ -114,6 +114,9 @@ void td_requires_grad(td_tensors leaves, bool on)
 td_tensor *td_grad(td_tensor *x)
 {
     TD_ENTER();
+    if (td__recorded_here())
+        td__record_refuse("td_grad is called by the step: gradients live from a backward to the optimizer's step, at another place in each replay; "
+                          "td_clip_grad_norm looks at them in place");
     td__leaf *leaf = td__leaf_of(x);
     if (!leaf)
         return NULL;
@@ -144,6 +147,35 @@ static void forget(td__leaf *leaf)
         g->ops->step_end(g);
 }
 
+typedef struct { td_tensor **list; size_t n; } forgotten;
+
+static int zero_again(void *state)
+{
+    forgotten *f = state;
+    td_zero_grad((td_tensors){ f->list, f->n });
+    return td__pending();
+}
+
+static void zero_drop(void *state)
+{
+    forgotten *f = state;
+    for (size_t i = 0; i < f->n; i++)
+        td__tensor_unref(f->list[i]);
+    td__free(f->list);
+}
+
+static void note_zero(td_tensors leaves)
+{
+    static const td__record_kind kind = { "td_zero_grad", sizeof(forgotten), zero_again, NULL, zero_drop, NULL };
+    forgotten *f = td__record_begin(&kind);
+    if (f && (f->list = td__calloc((leaves.n + 1) * sizeof *f->list)))
+        for (; f->n < leaves.n; f->n++) {
+            f->list[f->n] = leaves.list[f->n];
+            td__tensor_ref(f->list[f->n]);
+        }
+    td__record_end();
+}
+
 void td_zero_grad(td_tensors leaves)
 {
     TD_ENTER();
@@ -158,4 +190,6 @@ void td_zero_grad(td_tensors leaves)
         if (leaf)
             forget(leaf);
     }
+    if (td__recording_now)
+        note_zero(leaves);
 }

@@ -200,7 +200,7 @@ int td__node_run(td_call *node, bool retain)
     for (int i = 0; i < node->n_in; i++)
         if (dest[i].into && td__graph_is_leaf(node->edge[i].graph))
             td__leaf_done(td__graph_leaf(node->edge[i].graph));
-    if (!retain)
+    if (!retain && !node->captured)
         td__node_let_go(node);
     return td__pending();
 }

@@ -63,23 +63,33 @@ static int reach_group(td__plan *p, td__leaf *leaf)
     return 0;
 }
 
+int td__plan_leaf(td__plan *p, td__leaf *leaf, int expected)
+{
+    td__tensor_ref(leaf->value);
+    leaf->walk = p->walk;
+    leaf->expected = expected;
+    leaf->next = NULL;
+    *(p->last_leaf ? &p->last_leaf->next : &p->leaf) = leaf;
+    p->last_leaf = leaf;
+    return reach_group(p, leaf);
+}
+
+void td__plan_append(td__plan *p, td_call *node)
+{
+    td__node_ref(node);
+    node->walk = p->walk;
+    node->next = NULL;
+    *(p->last ? &p->last->next : &p->first) = node;
+    p->last = node;
+}
+
 static int reach_leaf(td__plan *p, td__leaf *leaf)
 {
     if (!leaf->requires)
         return 0;
-    if (leaf->walk != p->walk) {
-        td__tensor_ref(leaf->value);
-        leaf->walk = p->walk;
-        leaf->expected = 0;
-        leaf->next = NULL;
-        *(p->last_leaf ? &p->last_leaf->next : &p->leaf) = leaf;
-        p->last_leaf = leaf;
-        int code = reach_group(p, leaf);
-        if (code)
-            return code;
-    }
-    leaf->expected++;
-    return 0;
+    int code = leaf->walk != p->walk ? td__plan_leaf(p, leaf, 0) : 0;
+    leaf->expected += !code;
+    return code;
 }
 
 static int reach_node(td__plan *p, td_call *node)

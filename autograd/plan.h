@@ -20,6 +20,8 @@ void td__plan_begin(td__plan *p);
 int  td__plan_make(td__plan *p, td__graph root);
 /* What lies between root and the border in front of all else; `part` is empty afterwards. */
 void td__plan_prepend(td__plan *p, td__plan *part);
+int  td__plan_leaf(td__plan *p, td__leaf *leaf, int expected);   /* of a plan made before (capture_tape.c): a leaf, with its group */
+void td__plan_append(td__plan *p, td_call *node);
 void td__plan_drop_first(td__plan *p);         /* the first node is done: its incoming gradients and the plan's reference    */
 void td__plan_end(td__plan *p);
 

@@ -40,9 +40,31 @@ static void watch_thread(void)
     pthread_setspecific(thread_end, &mine);
 }
 
+static void samples_set(td_tensor *ids)
+{
+    if (ids)
+        watch_thread();
+    td__tensor_ref(ids);
+    forget_ids(NULL);
+    mine.ids = ids;
+    td__random_restart();
+}
+
+static int samples_again(void *state)
+{
+    samples_set(*(td_tensor **)state);
+    return 0;
+}
+
+static void samples_drop(void *state)
+{
+    td__tensor_unref(*(td_tensor **)state);
+}
+
 void td_samples(td_tensor *ids)
 {
     TD_ENTER();
+    static const td__record_kind kind = { "td_samples", sizeof(td_tensor *), samples_again, NULL, samples_drop, NULL };
     char shape[128];
     if (ids && ids->poisoned)
         return;
@@ -51,12 +73,13 @@ void td_samples(td_tensor *ids)
                  td__shape_text(ids->shape, shape));
         return;
     }
-    if (ids)
-        watch_thread();
-    td__tensor_ref(ids);
-    forget_ids(NULL);
-    mine.ids = ids;
-    td__random_restart();
+    td_tensor **noted = td__record_begin(&kind);
+    if (noted) {
+        *noted = ids;
+        td__tensor_ref(ids);
+    }
+    samples_set(ids);
+    td__record_end();
 }
 
 void td__samples_now(int64_t rows, const td_tensor **ids, int64_t *first)
@@ -90,10 +113,15 @@ int64_t td__random_call_index(void)
     return mine.calls++;
 }
 
+static int64_t step_now(void)
+{
+    return mine.own ? mine.step : atomic_load(&step);
+}
+
 td__random td__random_now(void)
 {
     follow_step();
-    return (td__random){ mine.ids, mine.calls, td_step_get(), td__random_seed(), mine.own };
+    return (td__random){ mine.ids, mine.calls, step_now(), td__random_seed(), mine.own };
 }
 
 td__random td__random_put(td__random state)
@@ -122,11 +150,16 @@ void td__random_calls_set(int64_t calls)
 
 int64_t td_step_get(void)
 {
-    return mine.own ? mine.step : atomic_load(&step);
+    TD_ENTER();
+    td__record_read("td_step_get");
+    return step_now();
 }
 
 void td_step_set(int64_t value)
 {
+    TD_ENTER();
+    if (td__recorded_here())
+        td__record_refuse("td_step_set is called by the step, and the number is read anew by every replay; call it before td_replay");
     atomic_store(&step, value);
     atomic_fetch_add(&step_changes, 1);
 }

@@ -64,6 +64,8 @@ struct td_call {
     bool         once;                         /* of a checkpoint's second run: freed though the graph is retained           */
     bool         half;                         /* an input has 16 bits, and the device computes in f32                     */
     bool         shared;                       /* a weight's cast that several graphs use: no backward frees it             */
+    bool         captured;                     /* of a captured step: its edges stay, for replays                           */
+    td_tensor *const *again;                   /* in a replay: the outputs of the recorded call, to be written again; else NULL   */
     int          error;                        /* inside infer and run: what went wrong without a code to return it          */
     td_tensor *const *in;                      /* infer and run only                                                       */
     td_tensor   *out[TD_OP_MAX_OUTPUTS];       /* infer and run only                                                       */

@@ -105,6 +105,8 @@ static int shape_slot(td_loader *l, td__slot *s)
 bool td_loader_next(td_loader *l, td_batch *batch)
 {
     TD_ENTER();
+    if (td__recorded_here())
+        td__record_refuse("td_loader_next is called by the step: a batch is an input of the step; take it before td_capture and td_replay");
     if (batch)
         *batch = (td_batch){ 0 };
     if (!l || !batch) {

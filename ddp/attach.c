@@ -165,9 +165,24 @@ void td__ddp_free_all(void)
     td__ddp_pace_forget();
 }
 
+typedef struct { td_ddp *ddp; bool on; } synced;
+
+static int no_sync_again(void *state)
+{
+    const synced *s = state;
+    s->ddp->no_sync = s->on;
+    return 0;
+}
+
 void td_ddp_no_sync(td_ddp *ddp, bool on)
 {
     TD_ENTER();
+    static const td__record_kind kind = { "td_ddp_no_sync", sizeof(synced), no_sync_again, no_sync_again, NULL, NULL };
+    synced *noted = ddp && ddp != &poisoned ? td__record_begin(&kind) : NULL;
+    if (noted)
+        *noted = (synced){ ddp, on };
+    if (ddp && ddp != &poisoned)
+        td__record_end();
     if (!ddp)
         td__fail(TD_ERR_ARGUMENT, "td_ddp_no_sync: the td_ddp is NULL");
     else if (ddp != &poisoned)

@@ -17,6 +17,7 @@ static void release_objects(void)
     td__data_free_all();
     td__on_batch = NULL;
     td_samples(NULL);
+    td__graphs_free_all();                             /* they hold on to parameters and batches                                 */
     td__autocast_drop();
     td__ddp_free_all();
     td__optim_free_all();

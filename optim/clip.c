@@ -46,9 +46,8 @@ static int scale(const td_optim *opt, double factor)
     return 0;
 }
 
-double td_clip_grad_norm(td_optim *opt, double max_norm)
+static double clip(td_optim *opt, double max_norm)
 {
-    TD_ENTER();
     if (td__optim_check("td_clip_grad_norm", opt) != 0 || td__pending())
         return NAN;
     if (!(max_norm > 0)) {
@@ -85,4 +84,13 @@ td_tensor *td_clip_grad_norm_async(td_optim *opt, double max_norm)
     td__kernels(like)->clip_factor(td__optim_number(opt, TD__SQUARES), max_norm, td__optim_number(opt, TD__FACTOR), td__ptr(norm));
     opt->factored = true;
     return td__scoped_tensor(norm);
+}
+
+double td_clip_grad_norm(td_optim *opt, double max_norm)
+{
+    TD_ENTER();
+    td__note_clip(opt, max_norm);
+    double norm = clip(opt, max_norm);
+    td__record_end();
+    return norm;
 }

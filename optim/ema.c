@@ -100,9 +100,8 @@ td_ema *td_ema_new(td_tensors weights, double decay)
     return &poison;
 }
 
-int td_ema_update(td_ema *e)
+static int update(td_ema *e)
 {
-    TD_ENTER();
     int rc = check("td_ema_update", e);
     if (rc == 0 && e->swapped)
         rc = td__fail(TD_ERR_STATE, "td_ema_update: averages and weights are swapped; call td_ema_swap first");
@@ -112,6 +111,25 @@ int td_ema_update(td_ema *e)
             break;
         td__kernels(e->weight[i])->ema(e->weight[i]->dtype, td__shape_numel(e->weight[i]->shape), td__ptr(e->average[i]), td__ptr(e->weight[i]), e->decay);
     }
+    return rc;
+}
+
+bool td__ema_lives(const td_ema *ema)
+{
+    pthread_mutex_lock(&lock);
+    const td_ema *e = live;
+    while (e && e != ema)
+        e = e->next;
+    pthread_mutex_unlock(&lock);
+    return e != NULL;
+}
+
+int td_ema_update(td_ema *e)
+{
+    TD_ENTER();
+    td__note_ema(e);
+    int rc = update(e);
+    td__record_end();
     return rc;
 }
 

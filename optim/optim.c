@@ -188,6 +188,7 @@ void td__optim_free_all(void)
 void td_optim_set_lr(td_optim *opt, int group, double lr)
 {
     TD_ENTER();
+    td__note_rate("td_optim_set_lr");
     if (td__optim_check("td_optim_set_lr", opt) != 0)
         return;
     if (group < -1 || group >= opt->n_options) {
@@ -206,6 +207,7 @@ void td_optim_set_lr(td_optim *opt, int group, double lr)
 double td_optim_get_lr(const td_optim *opt, int group)
 {
     TD_ENTER();
+    td__note_rate("td_optim_get_lr");
     if (td__optim_check("td_optim_get_lr", opt) != 0)
         return NAN;
     if (group < 0 || group >= opt->n_options) {

@@ -110,6 +110,15 @@ int       td__ema_check_step(const td_optim *opt);             /* 0, or td__fail
 void      td__ema_swap_back(td_ema *ema);                    /* the weights in their place, also while an error is pending; NULL is fine */
 td_ema   *td__emas(void);                                      /* the live ones; tests look whether some are left           */
 
+bool      td__ema_lives(const td_ema *ema);
+
+/* record.c: for td_capture; the first three are followed by td__record_end                                                          */
+void      td__note_step(td_optim *opt);
+void      td__note_clip(td_optim *opt, double max_norm);
+void      td__note_ema(td_ema *ema);
+void      td__note_rate(const char *who);
+void      td__note_scaler(const char *who);
+
 /* place.c */
 int       td__optim_regroup(td_optim *opt);                    /* parameters that are in no group get one                    */
 void      td__optim_ungroup(td_optim *opt);                    /* frees what regroup made                                   */

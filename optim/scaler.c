@@ -183,6 +183,7 @@ static int unscale(const char *who, td_scaler *s, td_optim *opt, seen **out)
 td_tensor *td_scaler_scale(td_scaler *s, td_tensor *loss)
 {
     TD_ENTER();
+    td__note_scaler("td_scaler_scale");
     if (check("td_scaler_scale", s) != 0 || td__tensor_check("td_scaler_scale", loss) != 0)
         return td__poison();
     if (!td__is_real(loss->dtype)) {
@@ -197,6 +198,7 @@ td_tensor *td_scaler_scale(td_scaler *s, td_tensor *loss)
 int td_scaler_unscale(td_scaler *s, td_optim *opt)
 {
     TD_ENTER();
+    td__note_scaler("td_scaler_unscale");
     int rc = check("td_scaler_unscale", s);
     if (rc == 0)
         rc = td__optim_check("td_scaler_unscale", opt);
@@ -212,6 +214,7 @@ int td_scaler_unscale(td_scaler *s, td_optim *opt)
 int td_scaler_step(td_scaler *s, td_optim *opt)
 {
     TD_ENTER();
+    td__note_scaler("td_scaler_step");
     int rc = check("td_scaler_step", s);
     if (rc == 0)
         rc = td__optim_check("td_scaler_step", opt);
@@ -234,6 +237,7 @@ int td_scaler_step(td_scaler *s, td_optim *opt)
 int td_scaler_update(td_scaler *s)
 {
     TD_ENTER();
+    td__note_scaler("td_scaler_update");
     int rc = check("td_scaler_update", s);
     if (rc != 0 || s->disabled)
         return rc;
@@ -257,6 +261,7 @@ int td_scaler_update(td_scaler *s)
 double td_scaler_get(const td_scaler *s)
 {
     TD_ENTER();
+    td__note_scaler("td_scaler_get");
     return check("td_scaler_get", s) != 0 ? (double)NAN : s->disabled ? 1 : s->scale;
 }
 
@@ -269,6 +274,7 @@ int64_t td_scaler_growth(const td_scaler *s)
 int td_scaler_set(td_scaler *s, double scale, int64_t growth)
 {
     TD_ENTER();
+    td__note_scaler("td_scaler_set");
     int rc = check("td_scaler_set", s);
     if (rc == 0)
         rc = check_scale("td_scaler_set", "scale", scale);

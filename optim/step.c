@@ -196,7 +196,10 @@ static int take(td_optim *opt, bool step)
 int td_optim_step(td_optim *opt)
 {
     TD_ENTER();
-    return take(opt, true);
+    td__note_step(opt);
+    int rc = take(opt, true);
+    td__record_end();
+    return rc;
 }
 
 int td__optim_skip(td_optim *opt)

@@ -324,5 +324,7 @@ td_tensor *td_to(td_tensor *x, td_device device)
         td__tensor_unref(y);
         return td__poison();
     }
+    if (td__recording_now)
+        td__record_copy(y, x);
     return td__scoped_tensor(y);
 }

@@ -69,11 +69,54 @@ bool td__number_of(const td_tensor *x, double *value)
     return true;
 }
 
+typedef struct { td_tensor *into, *value; double number; } write_state;
+
+static int fill_again(void *state)
+{
+    write_state *w = state;
+    return td__fill(w->into, w->number);
+}
+
+static int assign(td_tensor *into, td_tensor *value);
+
+static int assign_again(void *state)
+{
+    write_state *w = state;
+    return assign(w->into, w->value);
+}
+
+static void write_drop(void *state)
+{
+    write_state *w = state;
+    td__tensor_unref(w->into);
+    td__tensor_unref(w->value);
+}
+
+static void write_visit(void *state, td__visitor *v)
+{
+    v->storage(v, ((write_state *)state)->into->storage, "a tensor that the step writes in place");
+}
+
+static void note(const td__record_kind *kind, td_tensor *into, td_tensor *value, double number)
+{
+    write_state *w = td__record_begin(kind);
+    if (w) {
+        *w = (write_state){ into, value, number };
+        td__tensor_ref(into);
+        td__tensor_ref(value);
+    }
+    td__record_end();
+}
+
 int td_fill(td_tensor *into, double value)
 {
     TD_ENTER();
+    static const td__record_kind kind = { "td_fill", sizeof(write_state), fill_again, NULL, write_drop, write_visit };
     int code = check_into("td_fill", into);
-    return code ? code : td__fill(into, value);
+    code = code ? code : td__fill(into, value);
+    if (!code && td__recording_now)
+        note(&kind, into, NULL, value);
+    return code;
 }
 
 /* A view of x, broadcast to `shape` (which x's shape broadcasts to). */
@@ -106,9 +149,8 @@ static int assign_apart(td_tensor *into, td_tensor *value)
     return code;
 }
 
-int td_assign(td_tensor *into, td_tensor *value)
+static int assign(td_tensor *into, td_tensor *value)
 {
-    TD_ENTER();
     char a[128], b[128];
     td_shape shape;
     int code = check_into("td_assign", into);
@@ -133,5 +175,15 @@ int td_assign(td_tensor *into, td_tensor *value)
         }
     }
     into->storage->version++;
+    return code;
+}
+
+int td_assign(td_tensor *into, td_tensor *value)
+{
+    TD_ENTER();
+    static const td__record_kind kind = { "td_assign", sizeof(write_state), assign_again, NULL, write_drop, write_visit };
+    int code = assign(into, value);
+    if (!code && td__recording_now)
+        note(&kind, into, value, 0);
     return code;
 }

@@ -64,6 +64,7 @@ static double element(const td_tensor *x, int64_t at)
 double td_item(const td_tensor *x)
 {
     TD_ENTER();
+    td__record_read("td_item");
     char text[128];
     if (td__tensor_check("td_item", x))
         return NAN;
@@ -78,6 +79,7 @@ double td_item(const td_tensor *x)
 double td_at(const td_tensor *x, td_shape index)
 {
     TD_ENTER();
+    td__record_read("td_at");
     char text[128], place[128];
     if (td__tensor_check("td_at", x))
         return NAN;
@@ -100,6 +102,7 @@ double td_at(const td_tensor *x, td_shape index)
 void *td_data(td_tensor *x)
 {
     TD_ENTER();
+    td__record_read("td_data");
     char text[128], device[24];
     if (td__tensor_check("td_data", x))
         return NULL;
@@ -131,6 +134,7 @@ static int size_check(const char *who, const td_tensor *x, const void *memory, s
 int td_copy_out(const td_tensor *x, void *into, size_t bytes)
 {
     TD_ENTER();
+    td__record_read("td_copy_out");
     int code = td__tensor_check("td_copy_out", x);
     if (!code)
         code = size_check("td_copy_out", x, into, bytes);
@@ -159,6 +163,8 @@ int td_copy_out(const td_tensor *x, void *into, size_t bytes)
 int td_copy_in(td_tensor *x, const void *from, size_t bytes)
 {
     TD_ENTER();
+    if (td__recorded_here())
+        td__record_refuse("td_copy_in is called by the step: a replay would not read the host's bytes again; pass them as an input");
     char text[128];
     int code = td__tensor_check("td_copy_in", x);
     if (!code && td__tensor_inplace_check)

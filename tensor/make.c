@@ -21,6 +21,8 @@ static td_tensor *make_full(const char *who, td_shape shape, td_dtype dtype, dou
     }
     td_loop l = td__loop(shape, x, NULL, NULL, NULL);
     td__kernels(x)->fill(&l, dtype, td__ptr(x), value);
+    if (td__recording_now)
+        td__record_fill(x, value);
     return td__scoped_tensor(x);
 }
 
@@ -59,6 +61,8 @@ td_tensor *td_arange(int64_t n, td_dtype dtype)
         return td__poison();
     }
     td__kernels(x)->arange(dtype, n, td__ptr(x));
+    if (td__recording_now)
+        td__record_constant("td_arange", x);
     return td__scoped_tensor(x);
 }
 
@@ -84,5 +88,7 @@ td_tensor *td_from(const void *data, td_shape shape, td_dtype dtype)
         td__tensor_unref(x);
         return td__poison();
     }
+    if (td__recording_now)
+        td__record_constant("td_from", x);
     return td__scoped_tensor(x);
 }

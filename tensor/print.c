@@ -190,6 +190,7 @@ static void put_tensor(const view *v, sink *out)
 size_t td_format(const td_tensor *x, char *into, size_t size)
 {
     TD_ENTER();
+    td__record_read("td_format");
     sink out = { .into = into, .size = size };
     int64_t stride[TD_MAX_DIMS];
     void *host = NULL;
@@ -226,6 +227,7 @@ size_t td_format(const td_tensor *x, char *into, size_t size)
 void td_print(const td_tensor *x)
 {
     TD_ENTER();
+    td__record_read("td_print");
     size_t size = td_format(x, NULL, 0) + 1;
     char *text = td__alloc(size);
     if (!text)

@@ -29,6 +29,8 @@ static td_tensor *make_random(const char *who, td_shape shape, uint64_t seed, ui
         return td__poison();
     }
     td__kernels(x)->rand(td__shape_numel(shape), td__ptr(x), seed, stream, normal);
+    if (td__recording_now)
+        td__record_constant(who, x);
     return td__scoped_tensor(x);
 }
 
@@ -61,5 +63,7 @@ td_tensor *td_randint(int64_t low, int64_t high, td_shape shape, uint64_t seed, 
         return td__poison();
     }
     td__kernels(x)->randint(td__shape_numel(shape), td__ptr(x), low, high, seed, stream);
+    if (td__recording_now)
+        td__record_constant("td_randint", x);
     return td__scoped_tensor(x);
 }

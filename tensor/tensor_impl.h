@@ -228,6 +228,12 @@ static inline void td__record_end(void)
 }
 /* In what cannot be recorded (or read by the host: its value would be this step's for ever): the step goes on, td_capture says why not. */
 static inline bool td__recorded_here(void) { return td__recording_now && td__recording_now->depth == 0; }
+void  td__record_read(const char *who);                         /* the host reads a tensor, or a number that changes            */
+void  td__record_copy(td_tensor *into, td_tensor *from);        /* td_to                                                     */
+void  td__record_fill(td_tensor *into, double value);
+/* x holds what the step alone made, by host memory or numbers: a replay leaves it as it is. Nothing may write to it. */
+void  td__record_constant(const char *who, td_tensor *x);
+void  td__record_end_constants(td__recording *r);               /* the step is over: has something been written to one?         */
 
 /* ---- trap.c: index checks that a device makes without the host waiting for them ------------------------------------------------------ */
 typedef struct td__check td__check;

@@ -1,0 +1,47 @@
+/* autograd/capture.h: captured steps from inside. Internal to autograd.
+ *
+ *   ../tensor/record.c   the list, and how it is written
+ *   capture.c            recording and replaying it; inputs; the life of graphs
+ *   capture_tape.c       its two largest kinds of entries: an operation's forward, a backward
+ *   capture_verify.c     a replay beside the step itself
+ */
+#ifndef TD_CAPTURE_H
+#define TD_CAPTURE_H
+#include "plan.h"
+#include <tandem/capture.h>
+
+struct td_graph {
+    td__record *first;
+    td_tensor *(*step)(td_tensors inputs, void *user);
+    void       *user;
+    td_tensor **in; size_t n_in;                       /* the step's inputs: a reference each                                  */
+    td_tensor  *result;                                /* a reference, or NULL                                                 */
+    int64_t     replays, verify;
+    const void *site;                                  /* of td_capture                                                        */
+    td_graph   *next, *prev;                           /* the live ones                                                        */
+};
+int td__records_run(const td__record *first);          /* in order; 0, or a code after td__fail                                 */
+td_tensor *td__capture_step(td_graph *g);              /* the step itself, with the graph's inputs; gives a reference             */
+int td__capture_verified(td_graph *g);                 /* a replay, compared with the step (capture_verify.c)                    */
+
+/* ---- capture_tape.c: the door and backward ---- */
+typedef struct td__forward td__forward;
+td__forward *td__forward_begin(td_tensor *const *in, size_t n);    /* NULL: not recorded. To be ended by …                      */
+void td__forward_end(td__forward *f, const td_call *call, td_tensor *const *in, td_tensor *const *out);   /* out NULL: it failed    */
+typedef struct {
+    td_call  **node;  size_t nodes;                    /* in the order of the walk, one reference each                          */
+    td_tensor **leaf; int *expected; size_t leaves;    /* in the order in which they were reached, one reference each              */
+} td__plan_kept;
+typedef struct {
+    const char *who;
+    td_tensor *loss, *weight;                          /* a reference each; weight may be NULL                                  */
+    bool retain;
+    td__plan_kept plan;
+} td__backward_state;
+extern const td__record_kind td__backward_kind;
+int td__plan_keep(const td__plan *p, td__plan_kept *kept);
+int td__plan_again(td__plan *p, const td__plan_kept *kept);
+int td__backward_again(td__backward_state *b);         /* backward.c                                                           */
+/* door.c: what a recorded call did, once more, into the same outputs */
+int td__call_again(td_call *call, td_tensor *const *in, td_tensor *const *out);
+#endif
