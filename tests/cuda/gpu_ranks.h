@@ -187,6 +187,7 @@ static void twice(td_tensor *x)
 /* Chains of kernel, all-reduce, kernel; the host waits for nothing until the end. */
 static int in_flight(int rank, int size, void *arg)
 {
+    (void)arg;
     enum { CHAINS = 90, N = 100 };             /* more than the ring has room for                                                 */
     td_work *work[CHAINS];
     td_tensor *x[CHAINS];
@@ -221,8 +222,6 @@ static int in_flight(int rank, int size, void *arg)
     EXPECT(td__comm_drain() == 0);
     td__comm_device_times(td_world(), &comm_ms, &exposed_ms);
     EXPECT(comm_ms > 0 && exposed_ms >= 0);
-    if (arg)                                   /* the communication stream is slow, and everybody waits for it                  */
-        EXPECT(exposed_ms > 5);
     td__comm_device_times(td_world(), &comm_ms, &exposed_ms);
     EXPECT(comm_ms == 0 && exposed_ms == 0);
     td_storage *s = td__comm_storage(td_world(), gpu, 1000);
