@@ -216,12 +216,17 @@ int td__work_wait(td_work *work, td_coll *figures)
 int td_wait(td_work *work)
 {
     TD_ENTER();
-    return td__work_wait(work, NULL);
+    td__note_wait(work);
+    int code = td__work_wait(work, NULL);
+    td__record_end();
+    return code;
 }
 
 bool td_test(td_work *work)
 {
     TD_ENTER();
+    if (td__recorded_here())
+        td__record_refuse("td_test is called by the step: every replay would go on as this call did");
     if (!work || !work->comm)
         return true;
     if (atomic_load(&work->state) == TD_WORK_DONE)

@@ -21,6 +21,7 @@ struct td_work {
     td_tensor *hold[2];                    /* live until the work has been waited for                                         */
     bool     abandoned;                    /* waited for in vain: the thread still has it and its tensors                     */
     bool     on_device;                    /* device.c started it                                                             */
+    void    *noted;                        /* its start in the list of a captured step                                         */
     td__marks captured;                    /* … into a graph: the events that its wait needs                                   */
     double   checked;                      /* td_test: when peers were last looked at                                         */
 };
@@ -109,6 +110,12 @@ void td__device_put_back(td__device_side *dev, td__marks *mark);  /* under the l
 void td__watch_passed(td__device_side *dev, td_comm *comm);       /* under its lock: takes note of what has passed               */
 int  td__watch_look(td_comm *comm, const td_coll *coll, double since);   /* is anything wrong? 0 or negative, recorded           */
 int  td__watch_compare(td_comm *comm);                            /* fingerprints of this host's ranks; the same                */
+
+/* ---- record.c: around each public collective (td__record_end ends what begin and wait begin) ---- */
+typedef enum { TD_NOTE_ALL_REDUCE, TD_NOTE_BROADCAST, TD_NOTE_REDUCE_SCATTER, TD_NOTE_ALL_GATHER, TD_NOTE_BARRIER } td__note;
+void *td__note_begin(td__note what, bool started, td_comm *comm, td_tensor *a, td_tensor *b, int number);
+void  td__note_started(void *note, td_work *work);
+void  td__note_wait(td_work *work);
 
 /* ---- shm: what open.c hands over ---- */
 typedef struct { td__control *control; td__arena *arena; int n; void **base; size_t *bytes; } td__shm_parts;

@@ -138,32 +138,44 @@ int td_all_reduce(td_comm *comm, td_tensor *x, td_reduce op)
 {
     TD_ENTER();
     td_coll coll;
+    td__note_begin(TD_NOTE_ALL_REDUCE, false, comm, x, NULL, (int)op);
     int code = make_all_reduce(comm, x, op, &coll);
-    return code ? code : td__coll_run(comm, &coll);
+    code = code ? code : td__coll_run(comm, &coll);
+    td__record_end();
+    return code;
 }
 
 int td_broadcast(td_comm *comm, td_tensor *x, int root)
 {
     TD_ENTER();
     td_coll coll;
+    td__note_begin(TD_NOTE_BROADCAST, false, comm, x, NULL, root);
     int code = make_broadcast(comm, x, root, &coll);
-    return code ? code : td__coll_run(comm, &coll);
+    code = code ? code : td__coll_run(comm, &coll);
+    td__record_end();
+    return code;
 }
 
 int td_reduce_scatter(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op)
 {
     TD_ENTER();
     td_coll coll;
+    td__note_begin(TD_NOTE_REDUCE_SCATTER, false, comm, out, in, (int)op);
     int code = make_reduce_scatter(comm, out, in, op, &coll);
-    return code ? code : td__coll_run(comm, &coll);
+    code = code ? code : td__coll_run(comm, &coll);
+    td__record_end();
+    return code;
 }
 
 int td_all_gather(td_comm *comm, td_tensor *out, td_tensor *in)
 {
     TD_ENTER();
     td_coll coll;
+    td__note_begin(TD_NOTE_ALL_GATHER, false, comm, out, in, 0);
     int code = make_all_gather(comm, out, in, &coll);
-    return code ? code : td__coll_run(comm, &coll);
+    code = code ? code : td__coll_run(comm, &coll);
+    td__record_end();
+    return code;
 }
 
 int td_barrier(td_comm *comm)
@@ -171,7 +183,10 @@ int td_barrier(td_comm *comm)
     TD_ENTER();
     int code = check_comm("td_barrier", comm);
     td_coll coll = { .kind = TD_COLL_BARRIER, .pre = 1, .post = 1, .site = td__site };
-    return code ? code : td__coll_run(comm, &coll);
+    td__note_begin(TD_NOTE_BARRIER, false, comm, NULL, NULL, 0);
+    code = code ? code : td__coll_run(comm, &coll);
+    td__record_end();
+    return code;
 }
 
 /* ---- started ------------------------------------------------------------------------------------------------------------------------ */
@@ -180,32 +195,48 @@ td_work *td_all_reduce_start(td_comm *comm, td_tensor *x, td_reduce op)
 {
     TD_ENTER();
     td_coll coll;
+    void *note = td__note_begin(TD_NOTE_ALL_REDUCE, true, comm, x, NULL, (int)op);
     int code = make_all_reduce(comm, x, op, &coll);
-    return code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, x, NULL);
+    td_work *work = code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, x, NULL);
+    td__note_started(note, work);
+    td__record_end();
+    return work;
 }
 
 td_work *td_broadcast_start(td_comm *comm, td_tensor *x, int root)
 {
     TD_ENTER();
     td_coll coll;
+    void *note = td__note_begin(TD_NOTE_BROADCAST, true, comm, x, NULL, root);
     int code = make_broadcast(comm, x, root, &coll);
-    return code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, x, NULL);
+    td_work *work = code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, x, NULL);
+    td__note_started(note, work);
+    td__record_end();
+    return work;
 }
 
 td_work *td_reduce_scatter_start(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op)
 {
     TD_ENTER();
     td_coll coll;
+    void *note = td__note_begin(TD_NOTE_REDUCE_SCATTER, true, comm, out, in, (int)op);
     int code = make_reduce_scatter(comm, out, in, op, &coll);
-    return code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, out, in);
+    td_work *work = code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, out, in);
+    td__note_started(note, work);
+    td__record_end();
+    return work;
 }
 
 td_work *td_all_gather_start(td_comm *comm, td_tensor *out, td_tensor *in)
 {
     TD_ENTER();
     td_coll coll;
+    void *note = td__note_begin(TD_NOTE_ALL_GATHER, true, comm, out, in, 0);
     int code = make_all_gather(comm, out, in, &coll);
-    return code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, out, in);
+    td_work *work = code ? td__work_failed(comm, code) : td__coll_start_holding(comm, &coll, out, in);
+    td__note_started(note, work);
+    td__record_end();
+    return work;
 }
 
 /* ---- memory that all ranks reach ------------------------------------------------------------------------------------------------------ */

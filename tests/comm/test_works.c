@@ -67,6 +67,39 @@ static int steady(int rank, int size, void *arg)
     return 0;
 }
 
+/* A captured step's collectives, run once more from the list. */
+static int recorded(int rank, int size, void *arg)
+{
+    (void)arg;
+    td_comm *w = td_world();
+    td__recording list = { 0 };
+    td_tensor *x = td_full(TD_SHAPE(5), TD_F32, rank + 1), *all = td_zeros(TD_SHAPE(5 * size), TD_F32), *y = td_full(TD_SHAPE(3), TD_I32, rank);
+    td_work *before = td_broadcast_start(w, y, 0);
+    td__recording_now = &list;
+    td_work *work = td_all_reduce_start(w, x, TD_SUM);
+    EXPECT(td_wait(work) == 0 && td_all_gather(w, all, x) == 0 && td_barrier(w) == 0 && list.depth == 0 && !list.code);
+    EXPECT(td_wait(before) == 0 && list.code && strstr(list.reason, "started before the step") && list.depth == 0);
+    td__recording_now = NULL;
+    double sum = size * (size + 1) / 2.0;
+    EXPECT(td_at(x, TD_SHAPE(4)) == sum && td_at(all, TD_SHAPE(5 * size - 1)) == sum);
+    for (int turn = 0; turn < 2; turn++) {
+        td__fill(x, rank + 2 + turn);
+        int n = 0;
+        for (td__record *r = list.first; r; r = r->next, n++)
+            EXPECT(r->kind->run(r->state) == 0);
+        EXPECT(n == 4 && td_at(all, TD_SHAPE(5 * size - 1)) == sum + size * (1 + turn));
+    }
+    td__records_free(list.first);
+    return 0;
+}
+
+static void captured(void **state)
+{
+    (void)state;
+    all_well(2, recorded, NULL, 20);
+    all_well(1, recorded, NULL, 20);
+}
+
 static void started(void **state)
 {
     (void)state;
@@ -210,7 +243,7 @@ static void worlds_in_turn(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(started), cmocka_unit_test(refusals), cmocka_unit_test(jobs_do_not_meet), cmocka_unit_test(worlds_in_turn),
+        cmocka_unit_test(started), cmocka_unit_test(captured), cmocka_unit_test(refusals), cmocka_unit_test(jobs_do_not_meet), cmocka_unit_test(worlds_in_turn),
         cmocka_unit_test(never_comes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

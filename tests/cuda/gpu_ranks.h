@@ -153,7 +153,9 @@ static int factors(int rank, int size, void *arg)
                 free(host);
                 td_coll coll = { .kind = scatter ? TD_COLL_REDUCE_SCATTER : TD_COLL_ALL_REDUCE, .dtype = type, .device = gpu, .in = td__ptr(in),
                                  .out = scatter ? td__ptr(out) : td__ptr(in), .count = N, .pre = rank == 1 ? 0 : rank + 1, .post = post };
-                EXPECT(td__coll_run(td_world(), &coll) == 0);
+                td_work *work = td__coll_start(td_world(), &coll);
+                make(type, n, rank, 7);                /* memory that is still being sent must not be what this one gets           */
+                EXPECT(td__work_wait(work, NULL) == 0);
                 char *got = fetch(scatter ? out : in), *left = fetch(in);
                 for (int64_t i = 0; i < N; i++) {
                     double expected = 0, all = 0;          /* 16 bits: each part is rounded                                  */
