@@ -5,6 +5,7 @@
  * cast; a weight that was changed since (its version) is cast anew. Such casts outlive the backward that runs through them first
  * (td_call.shared), because a later graph of the same region may use them, too.
  */
+#include "ops_shared.h"
 #include "tape.h"
 #include <string.h>
 
@@ -12,6 +13,7 @@ typedef struct {
     td_tensor *leaf, *cast;                    /* leaf NULL: empty                                                         */
     td_storage *storage;                       /* the leaf's when it was cast (td_module_to exchanges it), not referenced   */
     uint32_t version;
+    bool last;                                 /* the cast was made channels last                                          */
 } entry;
 
 static __thread struct { entry *at; size_t room, used; } casts;
@@ -37,11 +39,11 @@ void td__autocast_drop(void)
     td__free(at);
 }
 
-/* Where the cast of x to `dtype` is, or would be. The table has empty entries always. */
-static entry *find(entry *at, size_t room, const td_tensor *x, td_dtype dtype)
+/* Where the cast of x to `dtype` (and to channels last) is, or would be. The table has empty entries always. */
+static entry *find(entry *at, size_t room, const td_tensor *x, td_dtype dtype, bool last)
 {
     size_t i = ((uintptr_t)x >> 6) * 0x9E3779B97F4A7C15u >> 20 & (room - 1);
-    while (at[i].leaf && (at[i].leaf != x || at[i].cast->dtype != dtype))
+    while (at[i].leaf && (at[i].leaf != x || at[i].cast->dtype != dtype || at[i].last != last))
         i = (i + 1) & (room - 1);
     return &at[i];
 }
@@ -56,7 +58,7 @@ static int make_room(void)
         return TD_ERR_MEMORY;
     for (size_t i = 0; i < casts.room; i++)
         if (casts.at[i].leaf)
-            *find(at, room, casts.at[i].leaf, casts.at[i].cast->dtype) = casts.at[i];
+            *find(at, room, casts.at[i].leaf, casts.at[i].cast->dtype, casts.at[i].last) = casts.at[i];
     td__free(casts.at);
     casts.at = at;
     casts.room = room;
@@ -70,19 +72,19 @@ static bool usable(const entry *e, const td_tensor *x)
            (td_needs_grad(e->cast) || !td_needs_grad(x) || !td__grad_enabled());
 }
 
-static td_tensor *cast_leaf(td_tensor *x, td_dtype dtype)
+static td_tensor *cast_leaf(td_tensor *x, td_dtype dtype, bool last)
 {
     td__tape *tape = &td__tape_now;
     if (tape->again)
-        return td__checkpoint_cast(x, dtype);
+        return td__checkpoint_cast(x, dtype, last);
     if (make_room())
         return td__poison();
-    entry *e = find(casts.at, casts.room, x, dtype);
+    entry *e = find(casts.at, casts.room, x, dtype, last);
     if (usable(e, x))
         return e->cast;
     bool light = tape->light;
     tape->light = false;                       /* later graphs use it, too                                                 */
-    td_tensor *cast = td_cast(x, dtype);
+    td_tensor *cast = last ? td__cast_channels_last(x, dtype) : td_cast(x, dtype);
     tape->light = light;
     if (cast->poisoned)
         return cast;
@@ -95,8 +97,14 @@ static td_tensor *cast_leaf(td_tensor *x, td_dtype dtype)
         td__tensor_ref(x);
         casts.used++;
     }
-    *e = (entry){ x, cast, x->storage, x->storage->version };
+    *e = (entry){ x, cast, x->storage, x->storage->version, last };
     return cast;
+}
+
+td_tensor *td__autocast_leaf(td_tensor *x, bool channels_last)
+{
+    const td_dtype to = td__tape_now.autocast;
+    return to != TD_F32 && x && !x->poisoned && x->dtype == TD_F32 && td__leaf_of(x) ? cast_leaf(x, to, channels_last) : NULL;
 }
 
 /* ---- what an operation's inputs become ---------------------------------------------------------------------------------------------- */
@@ -143,7 +151,7 @@ int td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_ten
         if (same < i)
             x = cast[same];
         else if (eligible(x) && x->dtype != to)
-            x = x->dtype == TD_F32 && td__leaf_of(x) ? cast_leaf(x, to) : td_cast(x, to);
+            x = x->dtype == TD_F32 && td__leaf_of(x) ? cast_leaf(x, to, false) : td_cast(x, to);
         if (x && x->poisoned)
             return TD_ERR_MEMORY;
         cast[i] = x;

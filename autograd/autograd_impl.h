@@ -116,6 +116,13 @@ enum { TD__OP_PASSES = 1u << 17 };
 /* The gradient of input 0, of output 0's shape and dtype, may be written over the incoming gradient: each element is read before it is written. */
 enum { TD__OP_OVERWRITES = 1u << 18 };
 const char *td__call_name(const td_call *call);         /* of its operation, without td_                                        */
+/* Images stay as they lie (tensor/format.c): the gradient function gets its incoming gradients channels last where the output was, and slots
+ * channels last where the input was and the device keeps that. Everybody else's are contiguous. */
+enum { TD__OP_FORMATS = 1u << 19 };
+/* In infer: td_call_infer, but channels last where `like` (may be NULL) is and its device keeps that. */
+int td__call_infer_like(td_call *call, int output, td_shape shape, td_dtype dtype, const td_tensor *like);
+/* A leaf's cast inside TD_AUTOCAST, channels last if so asked, kept as the door's casts are; NULL: x is no leaf or there is no region. */
+td_tensor *td__autocast_leaf(td_tensor *x, bool channels_last);
 int  td__live_nodes(void);                             /* recorded calls that exist                                         */
 td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
 void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */

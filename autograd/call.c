@@ -102,6 +102,12 @@ int td_call_infer(td_call *call, int output, td_shape shape, td_dtype dtype)
     return code ? code : output_set(call, output, td__tensor_new(shape, dtype, call->device));
 }
 
+int td__call_infer_like(td_call *call, int output, td_shape shape, td_dtype dtype, const td_tensor *like)
+{
+    int code = output_check(call, output, shape);
+    return code ? code : output_set(call, output, td__tensor_new_as(shape, dtype, call->device, shape.ndim == 4 && td__keeps_channels_last(like)));
+}
+
 int td_call_view(td_call *call, td_shape shape, const int64_t *stride, int64_t offset)
 {
     if (!(call->op->flags & TD_OP_VIEW) || call->n_in < 1 || !call->in[0])
@@ -184,7 +190,19 @@ td_tensor *td_call_saved(const td_call *call, int i)
 /* g's elements in the shape of the input; a handle of its own. */
 static td_tensor *reshaped(td_call *call, int input, td_tensor *g)
 {
+    if (td__shape_equal(g->shape, call->edge[input].shape))
+        return td__tensor_view(g, g->shape, g->stride, g->offset);
     return td__tensor_on(g->storage, call->edge[input].shape, g->dtype, g->offset);
+}
+
+/* Channels last in another shape: an image without its first dimension. Written out before it is passed. */
+static int pass_written_out(td_call *call, int input, td_tensor *g)
+{
+    td_tensor *dense = td__tensor_new(g->shape, g->dtype, g->storage->device);
+    int code = dense->poisoned ? TD_ERR_MEMORY : td__copy(dense, g, false);
+    code = code ? code : td_call_pass(call, input, dense);
+    td__tensor_unref(dense);
+    return code;
 }
 
 int td_call_pass(td_call *call, int input, td_tensor *g)
@@ -197,8 +215,11 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
         return 0;
     td_tensor *own = call->seen ? td__half_own(call, input, g) : NULL;
     g = own ? own : g;
-    if (g->dtype != (d->temp ? d->temp->dtype : e->dtype) || td__shape_numel(g->shape) != td__shape_numel(e->shape) || !td__strides_contiguous(g->shape, g->stride))
+    if (g->dtype != (d->temp ? d->temp->dtype : e->dtype) || td__shape_numel(g->shape) != td__shape_numel(e->shape) || 
+        !(td__strides_contiguous(g->shape, g->stride) || td__channels_last(g)))
         return td_call_error(call, TD_ERR_INTERNAL, "passes a gradient to input %d that has another dtype or number of elements", input);
+    if (!td__strides_contiguous(g->shape, g->stride) && !td__shape_equal(g->shape, e->shape))
+        return pass_written_out(call, input, g);
     td_tensor *view = reshaped(call, input, g);
     if (view->poisoned)
         return TD_ERR_MEMORY;
@@ -216,7 +237,7 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
         return 0;
     }
     if (d->later) {
-        td_tensor *made = td__tensor_new(e->shape, e->dtype, call->device);
+        td_tensor *made = td__tensor_new_as(e->shape, e->dtype, call->device, td__channels_last(view));
         if (made->poisoned) {
             td__tensor_unref(view);
             return TD_ERR_MEMORY;

@@ -173,6 +173,8 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
             td__tensor_unref(x);
             continue;
         }
+        if (record && td__keeps_channels_last(x))
+            call->out_last |= (uint8_t)(1u << i);
         if (record && x->dtype != TD_I64 && x->dtype != TD_I32 && x->dtype != TD_U8 && x->dtype != TD_BOOL) {
             td__node_ref(call);
             x->graph = (void *)((td__graph)call | (td__graph)i);

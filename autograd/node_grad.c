@@ -19,9 +19,40 @@ int td__node_check(td_call *node)
     return node->op == &td__op_checkpoint ? td__checkpoint_check(node) : 0;
 }
 
+/* Does input i's gradient come channels last? */
+static bool last(const td_call *node, int i)
+{
+    return node->op->flags & TD__OP_FORMATS && node->edge[i].channels_last;
+}
+
 static td_tensor *new_like(td_call *node, int input, bool wide)
 {
-    return td__tensor_new(node->edge[input].shape, wide ? TD_F32 : node->edge[input].dtype, node->device);
+    return td__tensor_new_as(node->edge[input].shape, wide ? TD_F32 : node->edge[input].dtype, node->device, last(node, input));
+}
+
+static bool lies(const td_tensor *x, bool channels_last)
+{
+    return channels_last ? td__lies_channels_last(x) : td__strides_contiguous(x->shape, x->stride);
+}
+
+/* The incoming gradients in the order that the gradient function is promised. Others may have written them in another. */
+static int put_in_order(td_call *node)
+{
+    for (int i = 0; i < node->n_out; i++) {
+        td_tensor *g = node->grad[i];
+        const bool as = node->op->flags & TD__OP_FORMATS && node->out_last >> i & 1;
+        if (!g || lies(g, as))
+            continue;
+        td_tensor *made = td__tensor_new_as(g->shape, g->dtype, g->storage->device, as);
+        int code = made->poisoned ? TD_ERR_MEMORY : td__copy(made, g, false);
+        if (code) {
+            td__tensor_unref(made);
+            return code;
+        }
+        td__tensor_unref(g);
+        node->grad[i] = made;
+    }
+    return 0;
 }
 
 /* Before a gradient is changed: memory that td_call_pass has let several inputs share, or that a hook kept, is left to the others. */
@@ -30,7 +61,7 @@ static int make_own(td_tensor **grad)
     td_tensor *g = *grad;
     if (g->refs == 1 && g->storage->refs == 1)
         return 0;
-    td_tensor *own = td__tensor_new(g->shape, g->dtype, g->storage->device);
+    td_tensor *own = td__tensor_new_as(g->shape, g->dtype, g->storage->device, td__channels_last(g));
     int code = own->poisoned ? TD_ERR_MEMORY : td__copy(own, g, false);
     if (code) {
         td__tensor_unref(own);
@@ -60,8 +91,7 @@ static bool overwrites(const td_call *node, int i)
 {
     const td_tensor *g = node->grad[0];
     return node->op->flags & TD__OP_OVERWRITES && i == 0 && g && !td__anomaly && g->refs == 1 && g->storage->refs == 1 && !g->storage->base &&
-           g->dtype == node->edge[i].dtype && !td__half_grad(node) && td__shape_equal(g->shape, node->edge[i].shape) &&
-           td__strides_contiguous(g->shape, g->stride);
+           g->dtype == node->edge[i].dtype && !td__half_grad(node) && td__shape_equal(g->shape, node->edge[i].shape) && lies(g, last(node, i));
 }
 
 /* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
@@ -116,7 +146,7 @@ static int find_dest(td_call *node, td__dest *dest, int i)
         shared |= dest[k].into == d->into;
     d->add |= shared;
     bool wide = td__half_grad(node) && td__is_half(node->edge[i].dtype);
-    if (wide || shared || (d->add && node->op->flags & TD_OP_NO_ADD)) {
+    if (wide || shared || !lies(d->into, last(node, i)) || (d->add && node->op->flags & TD_OP_NO_ADD)) {
         d->temp = new_like(node, i, wide);
         if (d->temp->poisoned)
             return TD_ERR_MEMORY;
@@ -129,7 +159,10 @@ static int call_grad(td_call *node, td__dest *dest)
     td_grad_slot slot[TD_OP_MAX_INPUTS];
     td_tensor *seen[TD_OP_MAX_OUTPUTS];
     const bool half = td__half_grad(node);
-    int code = half ? td__half_grad_begin(node, seen) : 0;
+    int code = put_in_order(node);
+    if (code)
+        return code;
+    code = half ? td__half_grad_begin(node, seen) : 0;
     for (int i = 0; i < node->n_in && !code; i++) {
         code = find_dest(node, dest, i);
         slot[i] = dest[i].temp ? (td_grad_slot){ dest[i].temp, false } : (td_grad_slot){ dest[i].into, dest[i].add };

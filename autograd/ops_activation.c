@@ -9,7 +9,7 @@ static int infer(td_call *c)
 {
     int code = td__op_float(c, 0, "the input");
     td_tensor *x = td_call_input(c, 0);
-    return code ? code : td_call_infer(c, 0, x->shape, x->dtype);
+    return code ? code : td__call_infer_like(c, 0, x->shape, x->dtype, x);
 }
 
 static int run(td_call *c, td_k_unary *kernel, bool save_input)
@@ -42,7 +42,7 @@ static int grad(td_call *c, td_k_binary *kernel, td_tensor *g, td_grad_slot *slo
         return code ? code : grad(c, td__kernels(g[0])->row##_grad, g[0], slot);                             \
     }                                                                                                        \
     const td_op td__op_##row = { .name = #row, .infer = infer, .run = run_##row, .grad = grad_##row, \
-                                  .flags = (autocast) | TD__OP_OVERWRITES }; \
+                                  .flags = (autocast) | TD__OP_OVERWRITES | TD__OP_FORMATS }; \
     td_tensor *td_##row(td_tensor *x)                                                                        \
     {                                                                                                        \
         TD_ENTER();                                                                                          \

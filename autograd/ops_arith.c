@@ -30,7 +30,9 @@ static int infer_binary(td_call *c)
 {
     td_shape shape;
     int code = infer_pair(c, &shape);
-    return code ? code : td_call_infer(c, 0, shape, td_call_input(c, 0)->dtype);
+    td_tensor *a = td_call_input(c, 0), *b = td_call_input(c, 1);
+    return code ? code : td__call_infer_like(c, 0, shape, a->dtype, td__shape_equal(a->shape, shape) && td__keeps_channels_last(a) ? a :
+                                             td__shape_equal(b->shape, shape) ? b : NULL);
 }
 
 static void binary(td_k_binary *kernel, td_tensor *out, td_tensor *a, td_tensor *b, bool add)
@@ -78,7 +80,7 @@ static int grad_add(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     int code = pass_to_slot(c, 0, g[0], 1.0, &slot[0]);
     return code ? code : pass_to_slot(c, 1, g[0], 1.0, &slot[1]);
 }
-const td_op td__op_add = { .name = "add", .infer = infer_binary, .run = run_add, .grad = grad_add, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_PASSES };
+const td_op td__op_add = { .name = "add", .infer = infer_binary, .run = run_add, .grad = grad_add, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_PASSES | TD__OP_FORMATS };
 
 static int run_sub(td_call *c)
 {
@@ -94,7 +96,7 @@ static int grad_sub(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     int code = pass_to_slot(c, 1, g[0], -1.0, &slot[1]);
     return code ? code : pass_to_slot(c, 0, g[0], 1.0, &slot[0]);
 }
-const td_op td__op_sub = { .name = "sub", .infer = infer_binary, .run = run_sub, .grad = grad_sub, .flags = TD_OP_KEEPS_DIVISOR };
+const td_op td__op_sub = { .name = "sub", .infer = infer_binary, .run = run_sub, .grad = grad_sub, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_FORMATS };
 
 /* mul and div need the operands again: each is saved only where the other one's gradient (div: its own) reads it */
 static int run_mul(td_call *c)
@@ -118,7 +120,7 @@ static int grad_mul(td_call *c, td_tensor *const *g, td_grad_slot *slot)
         code = binary_to_slot(mul, g[0], td__op_operand(c, 0), g[0]->shape, &slot[1]);
     return code;
 }
-const td_op td__op_mul = { .name = "mul", .infer = infer_binary, .run = run_mul, .grad = grad_mul, .flags = TD_OP_KEEPS_DIVISOR };
+const td_op td__op_mul = { .name = "mul", .infer = infer_binary, .run = run_mul, .grad = grad_mul, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_FORMATS };
 
 static int run_div(td_call *c)
 {
@@ -149,7 +151,7 @@ static int grad_div(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     td__tensor_unref(t);
     return code;
 }
-const td_op td__op_div = { .name = "div", .infer = infer_binary, .run = run_div, .grad = grad_div, .flags = TD_OP_KEEPS_DIVISOR };
+const td_op td__op_div = { .name = "div", .infer = infer_binary, .run = run_div, .grad = grad_div, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_FORMATS };
 
 static int infer_eq(td_call *c)
 {
@@ -188,7 +190,7 @@ static int infer_scale(td_call *c)
                 return td_call_error(c, TD_ERR_ARGUMENT, "%g is not a whole number that %s can take (td_cast to f32 or f64 first)", number[i],
                                      td_dtype_name(x->dtype));
     }
-    return td_call_infer(c, 0, x->shape, x->dtype);
+    return td__call_infer_like(c, 0, x->shape, x->dtype, x);
 }
 static int run_scale(td_call *c)
 {
@@ -208,7 +210,7 @@ static int grad_scale(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 #define SCALE_OP(label)                                                                                      \
     const td_op td__op_##label = { .name = #label, .infer = infer_scale, .run = run_scale, .grad = grad_scale, \
-                                   .attr_size = sizeof(scale_attr), .flags = TD_OP_KEEPS_DIVISOR }
+                                   .attr_size = sizeof(scale_attr), .flags = TD_OP_KEEPS_DIVISOR | TD__OP_FORMATS }
 SCALE_OP(neg);
 SCALE_OP(scale);
 SCALE_OP(shift);

@@ -3,21 +3,24 @@
 #include "ops_image.h"
 #include "ops_list.h"
 
+typedef struct { td_conv2d_opts o; bool nhwc; } conv_attr;
+
 static td_conv2d_shape conv_shape(const td_call *call)
 {
-    const td_conv2d_opts *o = td_call_attr(call);
+    const conv_attr *a = td_call_attr(call);
+    const td_conv2d_opts *o = &a->o;
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     return (td_conv2d_shape){
         .n = x.dim[0], .c = x.dim[1], .h = x.dim[2], .w = x.dim[3], .o = w.dim[0], .kh = w.dim[2], .kw = w.dim[3],
         .oh = td__image_out(x.dim[2], td__image_reach(w.dim[2], o->dilation), o->stride, o->padding),
         .ow = td__image_out(x.dim[3], td__image_reach(w.dim[3], o->dilation), o->stride, o->padding),
-        .stride = o->stride, .padding = o->padding, .dilation = o->dilation, .groups = o->groups,
+        .stride = o->stride, .padding = o->padding, .dilation = o->dilation, .groups = o->groups, .nhwc = a->nhwc,
     };
 }
 
 static int conv_infer(td_call *call)
 {
-    const td_conv2d_opts *o = td_call_attr(call);
+    const td_conv2d_opts *o = &((const conv_attr *)td_call_attr(call))->o;
     td_tensor *b = td_call_input(call, 2);
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     char xt[128], wt[128];
@@ -45,7 +48,8 @@ static int conv_infer(td_call *call)
     if (s.oh < 0 || s.ow < 0)
         return td_call_error(call, TD_ERR_SHAPE, "the window of w %s with dilation %d is larger than x %s with padding %d",
                              td__shape_text(w, wt), o->dilation, td__shape_text(x, xt), o->padding);
-    return td_call_infer(call, 0, (td_shape){ 4, { s.n, s.o, s.oh, s.ow } }, td_dtype_of(td_call_input(call, 0)));
+    td_tensor *x_in = td_call_input(call, 0);
+    return td__call_infer_like(call, 0, (td_shape){ 4, { s.n, s.o, s.oh, s.ow } }, x_in->dtype, x_in);
 }
 
 static int conv_run(td_call *call)
@@ -85,16 +89,16 @@ static int conv_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in
     return td__image_done(before);
 }
 
-const td_op td__op_conv2d = { .name = "conv2d", .infer = conv_infer, .run = conv_run, .grad = conv_grad, .attr_size = sizeof(td_conv2d_opts),
-                              .optional = 1u << 2, .flags = TD_OP_LOW };
+const td_op td__op_conv2d = { .name = "conv2d", .infer = conv_infer, .run = conv_run, .grad = conv_grad, .attr_size = sizeof(conv_attr),
+                              .optional = 1u << 2, .flags = TD_OP_LOW | TD__OP_FORMATS };
 
 td_tensor *td_conv2d(td_tensor *x, td_tensor *w, td_tensor *b, const td_conv2d_opts *opts)
 {
     TD_ENTER();
-    td_conv2d_opts o = opts ? *opts : (td_conv2d_opts){ 0 };
-    o.stride = o.stride ? o.stride : 1;
-    o.dilation = o.dilation ? o.dilation : 1;
-    o.groups = o.groups ? o.groups : 1;
-    td_tensor *in[] = { td__image_arg(x), td__image_arg(w), td__image_arg(b) };
-    return td_apply(&td__op_conv2d, in, 3, &o);
+    conv_attr a = { opts ? *opts : (td_conv2d_opts){ 0 }, td__keeps_channels_last(x) };
+    a.o.stride = a.o.stride ? a.o.stride : 1;
+    a.o.dilation = a.o.dilation ? a.o.dilation : 1;
+    a.o.groups = a.o.groups ? a.o.groups : 1;
+    td_tensor *in[] = { td__image_pixels(x), td__image_weights(w, a.nhwc), td__image_arg(b) };
+    return td_apply(&td__op_conv2d, in, 3, &a);
 }

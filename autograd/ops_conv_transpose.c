@@ -6,22 +6,25 @@
 #include "ops_image.h"
 #include "ops_list.h"
 
+typedef struct { td_conv_transpose2d_opts o; bool nhwc; } transpose_attr;
+
 static td_conv2d_shape transpose_shape(const td_call *call)
 {
-    const td_conv_transpose2d_opts *o = td_call_attr(call);
+    const transpose_attr *a = td_call_attr(call);
+    const td_conv_transpose2d_opts *o = &a->o;
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     const int64_t more = o->output_padding - 2 * (int64_t)o->padding;
     return (td_conv2d_shape){
         .n = x.dim[0], .c = w.dim[1] * o->groups, .o = x.dim[1], .oh = x.dim[2], .ow = x.dim[3], .kh = w.dim[2], .kw = w.dim[3],
         .h = (x.dim[2] - 1) * o->stride + td__image_reach(w.dim[2], o->dilation) + more,
         .w = (x.dim[3] - 1) * o->stride + td__image_reach(w.dim[3], o->dilation) + more,
-        .stride = o->stride, .padding = o->padding, .dilation = o->dilation, .groups = o->groups,
+        .stride = o->stride, .padding = o->padding, .dilation = o->dilation, .groups = o->groups, .nhwc = a->nhwc,
     };
 }
 
 static int transpose_infer(td_call *call)
 {
-    const td_conv_transpose2d_opts *o = td_call_attr(call);
+    const td_conv_transpose2d_opts *o = &((const transpose_attr *)td_call_attr(call))->o;
     td_tensor *b = td_call_input(call, 2);
     td_shape x = td_call_input_shape(call, 0), w = td_call_input_shape(call, 1);
     char xt[128], wt[128];
@@ -48,7 +51,8 @@ static int transpose_infer(td_call *call)
     if (s.h < 1 || s.w < 1)
         return td_call_error(call, TD_ERR_SHAPE, "x %s with w %s and padding %d gives images of %lld by %lld, expected at least 1 by 1",
                              td__shape_text(x, xt), td__shape_text(w, wt), o->padding, (long long)s.h, (long long)s.w);
-    return td_call_infer(call, 0, (td_shape){ 4, { s.n, s.c, s.h, s.w } }, td_dtype_of(td_call_input(call, 0)));
+    td_tensor *x_in = td_call_input(call, 0);
+    return td__call_infer_like(call, 0, (td_shape){ 4, { s.n, s.c, s.h, s.w } }, x_in->dtype, x_in);
 }
 
 static int transpose_run(td_call *call)
@@ -84,22 +88,22 @@ static int transpose_grad(td_call *call, td_tensor *const *grad_out, td_grad_slo
     if (gw)
         td__kernels(g)->conv2d_grad_w(g->dtype, &s, td__ptr(gw), NULL, td__ptr(x), td__ptr(g), in[1].add, false);
     if (gb) {                        /* the sums of gout's planes                                                              */
-        const td_conv2d_shape planes = { .n = s.n, .c = s.c, .o = s.c, .oh = s.h, .ow = s.w, .dilation = 1, .groups = 1 };
+        const td_conv2d_shape planes = { .n = s.n, .c = s.c, .o = s.c, .oh = s.h, .ow = s.w, .dilation = 1, .groups = 1, .nhwc = s.nhwc };
         td__kernels(g)->conv2d_grad_w(g->dtype, &planes, NULL, td__ptr(gb), td__ptr(g), NULL, false, in[2].add);
     }
     return td__image_done(before);
 }
 
 const td_op td__op_conv_transpose2d = { .name = "conv_transpose2d", .infer = transpose_infer, .run = transpose_run, .grad = transpose_grad,
-                                        .attr_size = sizeof(td_conv_transpose2d_opts), .flags = TD_OP_LOW, .optional = 1u << 2 };
+                                        .attr_size = sizeof(transpose_attr), .flags = TD_OP_LOW | TD__OP_FORMATS, .optional = 1u << 2 };
 
 td_tensor *td_conv_transpose2d(td_tensor *x, td_tensor *w, td_tensor *b, const td_conv_transpose2d_opts *opts)
 {
     TD_ENTER();
-    td_conv_transpose2d_opts o = opts ? *opts : (td_conv_transpose2d_opts){ 0 };
-    o.stride = o.stride ? o.stride : 1;
-    o.dilation = o.dilation ? o.dilation : 1;
-    o.groups = o.groups ? o.groups : 1;
-    td_tensor *in[] = { td__image_arg(x), td__image_arg(w), td__image_arg(b) };
-    return td_apply(&td__op_conv_transpose2d, in, 3, &o);
+    transpose_attr a = { opts ? *opts : (td_conv_transpose2d_opts){ 0 }, td__keeps_channels_last(x) };
+    a.o.stride = a.o.stride ? a.o.stride : 1;
+    a.o.dilation = a.o.dilation ? a.o.dilation : 1;
+    a.o.groups = a.o.groups ? a.o.groups : 1;
+    td_tensor *in[] = { td__image_pixels(x), td__image_weights(w, a.nhwc), td__image_arg(b) };
+    return td_apply(&td__op_conv_transpose2d, in, 3, &a);
 }

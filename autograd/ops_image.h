@@ -5,12 +5,13 @@
 #define TD_OPS_IMAGE_H
 #include <autograd_impl.h>
 
-/* Input i has the dtype of input 0, which is a float one. 0, or the error recorded. */
+/* Input i has the dtype of input 0, which is a float one: of any width, since a device that computes in f32 shows f16 and bf16 as f32.
+ * 0, or the error recorded. */
 static inline int td__image_dtype(td_call *call, int i, const char *name)
 {
     td_dtype first = td_dtype_of(td_call_input(call, 0)), t = td_dtype_of(td_call_input(call, i));
-    if (first != TD_F32 && first != TD_F64)
-        return td_call_error(call, TD_ERR_DTYPE, "x is %s, expected f32 or f64", td_dtype_name(first));
+    if (!td__is_real(first))
+        return td_call_error(call, TD_ERR_DTYPE, "x is %s, expected f32, f64, f16 or bf16", td_dtype_name(first));
     if (t != first)
         return td_call_error(call, TD_ERR_DTYPE, "%s is %s, expected %s as x", name, td_dtype_name(t), td_dtype_name(first));
     return 0;
@@ -75,6 +76,23 @@ static inline int td__image_done(int before)
 static inline td_tensor *td__image_arg(td_tensor *x)
 {
     return x ? td_contiguous(x) : NULL;
+}
+
+/* An image: kernels take pixels, too, where the device says so. */
+static inline td_tensor *td__image_pixels(td_tensor *x)
+{
+    return td__keeps_channels_last(x) ? x : td__image_arg(x);
+}
+
+/* A convolution's weights, laid out as its images are. */
+static inline td_tensor *td__image_weights(td_tensor *w, bool channels_last)
+{
+    if (!channels_last || !w || w->poisoned || w->shape.ndim != 4)
+        return td__image_arg(w);
+    if (td__lies_channels_last(w))
+        return w;
+    td_tensor *cast = td__autocast_leaf(w, true);
+    return cast ? cast : td_to_memory_format(w, TD_CHANNELS_LAST);
 }
 
 #endif

@@ -9,7 +9,7 @@
 #define TD_OP_LIST_A(X)                                                                                      \
     X(add) X(sub) X(mul) X(div) X(neg) X(scale) X(shift) X(eq) X(cast)               /* ops_arith.c, ops_cast.c       */ \
     X(sum) X(mean) X(amax) X(amin) X(argmax)                                         /* ops_reduce.c                  */ \
-    X(reshape) X(permute) X(expand) X(narrow) X(contiguous) X(detach)                /* ops_view.c                    */ \
+    X(reshape) X(permute) X(expand) X(narrow) X(contiguous) X(detach) X(to_memory_format) /* ops_view.c, ops_format.c   */ \
     X(matmul) X(linear) X(affine) X(linear_gelu) X(mlp)                              /* ops_matmul.c, ops_linear.c    */ \
     X(relu) X(gelu) X(sigmoid) X(tanh) X(softmax)                                    /* ops_activation.c, ops_softmax.c */ \
     X(gelu_tanh) X(silu) X(exp) X(ln) X(sqrt) X(log_softmax) X(abs) X(pow) X(clamp) /* the same, ops_pointwise.c */ \
@@ -23,7 +23,7 @@
     X(lstm_cell) X(gru_cell)                                                         /* ops_rnn.c                     */ \
     X(embedding) X(index_select) X(gather) X(concat) X(pad)                          /* ops_embedding.c, ops_index.c, ops_join.c, ops_pad.c */ \
     X(conv_transpose2d) X(adaptive_max_pool2d) X(adaptive_avg_pool2d)                /* ops_conv_transpose.c, ops_pool.c */         \
-    X(conv2d) X(max_pool2d) X(avg_pool2d) X(batch_norm) X(dropout)                   /* ops_conv.c, ops_pool.c, ops_norm.c, ops_dropout.c */
+    X(conv2d) X(max_pool2d) X(avg_pool2d) X(batch_norm) X(batch_norm_relu) X(dropout) /* ops_conv.c, ops_pool.c, ops_norm.c, ops_dropout.c */
 
 #define TD_OP_LIST(X) TD_OP_LIST_A(X) TD_OP_LIST_B(X)
 

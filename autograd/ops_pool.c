@@ -5,18 +5,19 @@
 #include "ops_image.h"
 #include "ops_list.h"
 
-typedef struct { int window, stride, padding; int64_t out_h, out_w; } pool_attr;   /* window 0: adaptive, to out_h by out_w      */
+typedef struct { int window, stride, padding; int64_t out_h, out_w; bool nhwc; } pool_attr;   /* window 0: adaptive, to out_h by out_w */
 
 static td_conv2d_shape pool_shape(const td_call *call)
 {
     const pool_attr *a = td_call_attr(call);
     td_shape x = td_call_input_shape(call, 0);
     if (!a->window)
-        return (td_conv2d_shape){ .n = x.dim[0], .c = x.dim[1], .h = x.dim[2], .w = x.dim[3], .o = x.dim[1], .oh = a->out_h, .ow = a->out_w };
+        return (td_conv2d_shape){ .n = x.dim[0], .c = x.dim[1], .h = x.dim[2], .w = x.dim[3], .o = x.dim[1], .oh = a->out_h, .ow = a->out_w,
+                                  .nhwc = a->nhwc };
     return (td_conv2d_shape){
         .n = x.dim[0], .c = x.dim[1], .h = x.dim[2], .w = x.dim[3], .o = x.dim[1], .kh = a->window, .kw = a->window,
         .oh = td__image_out(x.dim[2], a->window, a->stride, a->padding), .ow = td__image_out(x.dim[3], a->window, a->stride, a->padding),
-        .stride = a->stride, .padding = a->padding,
+        .stride = a->stride, .padding = a->padding, .nhwc = a->nhwc,
     };
 }
 
@@ -41,7 +42,8 @@ static int pool_infer(td_call *call)
     td_conv2d_shape s = pool_shape(call);
     if (s.oh < 0 || s.ow < 0)
         return td_call_error(call, TD_ERR_SHAPE, "the window of %d is larger than x %s with padding %d", a->window, td__shape_text(x, xt), a->padding);
-    return td_call_infer(call, 0, (td_shape){ 4, { s.n, s.c, s.oh, s.ow } }, td_dtype_of(td_call_input(call, 0)));
+    td_tensor *x_in = td_call_input(call, 0);
+    return td__call_infer_like(call, 0, (td_shape){ 4, { s.n, s.c, s.oh, s.ow } }, x_in->dtype, x_in);
 }
 
 static int adaptive_infer(td_call *call)
@@ -62,7 +64,8 @@ static int adaptive_infer(td_call *call)
     if (x.dim[2] > INT32_MAX / x.dim[3] || a->out_h > INT32_MAX / a->out_w)
         return td_call_error(call, TD_ERR_SHAPE, "a plane of x %s or of the output, %lld by %lld, has more than 2^31-1 elements",
                              td__shape_text(x, xt), (long long)a->out_h, (long long)a->out_w);
-    return td_call_infer(call, 0, (td_shape){ 4, { x.dim[0], x.dim[1], a->out_h, a->out_w } }, td_dtype_of(td_call_input(call, 0)));
+    td_tensor *x_in = td_call_input(call, 0);
+    return td__call_infer_like(call, 0, (td_shape){ 4, { x.dim[0], x.dim[1], a->out_h, a->out_w } }, x_in->dtype, x_in);
 }
 
 static int max_run(td_call *call)
@@ -116,17 +119,20 @@ static int avg_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in)
     return 0;
 }
 
-const td_op td__op_max_pool2d = { .name = "max_pool2d", .infer = pool_infer, .run = max_run, .grad = max_grad, .attr_size = sizeof(pool_attr) };
-const td_op td__op_avg_pool2d = { .name = "avg_pool2d", .infer = pool_infer, .run = avg_run, .grad = avg_grad, .attr_size = sizeof(pool_attr) };
+const td_op td__op_max_pool2d = { .name = "max_pool2d", .infer = pool_infer, .run = max_run, .grad = max_grad, .attr_size = sizeof(pool_attr),
+                                  .flags = TD__OP_FORMATS };
+const td_op td__op_avg_pool2d = { .name = "avg_pool2d", .infer = pool_infer, .run = avg_run, .grad = avg_grad, .attr_size = sizeof(pool_attr),
+                                  .flags = TD__OP_FORMATS };
 const td_op td__op_adaptive_max_pool2d = { .name = "adaptive_max_pool2d", .infer = adaptive_infer, .run = max_run, .grad = max_grad,
-                                           .attr_size = sizeof(pool_attr) };
+                                           .attr_size = sizeof(pool_attr), .flags = TD__OP_FORMATS };
 const td_op td__op_adaptive_avg_pool2d = { .name = "adaptive_avg_pool2d", .infer = adaptive_infer, .run = avg_run, .grad = avg_grad,
-                                           .attr_size = sizeof(pool_attr) };
+                                           .attr_size = sizeof(pool_attr), .flags = TD__OP_FORMATS };
 
 static td_tensor *pool(const td_op *op, td_tensor *x, int window, const td_pool2d_opts *opts)
 {
-    pool_attr a = { .window = window, .stride = opts && opts->stride ? opts->stride : window, .padding = opts ? opts->padding : 0 };
-    td_tensor *in[] = { td__image_arg(x) };
+    pool_attr a = { .window = window, .stride = opts && opts->stride ? opts->stride : window, .padding = opts ? opts->padding : 0,
+                    .nhwc = td__keeps_channels_last(x) };
+    td_tensor *in[] = { td__image_pixels(x) };
     return td_apply(op, in, 1, &a);
 }
 
@@ -145,13 +151,13 @@ td_tensor *td_avg_pool2d(td_tensor *x, int window, const td_pool2d_opts *opts)
 td_tensor *td_adaptive_max_pool2d(td_tensor *x, int64_t out_h, int64_t out_w)
 {
     TD_ENTER();
-    td_tensor *in[] = { td__image_arg(x) };
-    return td_apply(&td__op_adaptive_max_pool2d, in, 1, &(pool_attr){ .out_h = out_h, .out_w = out_w });
+    td_tensor *in[] = { td__image_pixels(x) };
+    return td_apply(&td__op_adaptive_max_pool2d, in, 1, &(pool_attr){ .out_h = out_h, .out_w = out_w, .nhwc = td__keeps_channels_last(x) });
 }
 
 td_tensor *td_adaptive_avg_pool2d(td_tensor *x, int64_t out_h, int64_t out_w)
 {
     TD_ENTER();
-    td_tensor *in[] = { td__image_arg(x) };
-    return td_apply(&td__op_adaptive_avg_pool2d, in, 1, &(pool_attr){ .out_h = out_h, .out_w = out_w });
+    td_tensor *in[] = { td__image_pixels(x) };
+    return td_apply(&td__op_adaptive_avg_pool2d, in, 1, &(pool_attr){ .out_h = out_h, .out_w = out_w, .nhwc = td__keeps_channels_last(x) });
 }

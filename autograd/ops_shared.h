@@ -70,6 +70,10 @@ static inline td_tensor *td__op_stat(const td_tensor *like, td_shape shape)
 /* The shape that a and b broadcast to; 0, or the sentence. */
 int td__op_broadcast(td_call *c, td_shape a, td_shape b, td_shape *shape);
 
+/* ---- ops_cast.c ---- */
+typedef struct { td_dtype to; bool channels_last; } td__cast_attr;         /* channels_last: also where x is not          */
+td_tensor *td__cast_channels_last(td_tensor *x, td_dtype dtype);
+
 /* ---- ops_loss.c ---- */
 /* Before and after a loss's kernel, which gets &bad: the check of targets beside x (N,C). `after` returns 0 or the sentence's code. */
 td__check td__op_target_check(td_call *c, const td_tensor *x, bool has_ignore, int64_t ignore, int64_t *bad);

@@ -1,6 +1,7 @@
 /* autograd/recompute.c: a checkpoint's second run, in backward: the function is called again, and what it records goes on in its place.
  * checkpoint.c says what the whole is; here is the half that backward, hooks and autocast see.
  */
+#include "ops_shared.h"
 #include <stdio.h>
 #include "checkpoint.h"
 
@@ -46,7 +47,7 @@ static int differs(const td_call *node, const char *what)
 }
 
 /* In the first run the region kept one cast of each weight, and may have ended since: its node is in the graph, its values are made again. */
-td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype)
+td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype, bool last)
 {
     td__rerun *r = td__tape_now.rerun;
     while (!r->again)
@@ -56,14 +57,15 @@ td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype)
     for (; at < r->node->n_in && !from; at++) {
         td__graph g = r->node->edge[at].graph;
         td_call *c = g && !td__graph_is_leaf(g) ? td__graph_node(g) : NULL;
-        if (c && c->shared && td__leaf_at(r->node, at) == x && *(const td_dtype *)c->attr == dtype)
+        const td__cast_attr *a = c && c->shared ? c->attr : NULL;
+        if (a && td__leaf_at(r->node, at) == x && a->to == dtype && a->channels_last == last)
             from = c;
     }
     if (!from)
-        return td_cast(x, dtype);
+        return last ? td__cast_channels_last(x, dtype) : td_cast(x, dtype);
     td_tensor **cast = &r->cast[at - 1];
     if (!*cast) {
-        td_tensor *y = td__tensor_new(x->shape, dtype, x->storage->device);
+        td_tensor *y = td__tensor_new_as(x->shape, dtype, x->storage->device, last);
         if (y->poisoned || td__copy(y, x, false)) {
             td__tensor_unref(y);
             return td__poison();

@@ -54,6 +54,7 @@ bool td_needs_grad(const td_tensor *x)
 static void edge_set(td_call *node, td__edge *e, const td_tensor *x)
 {
     e->graph = 0;
+    e->channels_last = td__keeps_channels_last(x);
     if (!x) {
         e->shape = TD_SCALAR;
         e->dtype = TD_F32;

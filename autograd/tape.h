@@ -23,6 +23,7 @@ static inline int td__graph_output(td__graph g) { return (int)(g & GRAPH_OUTPUT)
 typedef struct {
     td__graph graph;                           /* where the gradient goes; 0: not wanted                                    */
     td_dtype  dtype;
+    bool      channels_last;                   /* and the device keeps that                                                */
     td_shape  shape;
 } td__edge;
 
@@ -66,6 +67,7 @@ struct td_call {
     bool         shared;                       /* a weight's cast that several graphs use: no backward frees it             */
     bool         captured;                     /* of a captured step: its edges stay, for replays                           */
     td_tensor *const *again;                   /* in a replay: the outputs of the recorded call, to be written again; else NULL   */
+    uint8_t      out_last;                     /* bit i: output i is channels last                                         */
     int          error;                        /* inside infer and run: what went wrong without a code to return it          */
     td_tensor *const *in;                      /* infer and run only                                                       */
     td_tensor   *out[TD_OP_MAX_OUTPUTS];       /* infer and run only                                                       */
@@ -159,7 +161,7 @@ td__random td__random_put(td__random state);   /* takes over state.ids          
 
 /* ---- checkpoint.c, recompute.c ---- */
 extern const td_op td__op_checkpoint;
-td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype);   /* autocast's of leaf x, in a second run                       */
+td_tensor *td__checkpoint_cast(td_tensor *x, td_dtype dtype, bool last);   /* autocast's of leaf x, in a second run                       */
 bool td__hook_known(td__graph g);              /* in a second run: what g names was there in the first, and has its hooks       */
 int  td__checkpoint_check(td_call *node);      /* 0, or the sentence: a parameter that it will read has changed                */
 bool td__checkpoint_collective(const td_call *node);   /* did the function call an operation that all ranks must call?         */

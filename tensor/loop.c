@@ -157,7 +157,8 @@ int td__sum_to(td_tensor *x, double scale, td_tensor *into, bool add)
 {
     char a[128], b[128];
     td_shape shape;
-    if (td__shape_broadcast(x->shape, into->shape, &shape) || !td__shape_equal(shape, x->shape) || !td_is_contiguous(into))
+    if (td__shape_broadcast(x->shape, into->shape, &shape) || !td__shape_equal(shape, x->shape) ||
+        !(td_is_contiguous(into) || td__shape_equal(x->shape, into->shape)))
         return td__fail(TD_ERR_INTERNAL, "sum_to: shape %s into shape %s", td__shape_text(x->shape, a), td__shape_text(into->shape, b));
     const bool can = td__is_arith(x->dtype) || (td__is_half(x->dtype) && x->storage->ops->computes_half);
     if (x->dtype != into->dtype || !can || !td__device_equal(x->storage->device, into->storage->device))

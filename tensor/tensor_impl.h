@@ -20,7 +20,8 @@ typedef struct td_device_ops {
     td_device_kind kind;
     bool  host_memory;                                         /* may the CPU read its pointers?                          */
     bool  computes_half;                                       /* do its kernels take f16 and bf16? else f32 copies do      */
-    bool  channels_last;                                       /* do its kernels of images take NHWC? else NCHW copies do    */
+    bool  channels_last;                                       /* do its kernels of images take NHWC? else NCHW copies do;
+                                                                  only where it computes_half                              */
     int   (*count)(void);                                      /* how many such devices this process may use               */
     void *(*alloc)(int index, size_t bytes);                   /* 64-byte aligned, caching; NULL after td__fail             */
     void  (*free)(int index, void *block);
@@ -167,8 +168,9 @@ int      td__axis(const char *who, int axis, int ndim);         /* normalised, o
 
 /* ---- format.c: images with the channels last in memory, (N,H,W,C), under the shape (N,C,H,W) --------------------------------------- */
 void td__channels_last_strides(td_shape s, int64_t *stride);    /* of four dimensions                                      */
-bool td__channels_last(const td_tensor *x);                     /* dense, in that order, and not contiguous                */
-bool td__keeps_channels_last(const td_tensor *x);               /* and on a device whose kernels of images take it         */
+bool td__channels_last(const td_tensor *x);                     /* was it made in that order?                              */
+bool td__lies_channels_last(const td_tensor *x);                /* do its elements lie so? One pixel or channel may lie both ways */
+bool td__keeps_channels_last(const td_tensor *x);               /* made so, on a device whose kernels of images take it    */
 td_tensor *td__tensor_new_as(td_shape shape, td_dtype dtype, td_device device, bool channels_last);   /* as td__tensor_new  */
 
 /* ---- loop.c: strided loops for kernels -------------------------------------------------------------------------------------------- */

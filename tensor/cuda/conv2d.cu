@@ -13,14 +13,20 @@
  * stand empty: there, and where all is small, a thread computes one element of C, or where
  * the sum is long a block does.
  *
+ * Images lie as NCHW or NHWC, weights accordingly: one pair of strides each, of a channel and of a place, says it all. Tiles are made for
+ * NCHW, where neighbours of n lie side by side; NHWC is right here, and fast in cuDNN (plugins/cuda/cudnn.c).
+ *
  * f16 and bf16 are widened as they are read; sums are f32. The sum over k of grad_w is cut into parts by sizes alone, which are added in order by
  * a second kernel. So every result is the same on every run and device.
  */
 #include "cuda.h"
 
+extern "C" void td__cuda_sum(const td_reduce_loop *r, td_dtype t, void *out, const void *x, double scale, bool add);     /* reduce.cu */
+
 enum conv_mode { FORWARD, GRAD_X, GRAD_W };
 enum { BK = 16, PAD = 4, FEW = 2, SMALL = 8192, SHORT = 512, WANTED_BLOCKS = 512, LEAST_PART = 512, BIAS_PART = 16384 };
 
+struct conv_strides { int64_t channel, place; };        /* place: of a pixel, or in a window                                   */
 /* One product for all groups. */
 struct conv_job {
     td_conv2d_shape s;
@@ -28,6 +34,7 @@ struct conv_job {
     int64_t h, w;                    /* image that B reads: x, or gout for grad_x                                              */
     int64_t part, parts;             /* k of a part; how many (grad_w only)                                                     */
     int64_t tiles_m, tiles_n;
+    conv_strides x, out, weights, b;      /* of x, of out and gout, of the weights; of what B reads                                   */
 };
 struct conv_place { int64_t a, b; int y, x; };         /* what k adds to the places in A, in B, to row and column              */
 
@@ -67,13 +74,13 @@ template <int MODE> __device__ __forceinline__ conv_place term(const conv_job &j
     if (MODE == GRAD_W) {
         int64_t image, at;
         output_pixel(s, k, image, at, p.y, p.x);
-        p.a = image * s.o * s.oh * s.ow + at;
+        p.a = image * s.o * s.oh * s.ow + at * j.out.place;
         p.b = image * s.c * s.h * s.w;
     } else {
         kernel_place(s, k, c, row, col);
         const int sign = MODE == FORWARD ? 1 : -1;
-        p.a = MODE == FORWARD ? k : c * j.cg * s.kh * s.kw + row * s.kw + col;
-        p.b = c * j.h * j.w;
+        p.a = (MODE == FORWARD ? c * j.weights.channel : c * j.cg * s.kh * s.kw) + (row * s.kw + col) * j.weights.place;
+        p.b = c * j.b.channel;
         p.y = sign * (int)row * s.dilation, p.x = sign * (int)col * s.dilation;
     }
     return p;
@@ -86,15 +93,15 @@ template <int MODE> __device__ __forceinline__ conv_place column(const conv_job 
     int64_t image, at, c, row, col;
     if (MODE == FORWARD) {
         output_pixel(s, n, image, at, p.y, p.x);
-        p.b = (image * s.c + g * j.cg) * s.h * s.w;
+        p.b = image * s.c * s.h * s.w + g * j.cg * j.b.channel;
     } else if (MODE == GRAD_X) {
         divide(n, s.h * s.w, image, at);
         divide(at, s.w, row, col);
-        p.b = (image * s.o + g * j.og) * s.oh * s.ow;
+        p.b = image * s.o * s.oh * s.ow + g * j.og * j.b.channel;
         p.y = (int)row + s.padding, p.x = (int)col + s.padding;
     } else {
         kernel_place(s, n, c, row, col);
-        p.b = (g * j.cg + c) * s.h * s.w;
+        p.b = (g * j.cg + c) * j.b.channel;
         p.y = (int)row * s.dilation, p.x = (int)col * s.dilation;
     }
     return p;
@@ -106,8 +113,8 @@ template <int MODE> __device__ __forceinline__ int64_t row_of(const conv_job &j,
     if (MODE == FORWARD)
         return (g * j.og + m) * j.k;
     if (MODE == GRAD_X)
-        return (g * j.og * j.cg + m) * j.s.kh * j.s.kw;
-    return (g * j.og + m) * j.s.oh * j.s.ow;
+        return g * j.og * j.cg * j.s.kh * j.s.kw + m * j.weights.channel;
+    return (g * j.og + m) * j.out.channel;
 }
 
 template <int MODE, class T>
@@ -122,20 +129,22 @@ __device__ __forceinline__ td_wide<T> element_b(const conv_job &j, const T *b, c
             return 0;
         y = qy, x = qx;
     }
-    return y < j.h && x < j.w ? td_load<T>(b + c.b + t.b + (int64_t)y * j.w + x) : 0;
+    return y < j.h && x < j.w ? td_load<T>(b + c.b + t.b + ((int64_t)y * j.w + x) * j.b.place) : 0;
 }
 
 /* Where elements (…,n) of group g lie: (m,n) is m * step further. part: which of the partial sums. */
 template <int MODE> __device__ __forceinline__ int64_t place_out(const conv_job &j, int64_t g, int64_t part, int64_t n, int64_t &step)
 {
+    int64_t image, at, c, row, col;
     if (MODE == GRAD_W) {
         step = j.n;
-        return (part * j.s.groups + g) * j.m * j.n + n;
+        kernel_place(j.s, n, c, row, col);
+        return (part * j.s.groups + g) * j.m * j.n + c * j.weights.channel + (row * j.s.kw + col) * j.weights.place;
     }
-    int64_t image, at;
-    step = MODE == FORWARD ? j.s.oh * j.s.ow : j.s.h * j.s.w;
-    divide(n, step, image, at);
-    return (image * j.s.groups + g) * j.m * step + at;
+    const int64_t pixels = MODE == FORWARD ? j.s.oh * j.s.ow : j.s.h * j.s.w, place = MODE == FORWARD ? j.out.place : j.x.place;
+    step = MODE == FORWARD ? j.out.channel : j.x.channel;
+    divide(n, pixels, image, at);
+    return image * j.s.groups * j.m * pixels + g * j.m * step + at * place;
 }
 
 __device__ __forceinline__ float fused(float a, float b, float c) { return fmaf(a, b, c); }
@@ -293,8 +302,12 @@ template <class T> __global__ void __launch_bounds__(TD_THREADS) bias_kernel(int
 
 static conv_job job_of(const td_conv2d_shape *s, int mode)
 {
-    conv_job j = { *s, s->c / s->groups, s->o / s->groups, 0, 0, 0, s->h, s->w, 0, 1, 0, 0 };
+    conv_job j = { *s, s->c / s->groups, s->o / s->groups, 0, 0, 0, s->h, s->w, 0, 1, 0, 0, { 0, 0 }, { 0, 0 }, { 0, 0 }, { 0, 0 } };
     const int64_t window = s->kh * s->kw, out_pixels = s->n * s->oh * s->ow;
+    j.x = { s->nhwc ? 1 : s->h * s->w, s->nhwc ? s->c : 1 };
+    j.out = { s->nhwc ? 1 : s->oh * s->ow, s->nhwc ? s->o : 1 };
+    j.weights = { s->nhwc ? 1 : window, s->nhwc ? j.cg : 1 };
+    j.b = mode == GRAD_X ? j.out : j.x;
     j.m = mode == GRAD_X ? j.cg : j.og;
     j.n = mode == FORWARD ? out_pixels : mode == GRAD_X ? s->n * s->h * s->w : j.cg * window;
     j.k = mode == FORWARD ? j.cg * window : mode == GRAD_X ? j.og * window : out_pixels;
@@ -393,11 +406,19 @@ template <class T> static void weights(const td_conv2d_shape *s, T *gw, const T 
     td__cuda_scratch_free(partial);
 }
 
-template <class T> static void biases(const td_conv2d_shape *s, T *gbias, const T *gout, bool add)
+template <class T> static void biases(td_dtype t, const td_conv2d_shape *s, T *gbias, const T *gout, bool add)
 {
     const int64_t pixels = s->oh * s->ow, all = s->n * pixels;
     if (s->o <= 0)
         return;
+    if (s->nhwc) {                   /* columns                                                                                */
+        td_reduce_loop r = {};
+        r.keep.ndim = r.red.ndim = 1;
+        r.keep.dim[0] = s->o, r.keep.stride[0][0] = r.keep.stride[1][0] = 1;
+        r.red.dim[0] = all, r.red.stride[1][0] = s->o;
+        td__cuda_sum(&r, t, gbias, gout, 1.0, add);
+        return;
+    }
     int64_t parts = all > BIAS_PART ? (all + BIAS_PART - 1) / BIAS_PART : 1;
     parts = parts < 256 ? parts : 256;
     const int64_t part = (all + parts - 1) / parts;
@@ -427,7 +448,7 @@ void td__cuda_conv2d_grad_w(td_dtype t, const td_conv2d_shape *s, void *gw, void
         if (gw)
             weights<T>(s, (T *)gw, (const T *)gout, (const T *)x, add_w);
         if (gbias)
-            biases<T>(s, (T *)gbias, (const T *)gout, add_b);
+            biases<T>(t, s, (T *)gbias, (const T *)gout, add_b);
     });
 }
 }

@@ -2,38 +2,12 @@
  *
  * Twin of ../cpu/pool2d.c and ../cpu/adaptive_pool2d.c. A thread takes an output, or a warp where an average's window is large. The gradients
  * are seen from the input: an element adds up what the windows that hold it give it, in their order, so nothing is written twice and nothing is
- * atomic. An adaptive window i of n along m elements begins at floor(i*m/n) and ends before ceil((i+1)*m/n); its shape has stride 0.
+ * atomic. Images with the channels last: pool2d_last.cu.
  */
 #include "packs.h"
+#include "windows.h"
 
 enum { LARGE = 32 };                     /* elements of a window that a warp sums */
-
-/* Rows [from, to) of the window o along a direction of size m with n outputs. */
-__device__ __forceinline__ void window_of(const td_conv2d_shape &s, int64_t o, int64_t n, int64_t m, int64_t window, int64_t *from, int64_t *to)
-{
-    if (s.stride) {
-        const int64_t at = o * s.stride - s.padding;
-        *from = at < 0 ? 0 : at;
-        *to = at + window > m ? m : at + window;
-    } else {
-        *from = o * m / n;
-        *to = ((o + 1) * m + n - 1) / n;
-    }
-}
-
-/* Windows [from, to) that hold element i. */
-__device__ __forceinline__ void windows_over(const td_conv2d_shape &s, int64_t i, int64_t n, int64_t m, int64_t window, int64_t *from, int64_t *to)
-{
-    if (s.stride) {
-        const int64_t at = i + s.padding, low = at - window + 1;
-        *from = low <= 0 ? 0 : (low + s.stride - 1) / s.stride;
-        *to = at / s.stride + 1;
-        *to = *to > n ? n : *to;
-    } else {
-        *from = i * n / m;
-        *to = ((i + 1) * n - 1) / m + 1;
-    }
-}
 
 typedef struct { int64_t plane, row, column; } place;
 __device__ __forceinline__ place place_of(int64_t at, int64_t rows, int64_t columns)
@@ -98,12 +72,6 @@ __global__ void __launch_bounds__(TD_THREADS) max_grad_kernel(td_conv2d_shape s,
     }
 }
 
-/* What an average divides by: zeroes of the padding count, an adaptive window has none. */
-template <class W> __device__ __forceinline__ W area_of(const td_conv2d_shape &s, int64_t h0, int64_t h1, int64_t w0, int64_t w1)
-{
-    return (W)(s.stride ? s.kh * s.kw : (h1 - h0) * (w1 - w0));
-}
-
 /* TEAM 1: a thread for each output; 32: a warp */
 template <class T, int TEAM> __global__ void __launch_bounds__(TD_THREADS) avg_kernel(td_conv2d_shape s, int64_t n, T *y, const T *x)
 {
@@ -155,6 +123,10 @@ template <class T> __global__ void __launch_bounds__(TD_THREADS) avg_grad_kernel
 /* ---- rows ------------------------------------------------------------------------------------------------------------------------------- */
 static void max_pool(const char *row, td_dtype t, const td_conv2d_shape *s, void *out, int32_t *where, const void *x)
 {
+    if (s->nhwc) {
+        td__max_pool_last(row, t, s, out, where, x);
+        return;
+    }
     const int64_t n = s->n * s->c * s->oh * s->ow;
     if (n > 0)
         TD_CUDA_FLOAT(t, T, TD_LAUNCH(row, td_blocks(n), TD_THREADS, 0, (max_kernel<T>), *s, n, (T *)out, where, (const T *)x))
@@ -162,6 +134,10 @@ static void max_pool(const char *row, td_dtype t, const td_conv2d_shape *s, void
 
 static void avg_pool(const char *row, td_dtype t, const td_conv2d_shape *s, void *out, const void *x)
 {
+    if (s->nhwc) {
+        td__avg_pool_last(row, t, s, out, x);
+        return;
+    }
     const int64_t n = s->n * s->c * s->oh * s->ow;
     if (n <= 0)
         return;
@@ -174,6 +150,10 @@ static void avg_pool(const char *row, td_dtype t, const td_conv2d_shape *s, void
 
 static void avg_pool_grad(const char *row, td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, bool add)
 {
+    if (s->nhwc) {
+        td__avg_pool_last_grad(row, t, s, gx, gout, add);
+        return;
+    }
     const int64_t n = s->n * s->c * s->h * s->w;
     if (n > 0)
         TD_CUDA_FLOAT(t, T, TD_LAUNCH(row, td_blocks(n), TD_THREADS, 0, (avg_grad_kernel<T>), *s, n, (T *)gx, (const T *)gout, add))
@@ -186,6 +166,10 @@ extern "C" void td__cuda_max_pool2d(td_dtype t, const td_conv2d_shape *s, void *
 
 extern "C" void td__cuda_max_pool2d_grad(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where, bool add)
 {
+    if (s->nhwc) {
+        td__max_pool_last_grad("max_pool2d_grad", t, s, gx, gout, where, add);
+        return;
+    }
     const int64_t n = s->n * s->c * s->h * s->w;
     if (n > 0)
         TD_CUDA_FLOAT(t, T, TD_LAUNCH("max_pool2d_grad", td_blocks(n), TD_THREADS, 0, (max_grad_kernel<T>), *s, n, (T *)gx, (const T *)gout, where, add))

@@ -21,6 +21,7 @@
     X(layer_norm) X(layer_norm_grad)                                                 /* layer_norm.cu  */     \
     X(group_norm) X(group_norm_grad)                                                 /* group_norm.cu  */     \
     X(batch_norm) X(batch_norm_grad) X(batch_norm_pair) X(batch_norm_affine)         /* batch_norm.cu  */     \
+    X(batch_norm_relu) X(batch_norm_relu_grad)                                                               \
     X(index_check) X(index_select) X(index_select_grad) X(gather) X(gather_grad)     /* index.cu       */     \
     X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.cu      */     \
     X(adaptive_max_pool2d) X(adaptive_avg_pool2d) X(adaptive_avg_pool2d_grad)                                 \

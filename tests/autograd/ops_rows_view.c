@@ -59,6 +59,7 @@ VIEW(narrow_none, td_narrow(x, 0, 2, 0), TD_SHAPE(0, 3, 5), i)
 VIEW(narrow_empty, td_narrow(x, 1, 0, 2), TD_SHAPE(0, 2, 5), i)
 VIEW(narrow_flipped, td_narrow(td_transpose(x, 0, 1), 0, 1, 2), TD_SHAPE(2, 2, 5), flipped(x, i + 10))
 VIEW(contiguous, td_contiguous(td_transpose(x, 0, 1)), TD_SHAPE(S(1), S(0), S(2)), flipped(x, i))
+VIEW(to_memory_format, td_to_memory_format(td_to_memory_format(x, TD_CHANNELS_LAST), TD_CHANNELS_LAST), TD_SHAPE(S(0), S(1), S(2), S(3)), i)
 VIEW(contiguous_rows, td_contiguous(td_narrow(td_transpose(x, 0, 1), 0, 0, 0)), TD_SHAPE(0, S(0), S(2)), i)
 VIEW(contiguous_large, td_contiguous(td_transpose(x, 0, 1)), TD_SHAPE(S(1), S(0)), flipped(x, i))
 VIEW(detach, td_detach(x), TD_SHAPE(S(0), S(1), S(2)), i)
@@ -77,6 +78,8 @@ const ops_row ops_rows_view[] = {
     R(expand, expand_empty, 1, 3, 0, 3, 5),
     R(narrow, narrow, 1, 3, 2, 3, 5), R(narrow, narrow_last, 1, 3, 2, 3, 5), R(narrow, narrow_none, 1, 3, 2, 3, 5),
     R(narrow, narrow_empty, 1, 3, 0, 3, 5), R(narrow, narrow_flipped, 1, 3, 2, 3, 5),
+    R(to_memory_format, to_memory_format, 1, 4, 2, 3, 5, 4), R(to_memory_format, to_memory_format, 1, 4, 0, 3, 5, 4),
+    R(to_memory_format, to_memory_format, 1, 4, 3, 1, 2, 5),
     R(contiguous, contiguous, 1, 3, 2, 3, 5), R(contiguous, contiguous, 1, 3, 0, 3, 5), R(contiguous, contiguous_rows, 1, 3, 2, 3, 5),
     R(contiguous, contiguous_large, 0, 2, 211, 307),
     R(detach, detach, 0, 3, 2, 3, 5), R(detach, detach, 0, 3, 0, 3, 5),

@@ -1,9 +1,21 @@
 /* tests/autograd/ops_table_images.c: rows for the convolutions, the pools, batch_norm and dropout. References are the definitions, element by
- * element.
+ * element. With TEST_CHANNELS_LAST in the environment all images lie with the channels last.
  */
 #include "ops_list.h"
 #include "ops_table.h"
 #include <math.h>
+#include <stdlib.h>
+
+static td_tensor *laid(td_tensor *x)
+{
+    return getenv("TEST_CHANNELS_LAST") && td_shape_of(x).ndim == 4 ? td_to_memory_format(x, TD_CHANNELS_LAST) : x;
+}
+
+/* Where the device keeps it, the result lies as the image did. Said by a result of no shape, which no row has. */
+static td_tensor *as_laid(td_tensor *y, const td_tensor *x)
+{
+    return td__keeps_channels_last(x) && !td__channels_last(y) ? td_zeros(TD_SCALAR, TD_F32) : y;
+}
 
 /* ---- conv2d: p = n c h w  o kh kw  stride padding  strided-input dilation groups; with a bias where its gradient (bit 2) is asked for -- */
 
@@ -19,9 +31,9 @@ static size_t conv_inputs(const ops_row *row, td_dtype t, td_tensor **in)
 static td_tensor *conv_apply(td_tensor *const *in, size_t n, void *user)
 {
     const int *p = ((const ops_row *)user)->p;
-    td_tensor *x = p[9] ? td_transpose(in[0], 2, 3) : in[0];
-    return td_conv2d(x, in[1], n > 2 ? in[2] : NULL,
-                     &(td_conv2d_opts){ .stride = p[7], .padding = p[8], .dilation = p[10] > 1 ? p[10] : 0, .groups = p[11] > 1 ? p[11] : 0 });
+    td_tensor *x = laid(p[9] ? td_transpose(in[0], 2, 3) : in[0]);
+    const td_conv2d_opts opts = { .stride = p[7], .padding = p[8], .dilation = p[10] > 1 ? p[10] : 0, .groups = p[11] > 1 ? p[11] : 0 };
+    return as_laid(td_conv2d(x, in[1], n > 2 ? in[2] : NULL, &opts), x);
 }
 
 static void conv_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
@@ -61,7 +73,8 @@ static size_t transpose_inputs(const ops_row *row, td_dtype t, td_tensor **in)
 static td_tensor *transpose_apply(td_tensor *const *in, size_t n, void *user)
 {
     const int *p = ((const ops_row *)user)->p;
-    return td_conv_transpose2d(in[0], in[1], n > 2 ? in[2] : NULL, &(td_conv_transpose2d_opts){ .stride = p[7], .padding = p[8],
+    td_tensor *x = laid(in[0]);
+    return td_conv_transpose2d(x, in[1], n > 2 ? in[2] : NULL, &(td_conv_transpose2d_opts){ .stride = p[7], .padding = p[8],
                                .output_padding = p[9], .dilation = p[10] > 1 ? p[10] : 0, .groups = p[11] > 1 ? p[11] : 0 });
 }
 
@@ -100,8 +113,9 @@ static td_tensor *pool_apply(td_tensor *const *in, size_t n, void *user)
     const ops_row *row = user;
     const int *p = row->p;
     const td_pool2d_opts opts = { .stride = p[5], .padding = p[6] };
-    td_tensor *x = p[7] ? td_transpose(in[0], 2, 3) : in[0];
-    return row->op == &td__op_max_pool2d ? td_max_pool2d(x, p[4], &opts) : td_avg_pool2d(x, p[4], p[5] == p[4] && p[6] == 0 ? NULL : &opts);
+    td_tensor *x = laid(p[7] ? td_transpose(in[0], 2, 3) : in[0]);
+    return as_laid(row->op == &td__op_max_pool2d ? td_max_pool2d(x, p[4], &opts) :
+                   td_avg_pool2d(x, p[4], p[5] == p[4] && p[6] == 0 ? NULL : &opts), x);
 }
 
 static void pool_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
@@ -142,7 +156,7 @@ static td_tensor *adaptive_apply(td_tensor *const *in, size_t n, void *user)
     (void)n;
     const ops_row *row = user;
     const int *p = row->p;
-    td_tensor *x = p[6] ? td_transpose(in[0], 2, 3) : in[0];
+    td_tensor *x = laid(p[6] ? td_transpose(in[0], 2, 3) : in[0]);
     return row->op == &td__op_adaptive_max_pool2d ? td_adaptive_max_pool2d(x, p[4], p[5]) : td_adaptive_avg_pool2d(x, p[4], p[5]);
 }
 
@@ -167,7 +181,7 @@ static void adaptive_reference(const ops_row *row, const ops_array *in, size_t n
             }
 }
 
-/* ---- batch_norm: p = dimensions (3: n c inner; inner 0: two dimensions), train, affine, running ------------------------------------------ */
+/* ---- batch_norm and batch_norm_relu: p = dimensions (3: n c inner; inner 0: two dimensions), train, affine, running, something added ------- */
 
 static td_shape norm_shape(const int *p)
 {
@@ -182,20 +196,26 @@ static size_t norm_inputs(const ops_row *row, td_dtype t, td_tensor **in)
     in[2] = ops_fill(TD_SHAPE(p[1]), t, 7);
     in[3] = ops_fill(TD_SHAPE(p[1]), t, 8);
     in[4] = ops_fill_positive(TD_SHAPE(p[1]), t, 9);
-    return 5;
+    in[5] = ops_fill(norm_shape(p), t, 10);
+    return p[6] ? 6 : 5;
 }
 
 static td_tensor *norm_apply(td_tensor *const *in, size_t n, void *user)
 {
     (void)n;
-    const int *p = ((const ops_row *)user)->p;
-    td_tensor *mean = in[3], *var = in[4];
+    const ops_row *row = user;
+    const int *p = row->p;
+    td_tensor *mean = in[3], *var = in[4], *x = laid(in[0]);
     if (p[3]) {                      /* training changes them: fresh ones for every call                                          */
         mean = td_zeros(TD_SHAPE(p[1]), td_dtype_of(in[0]));
         var = td_ones(TD_SHAPE(p[1]), td_dtype_of(in[0]));
     }
     const td_batch_norm_opts opts = { .train = p[3], .eps = 0.125f };
-    return td_batch_norm(in[0], p[4] ? in[1] : NULL, p[4] ? in[2] : NULL, p[5] ? mean : NULL, p[5] ? var : NULL, &opts);
+    td_tensor *w = p[4] ? in[1] : NULL, *b = p[4] ? in[2] : NULL;
+    mean = p[5] ? mean : NULL, var = p[5] ? var : NULL;
+    if (row->op == &td__op_batch_norm_relu)
+        return as_laid(td_batch_norm_relu(x, p[6] ? in[5] : NULL, w, b, mean, var, &opts), x);
+    return as_laid(td_batch_norm(x, w, b, mean, var, &opts), x);
 }
 
 static void norm_reference(const ops_row *row, const ops_array *in, size_t n, ops_array *out)
@@ -214,6 +234,8 @@ static void norm_reference(const ops_row *row, const ops_array *in, size_t n, op
             mean = in[3].v[c], var = in[4].v[c];
         for (int i = 0; i < count; i++)
             out->v[X(i)] = (in[0].v[X(i)] - mean) / sqrt(var + 0.125) * (p[4] ? in[1].v[c] : 1) + (p[4] ? in[2].v[c] : 0);
+        for (int i = 0; i < count && row->op == &td__op_batch_norm_relu; i++)
+            out->v[X(i)] = fmax(out->v[X(i)] + (p[6] ? in[5].v[X(i)] : 0), 0);
 #undef X
     }
 }
@@ -274,6 +296,9 @@ static void dropout_reference(const ops_row *row, const ops_array *in, size_t n,
 #define NORM(text, g, ...) \
     { .op = &td__op_batch_norm, .name = "batch_norm: " text, .dtypes = OPS_F, .inputs = norm_inputs, .apply = norm_apply, .reference = norm_reference, \
       .abs = 8, .rel = 2, .grad = g, .p = { __VA_ARGS__ } }
+#define NORM_RELU(text, g, ...) \
+    { .op = &td__op_batch_norm_relu, .name = "batch_norm_relu: " text, .dtypes = OPS_F, .inputs = norm_inputs, .apply = norm_apply, \
+      .reference = norm_reference, .abs = 10, .rel = 3, .grad = g, .p = { __VA_ARGS__ } }
 #define DROPOUT(text, ...) \
     { .op = &td__op_dropout, .name = "dropout: " text, .dtypes = OPS_F, .inputs = dropout_inputs, .apply = dropout_apply, \
       .reference = dropout_reference, .abs = 0, .rel = 2, .grad = 1, .p = { __VA_ARGS__ } }
@@ -333,6 +358,15 @@ const ops_row ops_rows_images[] = {
     NORM("eval, one value per channel", 7, 1, 3, 0, 0, 1, 1),
     NORM("eval, neither weight nor bias", 1, 3, 2, 0, 0, 0, 1),
     NORM("no rows", 7, 0, 3, 4, 1, 1, 1),
+    NORM("train, wide images", 1, 5, 40, 18, 1, 1, 1),
+    NORM_RELU("train, images", 7, 3, 5, 6, 1, 1, 1, 0),
+    NORM_RELU("train, something added", 39, 3, 5, 6, 1, 1, 1, 1),
+    NORM_RELU("train, rows of features", 39, 7, 3, 0, 1, 1, 0, 1),
+    NORM_RELU("train, neither weight nor bias", 1, 2, 19, 2, 1, 0, 0, 0),
+    NORM_RELU("train, wide images, something added", 32, 5, 40, 18, 1, 1, 1, 1),
+    NORM_RELU("eval, images", 7, 2, 3, 4, 0, 1, 1, 0),
+    NORM_RELU("eval, something added", 39, 2, 3, 4, 0, 1, 1, 1),
+    NORM_RELU("no rows", 39, 0, 3, 4, 1, 1, 1, 1),
     DROPOUT("half, default samples", 5, 37, 50, 0),
     DROPOUT("samples of three rows", 6, 41, 30, 2),
     DROPOUT("p is 0", 3, 7, 0, 3),

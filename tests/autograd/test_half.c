@@ -252,7 +252,7 @@ static const listed list[] = {
     KEEP_(sigmoid), KEEP_(tanh), KEEP_(silu), KEEP_(sqrt), KEEP_(abs), KEEP_(clamp), KEEP_(maximum), KEEP_(minimum), KEEP_(where), KEEP_(amax),
     KEEP_(amin), KEEP_(reshape), KEEP_(permute), KEEP_(expand), KEEP_(narrow), KEEP_(contiguous), KEEP_(detach), KEEP_(concat), KEEP_(pad),
     KEEP_(embedding), KEEP_(index_select), KEEP_(gather), KEEP_(dropout), KEEP_(max_pool2d), KEEP_(avg_pool2d), KEEP_(rotary), KEEP_(swiglu),
-    KEEP_(batch_norm), KEEP_(adaptive_avg_pool2d), KEEP_(adaptive_max_pool2d), KEEP_(cast),
+    KEEP_(batch_norm), KEEP_(batch_norm_relu), KEEP_(to_memory_format), KEEP_(adaptive_avg_pool2d), KEEP_(adaptive_max_pool2d), KEEP_(cast),
 };
 
 static uint32_t expected_flags(const listed *l)
