@@ -2,6 +2,7 @@
  * Registered before main, so that the tests of the rooms run on it unchanged with TANDEM_DEVICE=cuda.
  */
 #include <tensor_impl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <trap_record.h>
 
@@ -48,14 +49,15 @@ static bool trapped(bool wait, td_trapped *into)
 
 static int passed(int index, void *e) { (void)index, (void)e; return 1; }
 
-static const td_device_ops emulated = {
+static td_device_ops emulated = {
     .name = "cuda", .kind = TD_CUDA, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
     .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event, .event_wait = event, .event_free = drop, .event_done = passed,
     .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,
-    .trapped = trapped, .trap_clear = td__emulated_trap_clear, .kernels = &td__cuda_kernels,
+    .channels_last = true, .trapped = trapped, .trap_clear = td__emulated_trap_clear, .kernels = &td__cuda_kernels,
 };
 
 __attribute__((constructor)) static void bring(void)
 {
+    emulated.computes_half |= getenv("TEST_COMPUTES_HALF") != NULL;
     td__device_register(&emulated);
 }
