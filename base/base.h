@@ -96,6 +96,7 @@ int64_t td__now_ns(void);
     X(THREADS, "TANDEM_THREADS", "the rank's share of cores", "OpenMP threads of this rank")                                 \
     X(ISA, "TANDEM_ISA", "auto", "baseline, avx2 or avx512: instruction set of the CPU kernels")                             \
     X(TF32, "TANDEM_TF32", "0", "1: f32 matrix products on GPUs through tensor cores, of numbers rounded to 10 bits")          \
+    X(CUDNN, "TANDEM_CUDNN", "heuristic", "measure: time several of cuDNN's kernels for a convolution when its shape is first met; off: never cuDNN") \
     X(GEMM, "TANDEM_GEMM", "heuristic", "measure: time several algorithms of a matrix product on a GPU when its shape is first met")   \
     X(GEMM_FILE, "TANDEM_GEMM_FILE", "none", "the algorithms that were measured: read by every rank and run, added to where measured") \
     X(RUNTIME_DIR, "TANDEM_RUNTIME_DIR", "$XDG_RUNTIME_DIR/tandem or /tmp/tandem-UID", "where black boxes lie")               \

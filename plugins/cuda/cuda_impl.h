@@ -89,6 +89,14 @@ int   cuda_copy_async(int index, void *to, const void *from, size_t bytes, bool 
 bool  cuda_trapped(bool wait, td_trapped *into);
 void  cuda_trap_clear(void);
 
+/* ---- cudnn.c, cudnn_open.c ----------------------------------------------------------------------------------------------------------- */
+/* what tensor/cuda/conv2d.cu asks first (td__cuda_conv_library)                                                                        */
+bool  cudnn_convolve(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add);
+bool  cudnn_off(void);                                 /* TANDEM_CUDNN says so                                                    */
+const char *cudnn_text(void);                          /* "cuDNN 9.19.0", or why there is none                                     */
+bool  cudnn_describe(char *into, size_t size);         /* for describe.c                                                          */
+extern bool (*td__cuda_conv_library)(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add);
+
 /* ---- what tensor/cuda calls (its cuda.h is C++) ---------------------------------------------------------------------------------------- */
 cudaStream_t td__cuda_stream(void);
 void  td__cuda_launched(const char *row);

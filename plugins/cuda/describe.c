@@ -15,6 +15,7 @@ static bool cublas(char *into, size_t size)
 static const cuda_component components[] = {
     { "cuBLASLt", cublas },
     { "NCCL", nccl_describe },
+    { "cuDNN", cudnn_describe },
 };
 
 /* Asking for its free memory opens the GPU: some tenths of a second, and an error where another process has it for itself. */

@@ -46,6 +46,7 @@ const td_plugin *td_plugin_v1(const td_host *host)
     if (!host || host->abi != TD_PLUGIN_ABI)
         return NULL;
     cuda_host = host;
+    td__cuda_conv_library = cudnn_convolve;
     plugin.why = cuda_refusal();
     plugin.device = plugin.why ? NULL : &cuda_ops;
     return &plugin;

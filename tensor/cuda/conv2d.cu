@@ -22,6 +22,8 @@
 #include "cuda.h"
 
 extern "C" void td__cuda_sum(const td_reduce_loop *r, td_dtype t, void *out, const void *x, double scale, bool add);     /* reduce.cu */
+extern "C" void td__cuda_add(const td_loop *l, td_dtype t, void *out, const void *a, const void *b, bool add);           /* elementwise.cu */
+bool (*td__cuda_conv_library)(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add);
 
 enum conv_mode { FORWARD, GRAD_X, GRAD_W };
 enum { BK = 16, PAD = 4, FEW = 2, SMALL = 8192, SHORT = 512, WANTED_BLOCKS = 512, LEAST_PART = 512, BIAS_PART = 16384 };
@@ -431,19 +433,49 @@ template <class T> static void biases(td_dtype t, const td_conv2d_shape *s, T *g
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------------------------- */
+static bool by_library(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add)
+{
+    return td__cuda_conv_library && td__cuda_conv_library(row, mode, t, s, out, a, b, add);
+}
+
+/* An image of c channels += bias. */
+static void add_bias(td_dtype t, const td_conv2d_shape *s, int64_t c, int64_t pixels, void *image, const void *bias)
+{
+    td_loop l = {};
+    if (!bias)
+        return;
+    l.ndim = s->nhwc ? 2 : 3;
+    l.dim[0] = s->nhwc ? s->n * pixels : s->n, l.dim[1] = c, l.dim[2] = pixels;
+    for (int k = 0; k < 2; k++) {
+        l.stride[k][0] = s->nhwc ? c : c * pixels;
+        l.stride[k][1] = s->nhwc ? 1 : pixels;
+        l.stride[k][2] = 1;
+    }
+    l.stride[2][1] = 1;
+    td__cuda_add(&l, t, image, image, bias, false);
+}
+
 extern "C" {
 void td__cuda_conv2d(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, const void *w, const void *bias, bool add)
 {
-    TD_CUDA_FLOAT(t, T, convolve<FORWARD, T>("conv2d", s, (T *)out, (const T *)w, (const T *)x, (const T *)bias, add));
+    if (by_library("conv2d", FORWARD, t, s, out, w, x, add))
+        add_bias(t, s, s->o, s->oh * s->ow, out, bias);
+    else
+        TD_CUDA_FLOAT(t, T, convolve<FORWARD, T>("conv2d", s, (T *)out, (const T *)w, (const T *)x, (const T *)bias, add));
 }
 
 void td__cuda_conv2d_grad_x(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const void *w, const void *bias, bool add)
 {
-    TD_CUDA_FLOAT(t, T, convolve<GRAD_X, T>("conv2d_grad_x", s, (T *)gx, (const T *)w, (const T *)gout, (const T *)bias, add));
+    if (by_library("conv2d_grad_x", GRAD_X, t, s, gx, w, gout, add))
+        add_bias(t, s, s->c, s->h * s->w, gx, bias);
+    else
+        TD_CUDA_FLOAT(t, T, convolve<GRAD_X, T>("conv2d_grad_x", s, (T *)gx, (const T *)w, (const T *)gout, (const T *)bias, add));
 }
 
 void td__cuda_conv2d_grad_w(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbias, const void *gout, const void *x, bool add_w, bool add_b)
 {
+    if (gw && by_library("conv2d_grad_w", GRAD_W, t, s, gw, gout, x, add_w))
+        gw = NULL;
     TD_CUDA_FLOAT(t, T, {
         if (gw)
             weights<T>(s, (T *)gw, (const T *)gout, (const T *)x, add_w);

@@ -35,6 +35,9 @@ int   td__cuda_processors(void);                       /* multiprocessors of the
 /* Scratch of the stream's order, contents undefined; free it right after the launches that use it. NULL after td__fail. */
 void *td__cuda_scratch(size_t bytes);
 void  td__cuda_scratch_free(void *block);
+/* A library for convolutions (plugins/cuda/cudnn.c); NULL: none. mode 0: out = conv of a (weights) and b (x); 1: the gradient of x, of a (weights)
+ * and b (gout); 2: of the weights, of a (gout) and b (x). false: it has nothing for this one. */
+extern bool (*td__cuda_conv_library)(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add);
 /* n bytes from the device to the host, after what was launched; waits. 0 or a negative code. */
 int   td__cuda_read(void *into, const void *from, size_t n);
 }
