@@ -210,6 +210,8 @@ td_tensor *td_batch_norm_relu(td_tensor *x, td_tensor *z, td_tensor *w, td_tenso
 {
     TD_ENTER();
     norm_attr a = attributes(opts, x);
+    if (x && z && !x->poisoned && !z->poisoned && z->dtype != x->dtype && td__autocast_now() != TD_F32)
+        z = td_cast(z, x->dtype);
     z = !z ? NULL : a.nhwc ? td_to_memory_format(z, TD_CHANNELS_LAST) : td_contiguous(z);
     td_tensor *in[] = { td__image_pixels(x), td__image_arg(w), td__image_arg(b), running_mean, running_var, z };
     return td_apply(&td__op_batch_norm_relu, in, 6, &a);

@@ -33,6 +33,24 @@ static void describe(const td_module *m, char *into, size_t size)
 
 static const td_module_type type = { .kind = "batch_norm", .size = sizeof(batch_norm), .forward = forward, .describe = describe };
 
+td_tensor *td_batch_norm_relu_forward(td_module *m, td_tensor *x, td_tensor *z)
+{
+    TD_ENTER();
+    if (td__module_check("td_batch_norm_relu_forward", m))
+        return td__poison();
+    if (m->type != &type) {
+        td__fail(TD_ERR_ARGUMENT, "td_batch_norm_relu_forward: the module is a %s, expected one of td_nn_batch_norm", m->type->kind);
+        return td__poison();
+    }
+    TD_MODULE_SCOPE(m);
+    const batch_norm *b = (const batch_norm *)m;
+    if (!b->elsewhere || !td_is_training(m))
+        return td_escape(td_batch_norm_relu(x, z, b->weight, b->bias, b->running_mean, b->running_var,
+                                            &(td_batch_norm_opts){ .train = td_is_training(m), .momentum = b->momentum, .eps = b->eps }));
+    td_tensor *y = forward(m, x);
+    return td_escape(td_relu(z ? td_add(y, z) : y));
+}
+
 int td__batch_norm_divert(td_module *m, td_tensor *(*elsewhere)(const td__norm_call *n, void *with), void *with)
 {
     if (m->type != &type)

@@ -1,4 +1,4 @@
-/* bench/gpu/resnet.c: a training step of ResNet-50 on made-up pictures: bf16 by autocast, SGD with momentum. Driven by run.py (worker.h).
+/* bench/gpu/resnet.c: a training step of ResNet-50 on made-up pictures, channels last: bf16 by autocast, SGD with momentum. Driven by run.py (worker.h).
  *
  *     resnet [--depth 50] [--batch 256] [--size 224] [--f32]
  */
@@ -48,7 +48,7 @@ int main(int argc, char **argv)
         return 2;
     td_train(j.net, true);
     j.opt = td_sgd_new(td_parameters(j.net), &(td_sgd_opts){ .lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4 });
-    j.x = td_keep(td_randn(TD_SHAPE(batch, 3, size, size), 2, 0));
+    j.x = td_keep(td_to_memory_format(td_randn(TD_SHAPE(batch, 3, size, size), 2, 0), TD_CHANNELS_LAST));
     j.y = td_keep(td_randint(0, shape.classes, TD_SHAPE(batch), 2, 1));
     int status = worker_serve(step, &j);
     return td_finish() || status;

@@ -1,6 +1,6 @@
 /* 06_resnet/model.c: one stem, three or four stages of residual blocks, a mean over the picture, a linear classifier.
  *
- * A block adds what its convolutions found to its input: y = relu(x + f(x)). Where the shape changes (the first block of a stage) a 1x1
+ * A block adds what its convolutions found to its input: y = relu(f(x) + x), the last batch norm, the sum and relu in one operation. Where the shape changes (the first block of a stage) a 1x1
  * convolution, `downsample`, brings x along. Basic blocks have two 3x3 convolutions; from depth 50 on, bottlenecks squeeze the
  * channels to a quarter between two 1x1 ones, the stride in the 3x3 (as torchvision's).
  */
@@ -28,11 +28,10 @@ static td_tensor *block_forward(td_module *m, td_tensor *x)
     block *b = (block *)m;
     td_tensor *y = x;
     for (int i = 0; i < b->n; i++) {
-        y = td_forward(b->norm[i], td_forward(b->conv[i], y));
-        if (i < b->n - 1)
-            y = td_relu(y);
+        td_tensor *beside = i < b->n - 1 ? NULL : b->downsample ? td_forward(b->downsample, x) : x;
+        y = td_batch_norm_relu_forward(b->norm[i], td_forward(b->conv[i], y), beside);
     }
-    return td_relu(td_add(y, b->downsample ? td_forward(b->downsample, x) : x));
+    return y;
 }
 
 static const td_module_type block_type = { .kind = "residual", .size = sizeof(block), .forward = block_forward };
@@ -72,7 +71,7 @@ typedef struct {
 static td_tensor *resnet_forward(td_module *m, td_tensor *x)
 {
     resnet *r = (resnet *)m;
-    x = td_relu(td_forward(r->bn1, td_forward(r->conv1, x)));
+    x = td_batch_norm_relu_forward(r->bn1, td_forward(r->conv1, x), NULL);
     if (r->pooled_stem)
         x = td_max_pool2d(x, 3, &(td_pool2d_opts){ .stride = 2, .padding = 1 });
     for (int i = 0; i < r->stages; i++)

@@ -3,7 +3,8 @@
  *   fake          results of all cases, who computed them, what is kept and given back
  *   measure       TANDEM_CUDNN=measure: proposals are timed, the fastest sound one is taken
  *   absent, old, broken, off: no cuDNN: one line, and our own kernels compute
- *   real          NVIDIA's library, where it is: it takes our descriptions as far as they need no GPU
+ *   real          NVIDIA's library, where it is: it takes our descriptions, and for a GPU that is only described to it (an H200) it has sound plans
+ *                 for every convolution of ResNet-50
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -178,16 +179,74 @@ static void real(void **state)
     }
 }
 
+/* ---- cuDNN asked without a device: since 9.8 it takes a description of one (CUDNN_ATTR_…_DEVICEPROP) where a handle would be ----------------- */
+static const char h200[] =
+    "{\"deviceVer\":900,\"driverVer\":13000,\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],\"regsPerBlock\":65536,"
+    "\"multiProcessorCount\":132,\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":232448,"
+    "\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,"
+    "\"pciDeviceId\":0,\"isTccDriver\":0,\"supportCoopLaunch\":1,\"smClockRateKHz\":1980000,\"memClockRateKHz\":3201000,\"l2CacheSize\":62914560,"
+    "\"totalGlobalMem\":150110011392,\"cudaDeviceId\":0,\"deviceName\":\"H200\"}";
+static const dnn_api *nvidia;
+static dnn_object device;
+
+static int set_without_handle(dnn_object o, int name, int type, int64_t n, const void *values)
+{
+    if (name == DNN_GRAPH_HANDLE)
+        return 0;
+    if (name == DNN_PLAN_HANDLE)
+        return nvidia->set(o, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, DNN_TYPE_DESCRIPTOR, 1, &device);
+    int status = name == DNN_HEUR_MODE ? nvidia->set(o, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, DNN_TYPE_DESCRIPTOR, 1, &device) : 0;
+    return status ? status : nvidia->set(o, name, type, n, values);
+}
+
+static void real_plans(void **state)
+{
+    (void)state;
+    static const struct { int c, h, o, k, stride; } layers[] = {
+        { 3, 224, 64, 7, 2 }, { 64, 56, 64, 1, 1 }, { 64, 56, 64, 3, 1 }, { 64, 56, 256, 1, 1 }, { 256, 56, 64, 1, 1 }, { 256, 56, 128, 1, 1 },
+        { 128, 56, 128, 3, 2 }, { 128, 28, 512, 1, 1 }, { 256, 56, 512, 1, 2 }, { 512, 28, 128, 1, 1 }, { 128, 28, 128, 3, 1 }, { 512, 28, 256, 1, 1 },
+        { 256, 28, 256, 3, 2 }, { 256, 14, 1024, 1, 1 }, { 512, 28, 1024, 1, 2 }, { 1024, 14, 256, 1, 1 }, { 256, 14, 256, 3, 1 }, { 1024, 14, 512, 1, 1 },
+        { 512, 14, 512, 3, 2 }, { 512, 7, 2048, 1, 1 }, { 1024, 14, 2048, 1, 2 }, { 2048, 7, 512, 1, 1 }, { 512, 7, 512, 3, 1 },
+    };
+    nvidia = cudnn_library();
+    int status = nvidia && nvidia->version() >= 90800 ? nvidia->make(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &device) : 1;
+    status = status ? status : nvidia->set(device, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)sizeof h200 - 1, h200);
+    status = status ? status : nvidia->finish(device);
+    if (status) {
+        print_message("this cuDNN cannot be asked about a GPU that is not there\n");
+        skip();
+    }
+    dnn_api api = *nvidia;
+    api.set = set_without_handle;
+    size_t most = 0;
+    for (size_t i = 0; i < TD_COUNT(layers) * 5; i++) {
+        const int mode = i % 5 < 3 ? (int)(i % 5) : (int)(i % 5) - 2, add = i % 5 > 2, k = layers[i / 5].k, h = layers[i / 5].h;
+        td_conv2d_shape s = { .n = 256, .c = layers[i / 5].c, .h = h, .w = h, .o = layers[i / 5].o, .kh = k, .kw = k, .stride = layers[i / 5].stride,
+                              .padding = k / 2, .dilation = 1, .groups = 1, .nhwc = true };
+        dnn_plans p;
+        s.oh = s.ow = (h + 2 * s.padding - k) / s.stride + 1;
+        cudnn_plans(&api, NULL, mode, TD_BF16, &s, add, (const int64_t[3]){ 16, 16, 16 }, false, 1, &p);
+        if (p.n != 1)
+            print_error("%d channels of %d x %d to %d, %d x %d, mode %d, add %d: no plan\n", (int)s.c, h, h, (int)s.o, k, k, mode, add);
+        assert_int_equal(p.n, 1);
+        most = p.plan[0].workspace > most ? p.plan[0].workspace : most;
+        cudnn_plans_drop(&api, &p);
+    }
+    print_message("ResNet-50, 256 pictures in bf16: a workspace of at most %.0f MB\n", (double)most / 1e6);
+    nvidia->drop(device);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest fake[] = { cmocka_unit_test(results), cmocka_unit_test(kept), cmocka_unit_test(not_aligned), cmocka_unit_test(tf32),
                                        cmocka_unit_test(other_size) };
-    const struct CMUnitTest timing[] = { cmocka_unit_test(measured) }, own[] = { cmocka_unit_test(own_kernels) }, nvidia[] = { cmocka_unit_test(real) };
+    const struct CMUnitTest timing[] = { cmocka_unit_test(measured) }, own[] = { cmocka_unit_test(own_kernels) };
+    const struct CMUnitTest theirs[] = { cmocka_unit_test(real), cmocka_unit_test(real_plans) };
     const char *mode = argc > 1 ? argv[1] : "fake";
     td__cuda_conv_library = cudnn_convolve;
     if (strcmp(mode, "fake") == 0)
         return cmocka_run_group_tests(fake, NULL, NULL);
     if (strcmp(mode, "measure") == 0)
         return cmocka_run_group_tests(timing, NULL, NULL);
-    return strcmp(mode, "real") == 0 ? cmocka_run_group_tests(nvidia, NULL, NULL) : cmocka_run_group_tests(own, NULL, NULL);
+    return strcmp(mode, "real") == 0 ? cmocka_run_group_tests(theirs, NULL, NULL) : cmocka_run_group_tests(own, NULL, NULL);
 }

@@ -271,7 +271,7 @@ static void described(void **state)
                         "driver for CUDA 13.0, runtime 13.0\n"
                         "+cuda:0\tFake 0, compute capability 9.0, 80.0 GiB of memory, 80.0 free\n"
                         "+cuda:1\tFake 1, compute capability 9.0, 80.0 GiB of memory, 80.0 free\n"
-                        "+cuBLASLt\t13.0.2\n+NCCL\t2.28.9");
+                        "+cuBLASLt\t13.0.2\n+NCCL\t2.28.9\n+cuDNN\t9.19.0");
     fake.memory = memory;
     td_plugin_v1(&td__host)->describe(small, sizeof small);
     assert_int_equal(strlen(small), sizeof small - 1);
