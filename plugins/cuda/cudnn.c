@@ -167,13 +167,14 @@ bool cudnn_convolve(const char *row, int mode, td_dtype t, const td_conv2d_shape
     k.stride = s->stride, k.padding = s->padding, k.dilation = s->dilation, k.groups = s->groups, k.nhwc = s->nhwc;
     k.mode = mode, k.t = (int32_t)t, k.add = add, k.tf32 = t == TD_F32 && td_tf32_allowed();
     k.align[0] = alignment(out), k.align[1] = alignment(a), k.align[2] = alignment(b);
+    td__cuda_stream();                                 /* makes the GPU this thread's: cuDNN takes the current one               */
     pthread_mutex_lock(&lock);
     const dnn_api *api = open_cudnn() ? cudnn_library() : NULL;
     plan *p = api ? plan_for(api, &k, s, a, b) : NULL;
     const bool has = p && p->with.n > 0;
     if (has) {
         void *workspace = p->with.plan[0].workspace ? td__cuda_scratch(p->with.plan[0].workspace) : NULL;
-        td__cuda_stream();
+        td__cuda_stream();                             /* what is timed begins here                                              */
         int status = p->with.plan[0].workspace && !workspace ? 0 : cudnn_execute(api, handle, &p->with.plan[0], out, a, b, workspace);
         td__cuda_launched(row);
         if (workspace)

@@ -54,6 +54,40 @@ static void layer_norm_layer(void **state)
     td_module_free(l);
 }
 
+/* The norm, a sum and relu at once are what they are one after the other: results, running statistics and gradients, training or not. */
+static void batch_norm_relu_layer(void **state)
+{
+    TD_SCOPE();
+    td_module *norm[2] = { td_nn_batch_norm(4, NULL), td_nn_batch_norm(4, NULL) };
+    for (int i = 0; i < 4; i++) {
+        td_tensor *x = td_randn(TD_SHAPE(5, 4, 3, 2), 3, (uint64_t)i), *z = i & 1 ? td_randn(TD_SHAPE(5, 4, 3, 2), 4, (uint64_t)i) : NULL;
+        for (int k = 0; k < 2; k++)
+            td_train(norm[k], i < 2);
+        td_tensor *y = td_batch_norm_relu_forward(norm[0], x, z), *apart = td_forward(norm[1], x);
+        apart = td_relu(z ? td_add(apart, z) : apart);
+        for (int64_t j = 0; j < td_numel(y); j++)
+            expect_near(at(y, j), at(apart, j), 1e-5);
+        assert_int_equal(td_backward(td_sum(td_mul(y, x), NULL, 0, false)), 0);
+        assert_int_equal(td_backward(td_sum(td_mul(apart, x), NULL, 0, false)), 0);
+        for (int c = 0; c < 4; c++) {
+            expect_near(at(td_grad(td_parameter_get(norm[0], "weight")), c), at(td_grad(td_parameter_get(norm[1], "weight")), c), 1e-4);
+            expect_near(at(td_grad(td_parameter_get(norm[0], "bias")), c), at(td_grad(td_parameter_get(norm[1], "bias")), c), 1e-4);
+            expect_near(at(td_parameter_get(norm[0], "running_var"), c), at(td_parameter_get(norm[1], "running_var"), c), 1e-6);
+            expect_near(at(td_parameter_get(norm[0], "running_mean"), c), at(td_parameter_get(norm[1], "running_mean"), c), 1e-6);
+        }
+        td_zero_grad(td_parameters(norm[0]));
+        td_zero_grad(td_parameters(norm[1]));
+    }
+    td_module *other = td_nn_relu();
+    td_batch_norm_relu_forward(other, td_ones(TD_SHAPE(1, 4), TD_F32), NULL);
+    expect_error(TD_ERR_ARGUMENT, "td_batch_norm_relu_forward: the module is a relu, expected one of td_nn_batch_norm");
+    td_batch_norm_relu_forward(norm[0], td_ones(TD_SHAPE(2, 4), TD_F32), td_ones(TD_SHAPE(2, 3), TD_F32));
+    expect_error(TD_ERR_SHAPE, "td_batch_norm_relu: z has shape (2,3), expected (2,4) as x");
+    td_module_free(other);
+    td_module_free(norm[0]);
+    td_module_free(norm[1]);
+}
+
 static void rms_norm_layer(void **state)
 {
     TD_SCOPE();
@@ -131,7 +165,7 @@ static void wrong_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(layer_norm_layer), TEST(rms_norm_layer), TEST(group_norm_layer), TEST(embedding_layer), TEST(wrong_arguments),
+        TEST(batch_norm_relu_layer), TEST(layer_norm_layer), TEST(rms_norm_layer), TEST(group_norm_layer), TEST(embedding_layer), TEST(wrong_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
