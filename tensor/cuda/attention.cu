@@ -7,11 +7,12 @@
  *
  * 256 threads hold a tile of 16*R x 16*R scores: thread (ty,tx) rows ty*R …, columns tx, tx + 16 … Products over the head size run through
  * shared memory 16 elements at a time; a block makes at most 16*CN columns of its results, a larger head is cut among blocks that compute the same
- * scores. So any head size works. 16-bit values are widened as they are read, scores and sums are f32; lse and delta, too.
+ * scores. So any head size works. 16-bit values are widened as they are read, scores and sums are f32; lse and delta, too. These are the kernels of
+ * f32 and f64, masks, odd heads and strides; the rest of f16 and bf16 runs on tensor cores (attention_mma.h).
  *
  * Causal is aligned at the top left. A row that sees no key is zero, its lse -inf, and it gives no gradient. NaN is never taken for that.
  */
-#include "cuda.h"
+#include "attention_mma.h"
 
 enum { STEP = 16, PAD = 4 };
 
@@ -397,6 +398,8 @@ extern "C" {
 void td__cuda_attention(td_dtype t, const td_attention_shape *a, void *out, void *lse, const void *q, const void *k, const void *v,
                         const void *mask)
 {
+    if (!mask && td__cuda_attention_mma(t, a, out, lse, q, k, v))
+        return;
     TD_CUDA_FLOAT(t, T, {
         if (a->d <= 64)
             forward<T, 4>(a, (T *)out, (td_wide<T> *)lse, (const T *)q, (const T *)k, (const T *)v, mask);
@@ -408,6 +411,8 @@ void td__cuda_attention(td_dtype t, const td_attention_shape *a, void *out, void
 void td__cuda_attention_grad(td_dtype t, const td_attention_shape *a, void *gq, void *gk, void *gv, const void *gout, const void *out,
                              const void *lse, const void *q, const void *k, const void *v, const void *mask, bool add_q, bool add_k, bool add_v)
 {
+    if (!mask && td__cuda_attention_mma_grad(t, a, gq, gk, gv, gout, out, lse, q, k, v, add_q, add_k, add_v))
+        return;
     TD_CUDA_FLOAT(t, T, {
         const att_backward<T> b = { (const T *)gout, (const T *)q, (const T *)k, (const T *)v, (const td_wide<T> *)lse, NULL, mask };
         backward_all<T>(a, b, (const T *)out, (T *)gq, (T *)gk, (T *)gv, add_q, add_k, add_v);

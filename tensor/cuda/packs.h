@@ -15,8 +15,10 @@ static inline bool td_packed(const void *p)
 
 #ifdef __CUDACC__
 #define TD_UNROLL _Pragma("unroll")
+#define TD_NOT_UNROLLED _Pragma("unroll 1")
 #else
 #define TD_UNROLL
+#define TD_NOT_UNROLLED
 #endif
 
 /* Sum over the TEAM threads (32: a warp; else the whole block) that share a row; every one of them gets it. */

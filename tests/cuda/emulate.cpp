@@ -12,6 +12,7 @@
 #include <vector>
 #include "cuda.h"
 #include "trap_record.h"
+#include "emulate_mma.h"
 
 dim3 td__emulated_thread, td__emulated_block, td__emulated_block_size, td__emulated_grid_size;
 
@@ -27,13 +28,14 @@ struct fiber {
     dim3 index;
     int number;
     bool made;
-    char exchanged[16];
+    char exchanged[64];
 };
 fiber *fibers;
 jmp_buf scheduler;
 int running = -1;
 const std::function<void()> *work;
 std::vector<char> dynamic_bytes;
+size_t shared_limit = 48 * 1024;               /* until a kernel asks for more                                              */
 const char *row_name;
 
 void switch_out(state why)
@@ -125,6 +127,7 @@ void run_block(int n, bool reverse)
                 run_thread(i);
         }
     } while (release(n));
+    td__emulated_no_copies(n);
 }
 }
 
@@ -148,6 +151,43 @@ void td__emulated_exchange(void *value, size_t n, int from)
     td__emulated_barrier(true);
 }
 
+void td__emulated_show(const void *value, size_t n)
+{
+    memcpy(fibers[running].exchanged, value, n);
+    td__emulated_barrier(true);
+}
+
+const void *td__emulated_of(int lane)
+{
+    return fibers[(fibers[running].number & ~31) + lane].exchanged;
+}
+
+void td__emulated_seen()
+{
+    td__emulated_barrier(true);
+}
+
+int td__emulated_number()
+{
+    return fibers[running].number;
+}
+
+bool td__emulated_in_shared(const void *p, size_t n)
+{
+    const char *at = (const char *)p, *begin = dynamic_bytes.data();
+    return at >= begin && at + n <= begin + dynamic_bytes.size() - 16;
+}
+
+void td__emulated_wrong(const char *what)
+{
+    wrong(what);
+}
+
+void td__emulated_shared_up_to(size_t bytes)
+{
+    shared_limit = bytes;
+}
+
 void *td__emulated_shared()
 {
     return dynamic_bytes.data();
@@ -159,7 +199,8 @@ void td__emulate(const char *row, dim3 grid, dim3 block, size_t shared, const st
     const bool reverse = order && strcmp(order, "reverse") == 0;
     const unsigned n = block.x * block.y * block.z;
     row_name = row;
-    if (n == 0 || n > MOST || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > 227 * 1024)
+    if (n == 0 || n > MOST || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > 227 * 1024 ||
+        shared > shared_limit)
         wrong("a grid or block that CUDA would refuse, or one that is no multiple of 32 threads");
     if (!fibers)
         fibers = (fiber *)calloc(MOST, sizeof *fibers);
@@ -169,6 +210,7 @@ void td__emulate(const char *row, dim3 grid, dim3 block, size_t shared, const st
         fibers[i].index = dim3(i % block.x, i / block.x % block.y, i / (block.x * block.y));
     }
     dynamic_bytes.assign(shared + 16, (char)0xff);                   /* NaN in every float type: shared memory is not zeroed */
+    shared_limit = 48 * 1024;
     work = &thread;
     blockDim = block, gridDim = grid;
     for (unsigned z = 0; z < grid.z; z++)
@@ -181,6 +223,8 @@ void td__emulate(const char *row, dim3 grid, dim3 block, size_t shared, const st
 
 /* ---- what plugins/cuda gives to the kernels' files -------------------------------------------------------------------------------------- */
 extern "C" {
+const char *td__emulated_row(void);            /* of the launch before                                                      */
+const char *td__emulated_row(void) { return row_name; }
 int   td__cuda_stream(void) { return 0; }
 void  td__cuda_launched(const char *row) { (void)row; }
 int   td__cuda_processors(void) { return 2; }

@@ -66,6 +66,14 @@ static inline unsigned __ballot_sync(unsigned m, int predicate)
     return all;
 }
 
+static inline int __any_sync(unsigned m, int predicate)
+{
+    int any = predicate != 0;
+    for (int by = 16; by > 0; by >>= 1)
+        any |= __shfl_xor_sync(m, any, by);
+    return any;
+}
+
 /* One OS thread runs everything: plain reads and writes are atomic. */
 template <class T> static inline T atomicAdd(T *p, T v) { T was = *p; *p += v; return was; }
 template <class T> static inline T atomicMin(T *p, T v) { T was = *p; *p = v < was ? v : was; return was; }
