@@ -108,6 +108,25 @@ static void lacking(void **state)
     assert_int_equal(td_error_pending(), 0);
 }
 
+/* One plan serves calls with other biases, other matrices to keep, and other sums. */
+static void pointers(void **state)
+{
+    enum { N = 16 };
+    static float x[N * N] __attribute__((aligned(256))), other[4][N * N] __attribute__((aligned(256))), y[N * N] __attribute__((aligned(256)));
+    for (int i = 0; i < N * N; i++)
+        x[i] = i % (N + 1) == 0, other[0][i] = 3, other[1][i] = 5;
+    const int advices = fake_blas.advices;
+    for (int round = 0; round < 2; round++) {
+        assert_true(td__cuda_gemm_bias(TD_F32, false, false, N, N, N, x, N, x, N, other[round], true, other[2 + round], y));
+        assert_true(fabs((double)other[2 + round][1] - (round ? 5 : 3)) < 1e-6);
+    }
+    for (int round = 0; round < 2; round++) {
+        assert_true(td__cuda_gemm_sums(TD_F32, false, false, N, N, N, x, N, x, N, 0, y, other[round], false));
+        assert_true(other[round][3] == 1);
+    }
+    assert_int_equal(fake_blas.advices - advices, 2);
+}
+
 /* many shapes: plans are forgotten, and made anew */
 static void many(void **state)
 {
@@ -215,7 +234,7 @@ int main(int argc, char **argv)
     ops = &made_up;
     all_there = true;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(advised), cmocka_unit_test(sentences), cmocka_unit_test(lacking), GEMM_CASES, cmocka_unit_test(many),
+        cmocka_unit_test(advised), cmocka_unit_test(sentences), cmocka_unit_test(lacking), cmocka_unit_test(pointers), GEMM_CASES, cmocka_unit_test(many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL) || file_round(argv[0]);
 }

@@ -282,12 +282,35 @@ static void products_match(void **state)
         }
 }
 
+/* A batch has the bits of its products one after the other, on any number of threads. */
+static void batches(void **state)
+{
+    (void)state;
+    enum { S = 24, COUNT = 40 };
+    static float a[COUNT * S * S + S], b[COUNT * S * S], want[COUNT * S * S], got[COUNT * S * S];
+    for (int i = 0; i < COUNT * S * S; i++)
+        a[i] = (float)(i * 37 % 101) / 64 - 0.7f, b[i] = (float)(i * 53 % 89) / 64 - 0.6f;
+    EACH_ISA(k)
+        for (int form = 0; form < 16; form++) {
+            const bool ta = form & 1, tb = form & 2;
+            const int64_t step_a = form & 4 ? 0 : S * S, step_b = form & 8 ? 0 : S * S;
+            memset(want, 0, sizeof want);
+            memset(got, 0, sizeof got);
+            omp_set_num_threads(1);
+            for (int j = 0; j < COUNT; j++)
+                k->gemm(TD_F32, ta, tb, S, S, S, 0.5, a + j * step_a, S, b + j * step_b, S, 1, want + j * S * S, S);
+            omp_set_num_threads(3);
+            k->gemm_batched(TD_F32, ta, tb, COUNT, S, S, S, 0.5, a, S, step_a, b, S, step_b, 1, got, S, S * S);
+            assert_memory_equal(got, want, sizeof got);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_at_every_position), cmocka_unit_test(softmax_rows), cmocka_unit_test(strides),
         cmocka_unit_test(threads_do_not_show), cmocka_unit_test(long_sum), cmocka_unit_test(vector_functions),
-        cmocka_unit_test(empty_products), cmocka_unit_test(products_match),
+        cmocka_unit_test(empty_products), cmocka_unit_test(products_match), cmocka_unit_test(batches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
