@@ -20,7 +20,8 @@ static nccl_state *enrolled;                           /* the communicator that 
 static void say_once(const char *what, const nccl_library *lib, int result)
 {
     static atomic_bool said;
-    if (!atomic_exchange(&said, true))
+    const char *quiet = cuda_host->env(TD_ENV_QUIET);
+    if ((!quiet || quiet[0] == '0') && !atomic_exchange(&said, true))
         cuda_host->say("%s (%s): buckets lie in ordinary memory of the GPU", what, lib ? lib->error_string(result) : "no NCCL");
 }
 

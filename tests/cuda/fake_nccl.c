@@ -3,8 +3,8 @@
  * Ranks meet in a memfd whose number and process the unique id tells: nothing has a name in a file system. A collective runs when the stream gets
  * there: each rank lays what it called and its part (multiplied by its own factor, in the dtype) into the memfd, meets the others piece by
  * piece, and takes the result, summed in double in the order of the ranks. When ranks called different things NCCL hangs: so does this, until
- * abort. FAKE_NCCL=version|missing… makes it an old one; FAKE_NCCL=error: the second collective reports an asynchronous error; nomem: it
- * has no memory to give. Callers that break NCCL's rules (a call while another is in progress, an operator used after it was destroyed, finalize
+ * abort. FAKE_NCCL=version|missing… makes it an old one; FAKE_NCCL=error: the second collective reports an asynchronous error; hang: it
+ * never ends; nomem: there is no memory to give. Callers that break NCCL's rules (a call while another is in progress, an operator used after it was destroyed, finalize
  * without destroy) end the process.
  */
 #include "fake_gpu.h"
@@ -221,7 +221,7 @@ typedef struct {
     ncclDataType_t t;
     ncclRedOp_t op;                            /* of NCCL's own; operators that multiply: 99                                       */
     double by;
-    bool fails;
+    bool fails, hangs;
 } call;
 
 /* On an abort everybody goes through. */
@@ -270,7 +270,7 @@ static void collective(void *of)
     if (k->fails)
         c->async = ncclRemoteError;
     meet(c);
-    bool same = !k->fails;
+    bool same = !k->fails && !k->hangs;
     for (int r = 0; r < c->ranks; r++)
         same &= memcmp(&c->at->call[r], &c->at->call[c->rank], sizeof c->at->call[r]) == 0;
     while (!same && !c->aborted)
@@ -292,7 +292,9 @@ static ncclResult_t enqueue(call k, cudaStream_t stream)
         k.by = c->op[k.op - ncclNumOps].by;
         k.op = (ncclRedOp_t)99;
     }
-    k.fails = told("error") && ++c->collectives == 2;
+    c->collectives++;
+    k.fails = told("error") && c->collectives == 2;
+    k.hangs = told("hang") && c->collectives == 2;
     call *made = malloc(sizeof *made);
     *made = k;
     c->running++;

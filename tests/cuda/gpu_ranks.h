@@ -246,7 +246,7 @@ static int on_gpu(int rank, int size, void *arg)
 
 /* ---- faults ------------------------------------------------------------------------------------------------------------------------------------------ */
 enum { GUILTY = 1 };
-static useconds_t late_us = 1500000;
+static useconds_t late_us = 4000000;
 static double fault_seconds = 5;               /* that an error may take to come                                                  */
 
 static void tell(int rank, int code)

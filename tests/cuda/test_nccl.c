@@ -115,8 +115,8 @@ static void different(void **state)
 static void late(void **state)
 {
     (void)state;
-    setenv("TANDEM_TIMEOUT", "0.5", 1);
-    try("late", 2, false, TD_ERR_TIMEOUT, 2, PARTS("rank 1 (pid ", "did not come to all_reduce(f32, 1000, cuda)", "within 0.5 s (TANDEM_TIMEOUT)"));
+    setenv("TANDEM_TIMEOUT", "1.5", 1);
+    try("late", 2, false, TD_ERR_TIMEOUT, 4, PARTS("rank 1 (pid ", "did not come to all_reduce(f32, 1000, cuda)", "within 1.5 s (TANDEM_TIMEOUT)"));
     unsetenv("TANDEM_TIMEOUT");
 }
 
@@ -141,6 +141,17 @@ static int echo(int rank, int size, void *arg)
     EXPECT(td_all_reduce(td_world(), x, TD_SUM) == 0 && td__comm_drain() == 0);
     EXPECT(go_on(x, x, false) == TD_ERR_PEER);
     EXPECT(strstr(td_error_message(), "remote process exited or there was a network error: fake detail"));
+    return 0;
+}
+
+static int never_ends(int rank, int size, void *arg)
+{
+    (void)size, (void)arg;
+    TD_SCOPE();
+    td_tensor *x = make(TD_F32, 10, rank, 0);
+    EXPECT(td_all_reduce(td_world(), x, TD_SUM) == 0 && td__comm_drain() == 0);
+    EXPECT(go_on(x, x, false) == TD_ERR_TIMEOUT);
+    EXPECT(strstr(td_error_message(), "waited 1.5 s (TANDEM_TIMEOUT) in all_reduce(f32, 10, cuda) #") && strstr(td_error_message(), "and it did not end"));
     return 0;
 }
 
@@ -182,6 +193,9 @@ static void libraries(void **state)
     with("TANDEM_NCCL", "libm.so.6", refused, "libm.so.6 is no NCCL that will do: it lacks ncclGetVersion");
     with("FAKE_NCCL", "version", refused, "is NCCL 2.18.5, and 2.19 is the oldest that will do: install a newer libnccl2");
     with("FAKE_NCCL", "error", echo, NULL);
+    setenv("TANDEM_TIMEOUT", "1.5", 1);
+    with("FAKE_NCCL", "hang", never_ends, NULL);
+    unsetenv("TANDEM_TIMEOUT");
     with("FAKE_NCCL", "nomem", no_memory, NULL);
     with("FAKE_NCCL", "", no_memory, NULL);
 }
