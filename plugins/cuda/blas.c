@@ -1,8 +1,9 @@
 /* plugins/cuda/blas.c: the rows of matrix products through cuBLASLt, which has no C++ in its interface, picks a kernel per shape, and adds a
  * bias, computes GELU or sums columns where the result is in registers anyhow.
  *
- * Its GELU is the tanh form. It is asked of f32, f16 and bf16; a matrix that is kept for GELU's gradient has rows of a multiple of 8
- * elements and begins at one of 16 bytes. Whatever else it has no kernel for is answered by false, and remembered.
+ * Its GELU is the tanh form, and nobody says how exact a tanh: it is asked of f16, bf16, and of f32 where tf32 is allowed. A matrix that is
+ * kept for GELU's gradient has rows of a multiple of 8 elements and begins at one of 16 bytes. f64 has no epilogues. Whatever else cuBLASLt
+ * has no kernel for is answered by false, and remembered.
  */
 #include "blas.h"
 
@@ -80,6 +81,11 @@ void td__cuda_gemm_batched(td_dtype t, bool ta, bool tb, int64_t count, int64_t 
     }
 }
 
+static bool may_gelu(td_dtype t)
+{
+    return td__is_half(t) || (t == TD_F32 && td_tf32_allowed());
+}
+
 /* Can gelu's input be kept there? */
 static bool keepable(const void *aux, int64_t n)
 {
@@ -89,7 +95,7 @@ static bool keepable(const void *aux, int64_t n)
 bool td__cuda_gemm_bias(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb,
                         const void *bias, bool gelu, void *pre, void *c)
 {
-    if (t == TD_F64 || k <= 0 || (pre && !gelu) || (pre && !keepable(pre, n)))
+    if (t == TD_F64 || k <= 0 || (gelu && !may_gelu(t)) || (pre && !gelu) || (pre && !keepable(pre, n)))
         return false;
     if (m <= 0 || n <= 0)
         return true;
@@ -104,7 +110,7 @@ bool td__cuda_gemm_bias(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int6
 bool td__cuda_gemm_gelu_grad(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
                              int64_t ldb, const void *pre, void *c)
 {
-    if (t == TD_F64 || k <= 0 || !keepable(pre, n))
+    if (!may_gelu(t) || k <= 0 || !keepable(pre, n))
         return false;
     if (m <= 0 || n <= 0)
         return true;

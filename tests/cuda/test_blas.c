@@ -116,10 +116,13 @@ static void pointers(void **state)
     for (int i = 0; i < N * N; i++)
         x[i] = i % (N + 1) == 0, other[0][i] = 3, other[1][i] = 5;
     const int advices = fake_blas.advices;
+    assert_false(td__cuda_gemm_bias(TD_F32, false, false, N, N, N, x, N, x, N, other[0], true, other[2], y));
+    td_allow_tf32(true);                               /* else f32's gelu is ours                                                 */
     for (int round = 0; round < 2; round++) {
         assert_true(td__cuda_gemm_bias(TD_F32, false, false, N, N, N, x, N, x, N, other[round], true, other[2 + round], y));
         assert_true(fabs((double)other[2 + round][1] - (round ? 5 : 3)) < 1e-6);
     }
+    td_allow_tf32(false);
     for (int round = 0; round < 2; round++) {
         assert_true(td__cuda_gemm_sums(TD_F32, false, false, N, N, N, x, N, x, N, 0, y, other[round], false));
         assert_true(other[round][3] == 1);
