@@ -80,7 +80,8 @@ static void forget_plans(const dnn_api *api)
 
 static size_t bytes_out(const shape *k)
 {
-    const int64_t n = k->mode == 0 ? k->n * k->o * k->oh * k->ow : k->mode == 1 ? k->n * k->c * k->h * k->w : k->o * (k->c / k->groups) * k->kh * k->kw;
+    const int64_t n = k->mode == 0 ? k->n * k->o * k->oh * k->ow : k->mode == 1 ? k->n * k->c * k->h * k->w :
+                      k->o * (k->c / k->groups) * k->kh * k->kw;
     return (size_t)n * td_dtype_size((td_dtype)k->t);
 }
 
@@ -96,12 +97,20 @@ static float timed(const dnn_api *api, const dnn_plan *p, void *out, const void 
             status = 1;
         status = status ? status : cudnn_execute(api, handle, p, out, a, b, workspace);
     }
-    if (!status && (cudaEventRecord(end, stream) != cudaSuccess || cudaEventSynchronize(end) != cudaSuccess || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess))
+    if (!status && (cudaEventRecord(end, stream) != cudaSuccess || cudaEventSynchronize(end) != cudaSuccess ||
+                    cudaEventElapsedTime(&ms, begin, end) != cudaSuccess))
         ms = -1;
     if (workspace)
         td__cuda_scratch_free(workspace);
     td__cuda_launched("cudnn measure");
     return ms;
+}
+
+/* While a graph is recorded nothing runs that could be timed: then the first that was advised it is. */
+static bool recording(void)
+{
+    enum cudaStreamCaptureStatus s = cudaStreamCaptureStatusNone;
+    return cudaStreamIsCapturing(td__cuda_stream(), &s) != cudaSuccess || s != cudaStreamCaptureStatusNone;
 }
 
 /* Leaves the fastest. What is computed goes to a place of its own. */
@@ -148,7 +157,7 @@ static plan *plan_for(const dnn_api *api, const shape *k, const td_conv2d_shape 
     p->key = *k;
     if (plain(s->h, s->kh, s->oh, s) && plain(s->w, s->kw, s->ow, s))
         cudnn_plans(api, handle, k->mode, (td_dtype)k->t, s, k->add, (const int64_t[3]){ k->align[0], k->align[1], k->align[2] }, k->tf32,
-                    measures ? DNN_PLANS_MOST : 1, &p->with);
+                    measures && !recording() ? DNN_PLANS_MOST : 1, &p->with);
     if (p->with.n > 1)
         measure(api, k, &p->with, a, b);
     p->next = *bucket;

@@ -1,6 +1,6 @@
 /* plugins/cuda/cudnn_api.h: what is used of cuDNN 9: eleven functions and some numbers of its backend interface, in which an operation is described
- * by objects with attributes. Declared here, so that the plug-in is built where cuDNN is not; the library is opened when a convolution first wants it.
- * tests/cuda/test_cudnn.c holds the numbers to NVIDIA's header.
+ * by objects with attributes. Declared here, so that the plug-in is built where cuDNN is not; the library is opened when a convolution first wants
+ * it. tests/cuda/test_cudnn.c holds the numbers to NVIDIA's header.
  */
 #ifndef TD_CUDNN_API_H
 #define TD_CUDNN_API_H

@@ -44,8 +44,8 @@ static void open_library(void)
         return;
     const size_t v = api.version();
     there = v >= 90000;
-    snprintf(text, sizeof text, there ? "cuDNN %zu.%zu.%zu" : "no cuDNN: version %zu.%zu.%zu was found, and 9.0 is the oldest that will do", v / 10000,
-             v % 10000 / 100, v % 100);
+    snprintf(text, sizeof text, there ? "cuDNN %zu.%zu.%zu" : "no cuDNN: version %zu.%zu.%zu was found, and 9.0 is the oldest that will do",
+             v / 10000, v % 10000 / 100, v % 100);
 }
 
 const dnn_api *cudnn_library(void)

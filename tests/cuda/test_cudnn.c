@@ -58,6 +58,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) { (void)e; return cudaSuccess; }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) { (void)a, (void)b; *ms = clock_ms -= 1; return cudaSuccess; }   /* each is faster */
 cudaError_t cudaEventDestroy(cudaEvent_t e) { free(e); return cudaSuccess; }
 
+static bool captured;
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status)
+{
+    (void)s;
+    *status = captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
 static char room[CONV_ROOM] __attribute__((aligned(256)));
 static void move(void *to, const void *from, size_t bytes, bool to_device) { (void)to_device; memcpy(to, from, bytes); }
 static int (*live)(void), (*runs)(int), (*plans)(void);
@@ -144,6 +152,11 @@ static void measured(void **state)
     assert_int_equal(runs(1), 3 * 4);                  /* a warm-up and three timed ones of each product                         */
     assert_int_equal(runs(3), 3 * 5);                  /* those, and then it was the faster one                                   */
     assert_int_equal(live(), 3 * (DNN_PARTS + 2));
+    captured = true;                                   /* nothing is timed while a graph is recorded                              */
+    assert_int_equal(conv_check(&conv_cases[1], TD_BF16, true, false, 0, &td__cuda_kernels, room, move), 0);
+    captured = false;
+    assert_int_equal(runs(1), 3);
+    assert_int_equal(runs(3), 0);
 }
 
 static void own_kernels(void **state)

@@ -10,6 +10,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { (void)e, (void)s; r
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { (void)e; return cudaErrorInvalidValue; }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) { (void)ms, (void)a, (void)b; return cudaErrorInvalidValue; }
 cudaError_t cudaEventDestroy(cudaEvent_t e) { (void)e; return cudaErrorInvalidValue; }
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) { (void)s; *status = cudaStreamCaptureStatusNone; return cudaSuccess; }
 
 __attribute__((constructor)) static void bring(void)
 {
