@@ -128,7 +128,8 @@ static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int le
     for (int i = 0; flat->leaf && i < leaves; i++)
         now |= leaf[i]->has_grad;
     if (flat->value && now)
-        flat->grad = alloc_grad ? alloc_grad(user, bytes) : td__storage_new_as(device, bytes, TD_MEMORY_GRADIENTS);
+        flat->grad = alloc_grad ? alloc_grad(user, bytes) : td__storage_new(device, bytes);
+    td__storage_label(flat->grad, TD_MEMORY_GRADIENTS);
     if (!flat->value || (now && !flat->grad) || zero_storage(flat->value, flat->dtype, flat->n) ||
         (now && zero_storage(flat->grad, flat->dtype, flat->n))) {
         flat_free(flat);

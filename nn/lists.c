@@ -210,6 +210,7 @@ static int convert(td_tensor *x, td_dtype dtype)
         x->dtype = dtype;
         x->offset = 0;
         td__shape_strides(x->shape, x->stride);
+        td__storage_label(x->storage, TD_MEMORY_PARAMETERS);
     }
     td__tensor_unref(to);
     return rc;

@@ -18,7 +18,7 @@ int td__optim_need_numbers(const char *who, td_optim *opt)
             return td__fail(TD_ERR_DEVICE, "%s: the optimizer's parameters are on %s and %s; norms need them on one device", who,
                             td__device_text(where->device, a), td__device_text(opt->param[i].value->storage->device, b));
     if (!opt->numbers)
-        opt->numbers = td__storage_new(where->device, TD__NUMBERS * sizeof(double));
+        opt->numbers = td__storage_new_as(where->device, TD__NUMBERS * sizeof(double), TD_MEMORY_OPTIMIZER);
     return opt->numbers ? 0 : TD_ERR_MEMORY;
 }
 

@@ -98,6 +98,15 @@ static void count(blocks *b, int category, int64_t bytes)
         part->peak_bytes = part->live_bytes;
 }
 
+static void count_all(blocks *b, int category, int64_t bytes, int blocks_more)
+{
+    b->stats.live_blocks += blocks_more;
+    b->stats.live_bytes += bytes;
+    if (b->stats.peak_bytes < b->stats.live_bytes)
+        b->stats.peak_bytes = b->stats.live_bytes;
+    count(b, category, bytes);
+}
+
 static block *record_new(blocks *b)
 {
     if (!b->unused) {
@@ -297,12 +306,8 @@ void *blocks_take(blocks *b, size_t bytes, blocks_tag tag)
         x->tag = tag;
         x->streams = 0;
         link_in(&b->used[bucket_of(x->at)], x);
-        b->stats.live_blocks++;
-        b->stats.live_bytes += (int64_t)x->size;
         b->stats.cached_bytes -= (int64_t)x->size;
-        if (b->stats.peak_bytes < b->stats.live_bytes)
-            b->stats.peak_bytes = b->stats.live_bytes;
-        count(b, tag.category, (int64_t)x->size);
+        count_all(b, tag.category, (int64_t)x->size, 1);
     }
     pthread_mutex_unlock(&b->lock);
     return x ? x->at : NULL;
@@ -322,10 +327,8 @@ int blocks_give(blocks *b, void *at)
     block *x = used_block(b, at);
     if (x) {
         link_out(&b->used[bucket_of(at)], x);
-        b->stats.live_blocks--;
-        b->stats.live_bytes -= (int64_t)x->size;
         b->stats.cached_bytes += (int64_t)x->size;
-        count(b, x->tag.category, -(int64_t)x->size);
+        count_all(b, x->tag.category, -(int64_t)x->size, -1);
         if (x->streams) {
             x->state = WAITING;
             x->marked = !b->open;
@@ -351,6 +354,13 @@ int blocks_label(blocks *b, void *at, int category)
     }
     pthread_mutex_unlock(&b->lock);
     return x ? 0 : -1;
+}
+
+void blocks_outside(blocks *b, int64_t bytes, int category)
+{
+    pthread_mutex_lock(&b->lock);
+    count_all(b, category, bytes, bytes > 0 ? 1 : -1);
+    pthread_mutex_unlock(&b->lock);
 }
 
 int blocks_record(blocks *b, void *at, void *stream)

@@ -37,6 +37,8 @@ int     blocks_label(blocks *b, void *block, int category);      /* 0 or -1, as 
 /* Work on `stream` uses the block: once given back it is not handed out before that work is done. Up to BLOCKS_STREAMS streams; more, or
  * a stranger: -1. */
 int     blocks_record(blocks *b, void *block, void *stream);
+/* Memory that came from elsewhere (bytes negative: went back) and is counted with what is handed out. */
+void    blocks_outside(blocks *b, int64_t bytes, int category);
 void    blocks_trim(blocks *b);                        /* waits (idle) and gives back every piece of which nothing is handed out */
 blocks_stats blocks_count(blocks *b);
 void    blocks_reset_peak(blocks *b);

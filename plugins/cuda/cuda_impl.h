@@ -70,6 +70,7 @@ void  cuda_free(int index, void *block);
 int   cuda_memory(int index, td_memory_stats *into);
 void  cuda_memory_reset_peak(int index);
 void  cuda_memory_trim(int index);
+void  cuda_outside(int64_t bytes, td_memory_category category);   /* memory of another allocator is counted too; negative: no longer */
 void  cuda_label(int index, void *block, td_memory_category category);
 /* For memory that another stream than the compute stream uses: before its work starts. NULL or the compute stream: nothing to do. */
 int   cuda_record(int index, void *block, void *stream);

@@ -137,13 +137,18 @@ static void exhausted(size_t bytes, int category)
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------------------------------ */
-static void *alloc_as(int index, size_t bytes, int category)
+static bool make_pool(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make);
+    return pool != NULL;
+}
+
+static void *alloc_as(int index, size_t bytes, int category)
+{
     if (cuda_use(index))
         return NULL;
-    pthread_once(&once, make);
-    if (!pool) {
+    if (!make_pool()) {
         cuda_host->fail(TD_ERR_MEMORY, "host memory for the allocator of cuda:%d cannot be had", index);
         return NULL;
     }
@@ -171,6 +176,12 @@ void cuda_label(int index, void *block, td_memory_category category)
 {
     if (block && pool && index == cuda_index() && blocks_label(pool, block, (int)category))
         cuda_host->fail(TD_ERR_INTERNAL, "a block of cuda:%d that it never handed out is said to be of %s", index, td_memory_category_name(category));
+}
+
+void cuda_outside(int64_t bytes, td_memory_category category)
+{
+    if (make_pool())
+        blocks_outside(pool, bytes, (int)category);
 }
 
 int cuda_record(int index, void *block, void *stream)
@@ -211,8 +222,7 @@ void cuda_memory_trim(int index)
 /* ---- scratch ----------------------------------------------------------------------------------------------------------------------------- */
 void *cuda_hold_begin(void)
 {
-    td__cuda_scratch_free(td__cuda_scratch(0));        /* the pool is there                                                      */
-    return pool ? blocks_hold_begin(pool) : NULL;
+    return make_pool() ? blocks_hold_begin(pool) : NULL;
 }
 
 void cuda_hold_end(void *hold)

@@ -74,6 +74,9 @@ void *nccl_alloc(int index, size_t bytes)
         cudaGetLastError();
         b->ordinary = true;
         b->at = cuda_alloc(index, bytes);
+        cuda_label(index, b->at, TD_MEMORY_GRADIENTS);
+    } else {
+        cuda_outside((int64_t)bytes, TD_MEMORY_GRADIENTS);
     }
     cudaError_t e = b->at ? cudaMemsetAsync(b->at, 0, bytes, cuda_compute) : cudaSuccess;
     if (e != cudaSuccess)
@@ -118,9 +121,11 @@ void nccl_free(int index, void *at)
     pthread_mutex_unlock(&lock);
     if (s)
         pthread_mutex_unlock(&s->lock);
-    if (b && b->ordinary)
+    if (b && b->ordinary) {
         cuda_free(index, at);
-    else if (b && cuda_use(index) == 0)
+    } else if (b && cuda_use(index) == 0) {
         lib->mem_free(at);
+        cuda_outside(-(int64_t)b->bytes, TD_MEMORY_GRADIENTS);
+    }
     cuda_host->free(b);
 }

@@ -228,14 +228,22 @@ const char *td__emulated_row(void) { return row_name; }
 int   td__cuda_stream(void) { return 0; }
 void  td__cuda_launched(const char *row) { (void)row; }
 int   td__cuda_processors(void) { return 2; }
+void *td__alloc_as(size_t bytes, int category);        /* base.h is C                                                            */
+void  td__free(void *block);
+/* Of the pool, so that tests count it and make it fail; aligned to 512 bytes as a GPU's, the pool's own address in front of it. */
 void *td__cuda_scratch(size_t bytes)
 {
-    void *p = aligned_alloc(512, (bytes / 512 + 1) * 512);
-    if (p)
-        memset(p, 0xff, bytes);
-    return p;
+    char *own = (char *)td__alloc_as(bytes + 1024, 6);  /* TD_MEMORY_WORKSPACE                                                    */
+    if (!own)
+        return NULL;
+    char *p = (char *)(((uintptr_t)own + 512 + 511) / 512 * 512);
+    ((void **)p)[-1] = own;
+    return memset(p, 0xff, bytes);
 }
-void  td__cuda_scratch_free(void *block) { free(block); }
+void  td__cuda_scratch_free(void *block)
+{
+    td__free(block ? ((void **)block)[-1] : NULL);
+}
 int   td__cuda_read(void *into, const void *from, size_t n) { memcpy(into, from, n); return 0; }
 
 /* Index checks: device.c decides when the host sees them. */

@@ -12,7 +12,7 @@ typedef struct {
     bool capturing;                                    /* what cudaStreamIsCapturing says                                         */
     bool spoilt;                                       /* something was called that would have ended the recording                */
     bool no_pinned;                                    /* pinned memory has run out                                               */
-    unsigned chaos;                                    /* not 0: streams get on at random moments; the seed                       */
+    _Atomic unsigned chaos;                            /* not 0: streams get on at random moments; the seed                       */
 } fake_gpu;
 extern fake_gpu fake;
 extern __thread long fake_host_waits;                  /* how often this thread waited for something that had not passed          */

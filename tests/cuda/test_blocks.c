@@ -270,6 +270,10 @@ static void categories(void **state)
     s = blocks_count(b);
     assert_true(s.part[4].live_bytes == 0 && s.part[4].peak_bytes == 1024 && s.part[1].live_bytes == 6144 && s.part[1].peak_bytes == 6144);
     assert_int_equal(s.live_bytes, 6144);
+    blocks_outside(b, 100, 2);
+    s = blocks_count(b);
+    assert_true(s.part[2].live_bytes == 100 && s.live_bytes == 6244 && s.peak_bytes == 6244 && s.live_blocks == 3);
+    blocks_outside(b, -100, 2);
     assert_int_equal(blocks_give(b, y), 0);
     blocks_reset_peak(b);
     s = blocks_count(b);

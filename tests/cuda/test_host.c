@@ -11,15 +11,6 @@
 #include <cmocka.h>
 
 TD_API const td_plugin *td_plugin_v1(const td_host *host);
-const td_kernels td__cuda_kernels = { .name = "cuda" };
-size_t cublas_version(void) { return 130002; }
-bool (*td__cuda_conv_library)(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add);
-bool cudnn_convolve(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add)
-{
-    (void)row, (void)mode, (void)t, (void)s, (void)out, (void)a, (void)b, (void)add;
-    return false;
-}
-bool cudnn_describe(char *into, size_t size) { snprintf(into, size, "9.19.0"); return true; }
 static const td_device_ops *ops;
 
 static void expect_error(int code, const char *part)
