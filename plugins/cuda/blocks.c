@@ -359,7 +359,7 @@ int blocks_label(blocks *b, void *at, int category)
 void blocks_outside(blocks *b, int64_t bytes, int category)
 {
     pthread_mutex_lock(&b->lock);
-    count_all(b, category, bytes, bytes > 0 ? 1 : -1);
+    count_all(b, category, bytes, (bytes > 0) - (bytes < 0));
     pthread_mutex_unlock(&b->lock);
 }
 
