@@ -91,7 +91,7 @@ __device__ __forceinline__ int att_right(int at, int step)
 /* 16*MT rows of a tile as A fragments */
 template <int HD, int MT> struct att_rows_a {
     uint32_t r[MT][HD / 16][4];
-    __device__ __forceinline__ void load(const att_bytes *tile)
+    __device__ __forceinline__ void load(const att_bytes *tile)    /* once it is there                                        */
     {
         const int at = att_lane<HD, true>();
 TD_UNROLL

@@ -145,6 +145,10 @@ template <int HD> struct queries_plan {
     static_assert((int)QUERIES == (int)THREADS, "a thread brings one row's statistics");
 };
 
+/* as fragments where registers are left */
+template <int HD> struct grad_queries { typedef att_rows_a<HD, queries_plan<HD>::MT> type; };
+template <> struct grad_queries<128> { typedef att_rows_in_tile<128, queries_plan<128>::MT> type; };
+
 template <class T, int HD>
 __global__ void __launch_bounds__(queries_plan<HD>::THREADS, 2) queries_kernel(td_attention_shape a, grad_input b, T *gq, bool add)
 {
@@ -168,7 +172,10 @@ __global__ void __launch_bounds__(queries_plan<HD>::THREADS, 2) queries_kernel(t
     att_fetch<HD, QUERIES, THREADS>(grads, gout + (int64_t)t0 * a.d, a.d, ts - t0, (int)a.d);
     fetch(0, 0);
 
-    const att_rows_in_tile<HD, MT> my_queries = { shared + warp * (MT * 16) * (HD * 2) }, my_grads = { grads + warp * (MT * 16) * (HD * 2) };
+    const att_bytes *const of_queries = shared + warp * (MT * 16) * (HD * 2), *const of_grads = grads + warp * (MT * 16) * (HD * 2);
+    typename grad_queries<HD>::type my_queries, my_grads;
+    if constexpr (HD == 128)
+        my_queries.load(of_queries), my_grads.load(of_grads);
     float acc[MT][HD / 8][4];
     att_zero(acc);
     stats[threadIdx.x] = t0 + (int)threadIdx.x < ts ? b.lse2[head * a.t + t0 + threadIdx.x] : 0;
@@ -177,6 +184,8 @@ __global__ void __launch_bounds__(queries_plan<HD>::THREADS, 2) queries_kernel(t
     for (int s0 = 0; s0 < end; s0 += KEYS, stage ^= 1) {
         td_copies_wait<0>();
         __syncthreads();                       /* this tile is here, and nobody reads the one before                        */
+        if (HD == 64 && s0 == 0)
+            my_queries.load(of_queries), my_grads.load(of_grads);
         if (s0 + KEYS < end)
             fetch(stage ^ 1, s0 + KEYS);
         if (mine >= ts)
