@@ -180,7 +180,7 @@ static int norm_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *in
 const td_op td__op_batch_norm = { .name = "batch_norm", .infer = norm_infer, .run = norm_run, .grad = norm_grad, .attr_size = sizeof(norm_attr),
                                   .optional = 1u << W | 1u << B | 1u << MEAN | 1u << VAR, .flags = TD_OP_MIXED | TD__OP_FORMATS };
 const td_op td__op_batch_norm_relu = { .name = "batch_norm_relu", .infer = norm_infer, .run = norm_run, .grad = norm_grad,
-                                       .attr_size = sizeof(norm_attr), .flags = TD_OP_MIXED | TD__OP_FORMATS,
+                                       .attr_size = sizeof(norm_attr), .flags = TD_OP_MIXED | TD__OP_FORMATS | TD__OP_OVERWRITES,
                                        .optional = 1u << W | 1u << B | 1u << MEAN | 1u << VAR | 1u << Z };
 
 static norm_attr attributes(const td_batch_norm_opts *o, const td_tensor *x)
