@@ -132,7 +132,10 @@ static void say_beside(line *l, const char *what, int i, const td_tensor *x, td_
 static bool empty(const td_call *call, td_tensor *const *in)
 {
     const td_tensor *divisor = call->out[0]->divisor;
-    bool none = divisor && td__is_real(divisor->dtype) && td_item(divisor) == 0;
+    double count = 1;
+    if (divisor && td__is_real(divisor->dtype) && !td__number_of(divisor, &count))
+        count = td_item(divisor);
+    bool none = count == 0;
     for (int i = 0; i < call->n_in; i++)
         none |= in[i] && td__shape_numel(in[i]->shape) == 0;
     return none;

@@ -206,7 +206,8 @@ static int find_weight(const char *who, const td_tensor *loss, const td_tensor *
         code = td__fail(TD_ERR_SHAPE, "%s: the weight must have one element, got shape %s", who, td__shape_text(w->shape, shape));
     if (code)
         return code;
-    *weight = td_item(w);
+    if (!td__number_of(w, weight))             /* targets were ignored: the one thing that a backward waits for                */
+        *weight = td_item(w);
     if (!(*weight >= 0) || *weight > 1e300)
         return td__fail(TD_ERR_ARGUMENT, "%s: the weight must be finite and not negative, got %g", who, *weight);
     return 0;

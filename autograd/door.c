@@ -19,7 +19,11 @@ static int divisor_of(td_call *call, td_tensor **divisor)
             *divisor = d;
             continue;
         }
-        double a = td_item(*divisor), b = td_item(d);
+        double a, b;                               /* only ignored targets make numbers that the device alone knows             */
+        if (!td__number_of(*divisor, &a))
+            a = td_item(*divisor);
+        if (!td__number_of(d, &b))
+            b = td_item(d);
         if (a != b)
             return td_call_error(call, TD_ERR_STATE, "losses with the divisors %.17g and %.17g meet, and their sum has no single weight; take "
                                  "the stamps off (td_sum(loss, NULL, 0, false)) and say the weight with td_backward_weighted", a, b);

@@ -81,6 +81,8 @@ static int run_cross_entropy(td_call *c)
         td__tensor_unref(kept);
         return code;
     }
+    if (!o->has_ignore_index)
+        td__op_known(kept, (double)rows);
     td_call_stamp(c, kept);
     td__op_save_dense(c, x, dx);
     td__op_save_dense(c, t, dt);
@@ -141,7 +143,7 @@ static int run_mse(td_call *c)
     if (dx->poisoned || dy->poisoned || divisor->poisoned)
         code = td__pending();
     else
-        code = td__fill(divisor, (double)td__shape_numel(x->shape));
+        code = td__fill_known(divisor, (double)td__shape_numel(x->shape));
     if (code) {
         td__tensor_unref(dx);
         td__tensor_unref(dy);

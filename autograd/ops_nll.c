@@ -44,6 +44,8 @@ static int run_nll(td_call *c)
         td__tensor_unref(kept);
         return code;
     }
+    if (!o->has_ignore_index)
+        td__op_known(kept, (double)x->shape.dim[0]);
     td_call_stamp(c, kept);
     td__op_save_dense(c, t, dt);
     td_call_save(c, kept);
@@ -127,7 +129,7 @@ static int run_bce(td_call *c)
     if (dx->poisoned || dy->poisoned || (dw && dw->poisoned) || divisor->poisoned)
         code = td__pending();
     else
-        code = td__fill(divisor, (double)n);
+        code = td__fill_known(divisor, (double)n);
     if (code) {
         td__tensor_unref(dx);
         td__tensor_unref(dy);

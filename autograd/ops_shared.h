@@ -66,6 +66,16 @@ static inline td_tensor *td__op_stat(const td_tensor *like, td_shape shape)
     return td__tensor_new(shape, td__is_half(like->dtype) ? TD_F32 : like->dtype, like->storage->device);
 }
 
+/* A kernel has written `value` into the scalar x: the host knows it as well, and no step reads it back (td__number_of). */
+static inline void td__op_known(td_tensor *x, double value)
+{
+    union { double word; char bytes[8]; } element = { 0 };
+    td__element_put(x->dtype, element.bytes, value);
+    x->number = td__element_get(x->dtype, element.bytes);
+    x->number_version = x->storage->version;
+    x->number_known = true;
+}
+
 /* ---- ops_arith.c ---- */
 /* The shape that a and b broadcast to; 0, or the sentence. */
 int td__op_broadcast(td_call *c, td_shape a, td_shape b, td_shape *shape);

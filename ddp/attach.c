@@ -9,9 +9,9 @@ td_ddp *td__ddps(void)
     return all_ddps;
 }
 
-int td__ddp_broadcast(td_ddp *ddp, void *data, td_dtype dtype, int64_t count, int root)
+int td__ddp_broadcast(td_ddp *ddp, td_device device, void *data, td_dtype dtype, int64_t count, int root)
 {
-    td_coll coll = { .kind = TD_COLL_BROADCAST, .dtype = dtype, .root = root, .in = data, .out = data, .count = count, .pre = 1, .post = 1,
+    td_coll coll = { .kind = TD_COLL_BROADCAST, .dtype = dtype, .device = device, .root = root, .in = data, .out = data, .count = count, .pre = 1, .post = 1,
                      .site = td__site, .label = "td_ddp_new" };
     return td__coll_run(ddp->comm, &coll);
 }
@@ -32,6 +32,13 @@ static int collect(td_ddp *ddp)
         if (leaf->has_grad)
             return td__fail(TD_ERR_STATE, "td_ddp_new: parameter %s has a gradient already; attach before the first backward",
                             td_parameter_name(p.list[i]));
+        const td_device device = leaf->value->storage->device;
+        char a[24], b[24];
+        if (ddp->leaves == 0)
+            ddp->device = device;
+        else if (!td__device_equal(device, ddp->device))
+            return td__fail(TD_ERR_DEVICE, "td_ddp_new: parameter %s is on %s and others on %s; the model must be on one device",
+                            td_parameter_name(p.list[i]), td__device_text(device, a), td__device_text(ddp->device, b));
         leaf->index = ddp->leaves;
         ddp->leaf[ddp->leaves++] = leaf;
     }
@@ -66,7 +73,7 @@ static int broadcast_state(td_ddp *ddp)
 {
     for (int b = 0; b < ddp->buckets; b++) {
         td__flat *flat = ddp->bucket[b].flat;
-        int code = td__ddp_broadcast(ddp, flat->value->data, flat->dtype, flat->n, 0);
+        int code = td__ddp_broadcast(ddp, ddp->device, flat->value->data, flat->dtype, flat->n, 0);
         if (code)
             return code;
         flat->value->version++;
@@ -99,6 +106,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     ddp->size = td_size(ddp->comm);
     ddp->bucket_bytes = opts->bucket_bytes ? opts->bucket_bytes : 25 << 20;
     ddp->first_bucket_bytes = opts->first_bucket_bytes ? opts->first_bucket_bytes : 1 << 20;
+    ddp->gradient_dtype = opts->gradient_dtype;
     ddp->stats.slowest_rank = ddp->last.slowest_rank = -1;
 
     int code = td__pending();
@@ -106,6 +114,8 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     if (!code && (ddp->bucket_bytes < 0 || ddp->first_bucket_bytes < 0))
         code = td__fail(TD_ERR_ARGUMENT, "td_ddp_new: bucket_bytes %lld and first_bucket_bytes %lld must not be negative",
                         (long long)ddp->bucket_bytes, (long long)ddp->first_bucket_bytes);
+    if (!code && ddp->gradient_dtype != TD_F32 && ddp->gradient_dtype != TD_BF16)
+        code = td__fail(TD_ERR_DTYPE, "td_ddp_new: gradient_dtype is %s, expected f32 or bf16", td_dtype_name(ddp->gradient_dtype));
     code = td__comm_agree(ddp->comm, code, "td_ddp_new");
     code = code ? code : td__ddp_verify(ddp);
     code = code ? code : td__comm_agree(ddp->comm, collect(ddp), "td_ddp_new");
@@ -147,7 +157,7 @@ void td_ddp_free(td_ddp *ddp)
         td__group_free(ddp->group);
     if (ddp->header_storage)
         td__storage_unref(ddp->header_storage);
-    td__free(ddp->bucket);
+    td__ddp_buckets_drop(ddp);
     td__free(ddp->arrival);
     td__free(ddp->leaf);
     td__free(ddp);

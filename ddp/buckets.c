@@ -60,12 +60,30 @@ int td__ddp_plan(td_ddp *ddp, const int32_t *order, td__leaf **sorted, int *cut)
 
 td_storage *td__ddp_arena(void *ddp, size_t bytes)
 {
-    return td__comm_storage(((td_ddp *)ddp)->comm, (td_device){ TD_CPU, 0 }, bytes);
+    return td__comm_storage(((td_ddp *)ddp)->comm, ((td_ddp *)ddp)->device, bytes);
+}
+
+void td__ddp_buckets_drop(td_ddp *ddp)
+{
+    const td_device_ops *ops = ddp->buckets ? td__device_ops(ddp->device) : NULL;
+    for (int b = 0; b < ddp->buckets; b++) {
+        td__bucket *bucket = &ddp->bucket[b];
+        if (bucket->low)
+            td__storage_unref(bucket->low);
+        if (bucket->wide)
+            td__storage_unref(bucket->wide);
+        for (int e = 0; e < 4; e++)
+            if (bucket->waits[e / 2][e % 2])
+                ops->event_free(ddp->device.index, bucket->waits[e / 2][e % 2]);
+    }
+    td__free(ddp->bucket);
+    ddp->bucket = NULL;
+    ddp->buckets = 0;
 }
 
 int td__ddp_buckets_made(td_ddp *ddp)
 {
-    td__free(ddp->bucket);
+    td__ddp_buckets_drop(ddp);
     ddp->buckets = ddp->group->flats;
     ddp->bucket = td__calloc((size_t)ddp->buckets * sizeof *ddp->bucket);
     if (!ddp->bucket) {
@@ -102,7 +120,7 @@ int td__ddp_rebuild(td_ddp *ddp)
     int *cut = td__alloc(n * sizeof *cut), code = order && sorted && cut ? td__ddp_wait_all(ddp) : td__pending();
     if (!code) {
         complete_order(ddp, order);
-        code = td__ddp_broadcast(ddp, order, TD_I32, ddp->leaves, 0);
+        code = td__ddp_broadcast(ddp, (td_device){ TD_CPU, 0 }, order, TD_I32, ddp->leaves, 0);
     }
     if (!code) {
         int buckets = td__ddp_plan(ddp, order, sorted, cut);

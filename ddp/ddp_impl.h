@@ -1,7 +1,7 @@
 /* ddp/ddp_impl.h: replicas in step, from inside. Internal to ddp/.
  *
  * The walk of one gradient: backward writes it straight into its bucket (autograd/backward.c); ready -> bucket full -> launch
- * (reducer.c); wait and finish when the optimizer or a reader asks (reducer.c). header.c is the small collective that opens each
+ * (reducer.c, cross.c); wait and finish when the optimizer or a reader asks (cross.c, reducer.c). header.c is the small collective that opens each
  * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; order.c
  * reads and sets the order of leaves for training states; attach.c is birth and death.
  *
@@ -25,6 +25,10 @@ typedef struct {
     int       pending;          /* leaves that this backward still has to write                                       */
     bool      skip;             /* no rank has a gradient in it                                                       */
     td_work  *work;             /* under way, or NULL                                                                 */
+    td_storage *low;            /* in 16 bits: this rank's share, then (host memory) one of each rank; or NULL          */
+    td_storage *wide;           /* host memory: one rank's share in f32; or NULL                                       */
+    void     *waits[2][2];      /* on a GPU: events before and after the wait, of even and odd steps; or NULL            */
+    bool      waited[2];        /* and whether they were recorded                                                     */
     char      label[48];
 } td__bucket;
 
@@ -42,6 +46,9 @@ struct td_ddp {
     td_comm    *comm;
     int         rank, size;
     int64_t     bucket_bytes, first_bucket_bytes;
+    td_dtype    gradient_dtype; /* what f32 gradients cross as                                                        */
+    td_device   device;         /* of the parameters                                                                  */
+    int         odd;            /* parity of the step: which events                                                    */
     td__leaf  **leaf;           /* trainable parameters in the order of the model                                     */
     int         leaves;
     td__group  *group;
@@ -74,6 +81,11 @@ struct td_ddp {
 /* buckets.c */
 int  td__ddp_plan(td_ddp *ddp, const int32_t *order, td__leaf **sorted, int *cut);   /* returns the number of buckets        */
 int  td__ddp_buckets_made(td_ddp *ddp);              /* fills ddp->bucket after the group's flats have changed              */
+void td__ddp_buckets_drop(td_ddp *ddp);
+/* cross.c: a bucket's way over the ranks. */
+int  td__bucket_cross(td_ddp *ddp, td__bucket *bucket);   /* starts it                                                         */
+int  td__bucket_wait(td_ddp *ddp, td__bucket *bucket);    /* the host's memory is there; a GPU's stream will find it there        */
+void td__ddp_exposed(td_ddp *ddp);                   /* at a step's end: what the step before waited for, without waiting         */
 int  td__ddp_rebuild(td_ddp *ddp);                   /* once, before the first step                                       */
 td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live                                              */
 /* header.c */
@@ -97,6 +109,6 @@ int  td__ddp_verify(td_ddp *ddp);
 /* attach.c */
 void td__ddp_free_all(void);
 td_ddp *td__ddps(void);                              /* the list, last attached first: the order of launching              */
-/* One blocking collective on plain memory. */
-int  td__ddp_broadcast(td_ddp *ddp, void *data, td_dtype dtype, int64_t count, int root);
+/* One blocking collective on memory of that device. */
+int  td__ddp_broadcast(td_ddp *ddp, td_device device, void *data, td_dtype dtype, int64_t count, int root);
 #endif

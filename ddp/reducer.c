@@ -6,36 +6,6 @@
  */
 #include "ddp_impl.h"
 
-/* A gradient that this rank does not have contributes exactly zero. What lies in the bucket may be an old step's. */
-static void zero_missing(td__flat *flat)
-{
-    size_t size = td_dtype_size(flat->dtype);
-    for (int i = 0; i < flat->leaves; i++) {
-        td__leaf *leaf = flat->leaf[i];
-        if (!leaf->has_grad)
-            memset((char *)flat->grad->data + (size_t)leaf->offset * size, 0, (size_t)td_numel(leaf->value) * size);
-    }
-}
-
-static int bucket_launch(td_ddp *ddp, td__bucket *bucket)
-{
-    td__flat *flat = bucket->flat;
-    zero_missing(flat);
-    td_coll coll = { .kind = TD_COLL_ALL_REDUCE,
-                     .dtype = flat->dtype,
-                     .op = TD_SUM,
-                     .in = flat->grad->data,
-                     .out = flat->grad->data,
-                     .count = flat->n,
-                     .pre = ddp->group->unit,
-                     .post = ddp->total > 0 ? 1 / ddp->total : 0,
-                     .site = td__site,
-                     .label = bucket->label };
-    bucket->work = td__coll_start(ddp->comm, &coll);
-    ddp->stats.bytes += flat->n * (int64_t)td_dtype_size(flat->dtype);
-    return bucket->work ? 0 : td__pending();
-}
-
 /* Launch what is full: the models of this communicator one after the other (the last attached first, since a model that is attached
  * later usually comes later in forward), each one's buckets in index order. A model waits for those before it, so that the sequence of
  * collectives is the same on every rank whatever each rank's graph looks like. The headers must have arrived first: they say
@@ -53,7 +23,7 @@ static int64_t go_on(td_comm *comm, int64_t most, bool launch)
             if (!launch)
                 continue;
             d->launched = next;
-            if (!bucket->skip && bucket_launch(d, bucket))
+            if (!bucket->skip && td__bucket_cross(d, bucket))
                 return n;
         }
         if (next < d->buckets)
@@ -79,24 +49,11 @@ int td__ddp_launch(td_comm *comm, int64_t most)
     return td__pending();
 }
 
-static int bucket_wait(td_ddp *ddp, td__bucket *bucket)
-{
-    if (!bucket->work)
-        return 0;
-    td_coll figures;
-    double before = td__now();
-    int code = td__work_wait(bucket->work, &figures);
-    bucket->work = NULL;
-    ddp->stats.exposed_ms += (td__now() - before) * 1e3;
-    ddp->stats.comm_ms += (figures.ended - figures.begun) * 1e3;
-    return code;
-}
-
 int td__ddp_wait_all(td_ddp *ddp)
 {
     int code = 0;
     for (int i = 0; i < ddp->buckets; i++) {
-        int c = bucket_wait(ddp, &ddp->bucket[i]);
+        int c = td__bucket_wait(ddp, &ddp->bucket[i]);
         code = code ? code : c;
     }
     return code;
@@ -258,7 +215,7 @@ static int reducer_step_begin(td__group *group)
 static int reducer_wait(td__flat *flat)
 {
     td__bucket *bucket = flat->user;
-    return bucket ? bucket_wait(flat->group->user, bucket) : 0;
+    return bucket ? td__bucket_wait(flat->group->user, bucket) : 0;
 }
 
 static void reducer_step_end(td__group *group)
@@ -267,6 +224,7 @@ static void reducer_step_end(td__group *group)
     td_ddp_stats *s = &ddp->stats;
     if (ddp->step_began)
         s->step_ms = (td__now() - ddp->step_began) * 1e3;
+    td__ddp_exposed(ddp);
     s->overlap = s->comm_ms > 0 && s->exposed_ms < s->comm_ms ? 1 - s->exposed_ms / s->comm_ms : 0;
     s->buckets = ddp->buckets;
     ddp->last = *s;

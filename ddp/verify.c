@@ -35,12 +35,12 @@ int td__ddp_verify(td_ddp *ddp)
     if (!text)
         return td__pending();
     lines = mine;
-    int code = td__ddp_broadcast(ddp, &lines, TD_I64, 1, 0);
+    int code = td__ddp_broadcast(ddp, (td_device){ TD_CPU, 0 }, &lines, TD_I64, 1, 0);
     char *first = code ? NULL : td__calloc((size_t)(lines + 1) * LINE);
     if (first && ddp->rank == 0)
         memcpy(first, text, (size_t)lines * LINE);
     if (!code)
-        code = first ? td__ddp_broadcast(ddp, first, TD_U8, lines * LINE, 0) : td__pending();
+        code = first ? td__ddp_broadcast(ddp, (td_device){ TD_CPU, 0 }, first, TD_U8, lines * LINE, 0) : td__pending();
 
     /* my first differing line; the shorter text ends in an empty line, which differs */
     int64_t differs = INT64_MAX, *all = code ? NULL : td__alloc((size_t)ddp->size * sizeof *all);
@@ -63,7 +63,7 @@ int td__ddp_verify(td_ddp *ddp)
         char theirs[LINE] = "";
         if (ddp->rank == guilty && all[guilty] < mine)
             memcpy(theirs, text + all[guilty] * LINE, LINE);
-        code = td__ddp_broadcast(ddp, theirs, TD_U8, LINE, guilty);
+        code = td__ddp_broadcast(ddp, (td_device){ TD_CPU, 0 }, theirs, TD_U8, LINE, guilty);
         const char *ours = first + all[guilty] * LINE;   /* line `lines` is empty */
         if (!code)
             code = td__fail(TD_ERR_MISMATCH, "td_ddp_new: the models differ: rank 0 has %s where rank %d has %s",

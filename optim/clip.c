@@ -57,33 +57,11 @@ static double clip(td_optim *opt, double max_norm)
     if (td__optim_finalise("td_clip_grad_norm", opt) != 0 || td__optim_squares("td_clip_grad_norm", opt) != 0)
         return NAN;
     double norm = sqrt(td__optim_number_read(opt, TD__SQUARES));
-    if (opt->factored)
+    if (opt->factored && opt->factored_walks == td__optim_walks(opt))
         norm *= fabs(td__optim_number_read(opt, TD__FACTOR));
     if (isfinite(norm) && norm > max_norm && scale(opt, max_norm / norm) != 0)
         return NAN;
     return norm;
-}
-
-td_tensor *td_clip_grad_norm_async(td_optim *opt, double max_norm)
-{
-    TD_ENTER();
-    static const char who[] = "td_clip_grad_norm_async";
-    if (td__optim_check(who, opt) != 0 || td__pending())
-        return td__poison();
-    if (!(max_norm > 0)) {
-        td__fail(TD_ERR_ARGUMENT, "%s: max_norm is %g, expected more than 0", who, max_norm);
-        return td__poison();
-    }
-    if (td__optim_finalise(who, opt) != 0 || td__optim_squares(who, opt) != 0 || td__need(who, opt->param[0].value, clip_factor) != 0 ||
-        (!opt->factored && td__optim_number_set(opt, TD__FACTOR, 1) != 0))
-        return td__poison();
-    const td_tensor *like = opt->param[0].value;
-    td_tensor *norm = td__tensor_new((td_shape){ .ndim = 0 }, TD_F64, like->storage->device);
-    if (norm->poisoned)
-        return norm;
-    td__kernels(like)->clip_factor(td__optim_number(opt, TD__SQUARES), max_norm, td__optim_number(opt, TD__FACTOR), td__ptr(norm));
-    opt->factored = true;
-    return td__scoped_tensor(norm);
 }
 
 double td_clip_grad_norm(td_optim *opt, double max_norm)
@@ -93,4 +71,98 @@ double td_clip_grad_norm(td_optim *opt, double max_norm)
     double norm = clip(opt, max_norm);
     td__record_end();
     return norm;
+}
+
+/* ---- clipping that waits for the step -------------------------------------------------------------------------------------------------------- */
+
+static const char later[] = "td_clip_grad_norm_async";
+
+static void expect(td_optim *opt)
+{
+    opt->factored = true;
+    opt->factored_walks = td__optim_walks(opt);
+}
+
+static int measure(td_optim *opt, double max_norm, td_tensor *norm)
+{
+    const td_tensor *like = opt->param[0].value;
+    int rc = td__optim_finalise(later, opt);
+    if (rc == 0)
+        rc = td__optim_squares(later, opt);
+    if (rc == 0)
+        rc = td__need(later, like, clip_factor);
+    if (rc == 0 && (!opt->factored || opt->factored_walks != td__optim_walks(opt)))
+        rc = td__optim_number_set(opt, TD__FACTOR, 1);
+    if (rc != 0)
+        return rc;
+    td__kernels(like)->clip_factor(td__optim_number(opt, TD__SQUARES), max_norm, td__optim_number(opt, TD__FACTOR), td__ptr(norm));
+    expect(opt);
+    return 0;
+}
+
+/* Once more, for a captured step. */
+typedef struct { td_optim *opt; double max_norm; td_tensor *norm; } delayed;
+
+/* Optimizers are the program's to free. */
+static int check_lives(const td_optim *opt)
+{
+    const td_optim *o = td__optims();
+    while (o && o != opt)
+        o = o->next;
+    return o ? 0 : td__fail(TD_ERR_STATE, "td_replay: the object of the captured %s has been freed; free the graph first", later);
+}
+
+static int clip_run(void *state)
+{
+    const delayed *c = state;
+    int rc = check_lives(c->opt);
+    return rc ? rc : measure(c->opt, c->max_norm, c->norm);
+}
+
+static int clip_host(void *state)
+{
+    const delayed *c = state;
+    int rc = check_lives(c->opt);
+    if (rc == 0)
+        expect(c->opt);
+    return rc;
+}
+
+static void clip_drop(void *state)
+{
+    td__tensor_unref(((delayed *)state)->norm);
+}
+
+static void clip_visit(void *state, td__visitor *v)
+{
+    const delayed *c = state;
+    v->storage(v, c->norm->storage, "the norm of the gradients");
+}
+
+static const td__record_kind clip_kind = { .name = later, .size = sizeof(delayed), .run = clip_run, .host = clip_host, .drop = clip_drop,
+                                           .visit = clip_visit };
+
+td_tensor *td_clip_grad_norm_async(td_optim *opt, double max_norm)
+{
+    TD_ENTER();
+    if (td__optim_check(later, opt) != 0 || td__pending())
+        return td__poison();
+    if (!(max_norm > 0)) {
+        td__fail(TD_ERR_ARGUMENT, "%s: max_norm is %g, expected more than 0", later, max_norm);
+        return td__poison();
+    }
+    td_tensor *norm = td__tensor_new(TD_SCALAR, TD_F64, opt->param[0].value->storage->device);
+    if (norm->poisoned)
+        return norm;
+    delayed *note = td__record_begin(&clip_kind);
+    int rc = measure(opt, max_norm, norm);
+    td__record_end();
+    if (note) {
+        td__tensor_ref(norm);
+        *note = (delayed){ opt, max_norm, norm };
+    }
+    if (rc == 0)
+        return td__scoped_tensor(norm);
+    td__tensor_unref(norm);
+    return td__poison();
 }

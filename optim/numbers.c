@@ -39,6 +39,14 @@ double td__optim_number_read(const td_optim *opt, int which)
     return s->ops->copy(s->device.index, &value, true, td__optim_number(opt, which), false, sizeof value) == 0 ? value : (double)NAN;
 }
 
+uint64_t td__optim_walks(const td_optim *opt)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < opt->n; i++)
+        sum = sum * 31 + (opt->param[i].leaf->group ? opt->param[i].leaf->group->walk : 0);
+    return sum;
+}
+
 /* ---- squares -------------------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct { td_dtype dtype; int count; int64_t n[128]; const void *x[128]; } batch;

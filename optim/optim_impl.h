@@ -66,6 +66,7 @@ struct td_optim {
     int64_t     steps;
     td_storage *numbers;                                       /* TD__NUMBERS f64 on the parameters' device; NULL: not needed yet */
     bool        factored;                                      /* the next step multiplies gradients by numbers[TD__FACTOR]  */
+    uint64_t    factored_walks;                                /* of the gradients that this factor is for: td__optim_walks  */
     td_optim   *next, *prev;
 };
 
@@ -95,6 +96,7 @@ int       td__run_sum(const td__run *r, int n);                 /* r->squares   
 int       td__optim_need_numbers(const char *who, td_optim *opt);
 int       td__optim_number_set(td_optim *opt, int which, double value);
 double    td__optim_number_read(const td_optim *opt, int which);    /* waits for a device whose memory is not the host's; NaN after td__fail */
+uint64_t  td__optim_walks(const td_optim *opt);                /* another number after another backward                      */
 int       td__optim_squares(const char *who, td_optim *opt);    /* numbers[TD__SQUARES] = the sum over all gradients of this step */
 /* step.c: consumes the gradients as a step does, and steps nothing. */
 int       td__optim_skip(td_optim *opt);

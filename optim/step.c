@@ -159,6 +159,15 @@ static int check_left(const td_optim *opt)
     return 0;
 }
 
+/* Clipping that waits for the step is of the gradients as they were. */
+static int check_factor(const td_optim *opt)
+{
+    if (!opt->factored || opt->factored_walks == td__optim_walks(opt))
+        return 0;
+    return td__fail(TD_ERR_STATE, "td_optim_step: a backward came after td_clip_grad_norm_async, which measured the gradients before it; clip after the "
+                    "last backward");
+}
+
 /* The gradients are taken: by a step, or by nobody. Either way random operations go on to new numbers. */
 static int take(td_optim *opt, bool step)
 {
@@ -176,6 +185,8 @@ static int take(td_optim *opt, bool step)
         rc = td__ema_check_step(opt);
     if (rc == 0)
         rc = check_left(opt);
+    if (rc == 0)
+        rc = check_factor(opt);
     if (rc == 0)
         rc = td__optim_lay_out(opt);
     if (rc == 0)

@@ -14,7 +14,8 @@ typedef struct {
     int64_t  bucket_bytes;         /* default 25 MiB                                                                  */
     int64_t  first_bucket_bytes;   /* default 1 MiB: communication starts early                                       */
     td_comm *comm;                 /* default: the world                                                              */
-    uint64_t reserved[8];
+    td_dtype gradient_dtype;       /* default TD_F32; TD_BF16: f32 gradients cross as bf16 (half the bytes, 8 bits), each rank's share rounded once */
+    uint64_t reserved[7];
 } td_ddp_opts;
 /* Collective. Compares the models (the first differing parameter is named with both shapes) and broadcasts rank 0's parameters
  * and buffers. Call it before the first step. */
@@ -34,7 +35,7 @@ typedef struct {
     double  step_ms;          /* from the first backward's begin (of this step) to the end of td_optim_step            */
     double  backward_ms;      /* the synchronised backward                                                            */
     double  comm_ms;          /* sum of the buckets' reductions, from launch to done                                    */
-    double  exposed_ms;       /* of it, what this rank waited for                                                      */
+    double  exposed_ms;       /* of it, what this rank waited for; on a GPU what its stream waited for, in the step before   */
     double  overlap;          /* 1 - exposed/comm, 0 when there was none                                              */
     double  skew_ms;          /* between the first and the last rank's arrival at the header, largest                  */
     int     slowest_rank;     /* the last to arrive there                                                             */

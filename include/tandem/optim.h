@@ -121,7 +121,8 @@ TD_API int64_t td_optim_steps(const td_optim *opt);                       /* ste
  * all ranks (f64 sums in blocks of fixed size). A norm that is not finite changes nothing. */
 TD_API double  td_clip_grad_norm(td_optim *opt, double max_norm);
 /* The same without waiting for a GPU: the norm is a f64 scalar on the parameters' device, and the next td_optim_step multiplies the gradients by
- * min(1, max_norm / norm) as it reads them. They themselves stay as they are (td_grad shows them not clipped). Poisoned on an error. */
+ * min(1, max_norm / norm) as it reads them. They themselves stay as they are (td_grad shows them not clipped). After the
+ * last backward: one that comes later is an error of the step. Poisoned on an error. */
 TD_API td_tensor *td_clip_grad_norm_async(td_optim *opt, double max_norm);
 
 /* ---- dynamic loss scaling, for gradients that f16 would round to zero (PyTorch's GradScaler) ---------------------------------- */

@@ -43,7 +43,7 @@
     X(conv2d) X(conv2d_grad_x) X(conv2d_grad_w)                                      /* conv2d.c      */     \
     X(max_pool2d) X(max_pool2d_grad) X(avg_pool2d) X(avg_pool2d_grad)                /* pool2d.c      */     \
     X(adaptive_max_pool2d) X(adaptive_avg_pool2d) X(adaptive_avg_pool2d_grad)        /* adaptive_pool2d.c */ \
-    X(batch_norm) X(batch_norm_grad) X(batch_norm_pair) X(batch_norm_affine)         /* batch_norm.c  */     \
+    X(batch_norm) X(batch_norm_grad) X(batch_norm_pair) X(batch_norm_affine) X(sync_norm) X(sync_norm_own) X(sync_norm_grad)         /* batch_norm.c  */     \
     X(batch_norm_relu) X(batch_norm_relu_grad)                                       /* batch_norm_relu.c */ \
     X(not_finite)                                                                    /* finite.c      */     \
     X(rand) X(randint)                                                               /* random.c      */     \

@@ -10,7 +10,6 @@
  * last that is found in both passes as they read, else written out first.
  */
 #include "packs.h"
-#include "upload.h"
 #include "batch_norm_last.h"
 
 enum { PARTS = 1024, PART = 8192, COLUMN_PART = 256 };
@@ -438,7 +437,7 @@ extern "C" void td__cuda_batch_norm_relu_grad(td_dtype t, int64_t n, int64_t c, 
                                          train, add_x, add_z, add_w, add_b))
 }
 
-/* mean, first and second are the host's: the ranks exchange them there, so this waits. A later exchange between devices would not. */
+/* mean, first and second lie on the device, as batch_norm_sync.cu wants them. */
 extern "C" void td__cuda_batch_norm_pair(td_dtype t, int64_t n, int64_t c, int64_t inner, const void *x, const void *g, const double *mean, double *first,
                                          double *second)
 {
@@ -446,35 +445,21 @@ extern "C" void td__cuda_batch_norm_pair(td_dtype t, int64_t n, int64_t c, int64
     const size_t bytes = part_bytes(e);
     if (c <= 0)
         return;
-    char *room = (char *)td__cuda_scratch(2 * bytes + sizeof(double) * 3 * (size_t)c);
+    char *room = (char *)td__cuda_scratch(2 * bytes);
     if (!room)
         return;
-    double *one = (double *)room, *two = (double *)(room + bytes), *mu = (double *)(room + 2 * bytes), *result = mu + c;
-    if (g)
-        td_upload("batch_norm_pair", mu, mean, c);
+    double *one = (double *)room, *two = (double *)(room + bytes);
     if (e.parts > 0)
-        TD_CUDA_FLOAT(t, T, (sum_parts<T, double>("batch_norm_pair", e, (const T *)x, (const T *)g, mu, one, two)))
-    TD_LAUNCH("batch_norm_pair", td_blocks(c, TD_COLUMN_ROWS), TD_THREADS, 0, (pair_numbers), e, (const double *)one, (const double *)two, result,
-              result + c, g != NULL);
-    td__cuda_read(first, result, sizeof *first * (size_t)c);
-    td__cuda_read(second, result + c, sizeof *second * (size_t)c);
+        TD_CUDA_FLOAT(t, T, (sum_parts<T, double>("batch_norm_pair", e, (const T *)x, (const T *)g, mean, one, two)))
+    TD_LAUNCH("batch_norm_pair", td_blocks(c, TD_COLUMN_ROWS), TD_THREADS, 0, (pair_numbers), e, (const double *)one, (const double *)two, first, second,
+              g != NULL);
     td__cuda_scratch_free(room);
 }
 
-/* a, b and d are the host's. */
+/* a, b and d likewise */
 extern "C" void td__cuda_batch_norm_affine(td_dtype t, int64_t n, int64_t c, int64_t inner, void *y, const void *x, const void *z, const double *a,
                                            const double *b, const double *d, bool add)
 {
-    const extent e = extent_of(n, c, inner);
-    if (c <= 0)
-        return;
-    double *table = (double *)td__cuda_scratch(sizeof *table * 3 * (size_t)c);
-    if (!table)
-        return;
-    td_upload("batch_norm_affine", table, a, c);
-    if (z)
-        td_upload("batch_norm_affine", table + c, b, c);
-    td_upload("batch_norm_affine", table + 2 * c, d, c);
-    TD_CUDA_FLOAT(t, T, (apply<T, false, double>("batch_norm_affine", e, (T *)y, (const T *)x, (const T *)z, table, table + c, table + 2 * c, add)))
-    td__cuda_scratch_free(table);
+    if (c > 0)
+        TD_CUDA_FLOAT(t, T, (apply<T, false, double>("batch_norm_affine", extent_of(n, c, inner), (T *)y, (const T *)x, (const T *)z, a, b, d, add)))
 }

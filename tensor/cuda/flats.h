@@ -4,11 +4,12 @@
  * three numbers kept with it, of which it writes the first WRITES. It depends on nothing but the element's own numbers, in the CPU's order of
  * operations, so that the bits are the CPU's. The constants are worked out in double and rounded once, as on the CPU, but by the kernel (numbers.rule()):
  * some of the numbers that they come from (td_number) are known only on the device. 16 bits: state and master copy are f32.
- * Packs of 16 bytes of state where all pointers are aligned.
+ * Where an index check has failed on the device (trap.h) nothing is stepped. Packs of 16 bytes of state where all pointers are aligned.
  */
 #ifndef TD_CUDA_FLATS_H
 #define TD_CUDA_FLATS_H
 #include "packs.h"
+#include "trap_record.h"
 
 static __device__ __forceinline__ double td_value(td_number x) { return x.at ? x.by * *x.at : x.by; }
 
@@ -17,12 +18,12 @@ template <class T, int V> struct __align__(V * sizeof(T) < 16 ? V * sizeof(T) : 
 /* V elements at a time, n of them; a state that is NULL is 0 and stays unwritten */
 template <class T, int V, class S>
 __global__ void __launch_bounds__(TD_THREADS, 3) td_rule_kernel(int64_t n, T *p, td_wide<T> *master, const T *g, td_wide<T> *a, td_wide<T> *b,
-                                                                td_wide<T> *c, S numbers, const double *stop)
+                                                                td_wide<T> *c, S numbers, const double *stop, const int32_t *trap)
 {
     typedef td_wide<T> W;
     typedef td_few<T, V> group;
     typedef td_few<W, V> wide;
-    if (stop && *stop != 0)
+    if ((stop && *stop != 0) || (trap && *trap != 0))
         return;
     const auto rule = numbers.rule();
     TD_GRID_STRIDE(i, n / V) {
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(TD_THREADS, 3) td_rule_kernel(int64_t n, T *p,
 }
 
 template <class T, class S>
-static void td_rule(const char *row, int64_t n, const td_step &s, void *a_, void *b_, void *c_, const S &numbers)
+static void td_rule(const char *row, int64_t n, const td_step &s, void *a_, void *b_, void *c_, const S &numbers, const int32_t *trap = td__cuda_trap_word())
 {
     typedef td_wide<T> W;
     enum { V = td_pack<W>::N };
@@ -75,11 +76,11 @@ static void td_rule(const char *row, int64_t n, const td_step &s, void *a_, void
         return;
     if (n >= V && ((uintptr_t)p | (uintptr_t)g) % sizeof(td_few<T, V>) == 0 && td_packed(master) && td_packed(a) && td_packed(b) && td_packed(c)) {
         done = n / V * V;
-        TD_LAUNCH(row, td_blocks(n / V), TD_THREADS, 0, (td_rule_kernel<T, V, S>), done, p, master, g, a, b, c, numbers, s.stop);
+        TD_LAUNCH(row, td_blocks(n / V), TD_THREADS, 0, (td_rule_kernel<T, V, S>), done, p, master, g, a, b, c, numbers, s.stop, trap);
     }
     if (done < n)                /* the last few, or all where something is not aligned */
         TD_LAUNCH(row, td_blocks(n - done), TD_THREADS, 0, (td_rule_kernel<T, 1, S>), n - done, p + done, master ? master + done : master,
-                  g ? g + done : g, a ? a + done : a, b ? b + done : b, c ? c + done : c, numbers, s.stop);
+                  g ? g + done : g, a ? a + done : a, b ? b + done : b, c ? c + done : c, numbers, s.stop, trap);
 }
 
 /* ---- sums of squares over a flat: the number of blocks, and with it the order, depends on n alone ---------------------------------------------- */

@@ -157,6 +157,6 @@ extern "C" void td__cuda_ema(td_dtype t, int64_t n, void *average, const void *x
     const td_step s = { average, NULL, x, { 1, NULL }, { 0, NULL }, NULL };
     TD_CUDA_FLOAT(t, T, {
         const ema_numbers<td_wide<T>> numbers = { decay };
-        td_rule<T>("ema", n, s, NULL, NULL, NULL, numbers);
+        td_rule<T>("ema", n, s, NULL, NULL, NULL, numbers, NULL);
     })
 }

@@ -37,13 +37,13 @@ template <class W> struct lamb_numbers {
 /* m, v of this step; part: sums of p*p of every block, then those of u*u */
 template <class T, int V>
 __global__ void __launch_bounds__(TD_THREADS) moments_kernel(int64_t n, const T *p, const td_wide<T> *master, const T *g, td_wide<T> *m, td_wide<T> *v,
-                                                             lamb_numbers<td_wide<T>> numbers, double *part, const double *stop)
+                                                             lamb_numbers<td_wide<T>> numbers, double *part, const double *stop, const int32_t *trap)
 {
     typedef td_wide<T> W;
     typedef td_few<T, V> group;
     typedef td_few<W, V> wide;
     double pp = 0, uu = 0;
-    if (stop && *stop != 0)
+    if ((stop && *stop != 0) || (trap && *trap != 0))
         return;
     const lamb_constants<W> c = numbers.constants();
     TD_GRID_STRIDE(i, n / V) {
@@ -119,10 +119,10 @@ extern "C" void td__cuda_lamb_moments(td_dtype t, int64_t n, const td_step *s, v
         const lamb_numbers<W> numbers = { s->gscale, s->lr, bias1, bias2, beta1, beta2, eps, weight_decay, NULL };
         if (n % V == 0 && ((uintptr_t)s->p | (uintptr_t)s->g) % sizeof(td_few<T, V>) == 0 && td_packed(s->master) && td_packed(m) && td_packed(v))
             TD_LAUNCH("lamb_moments", blocks, TD_THREADS, 0, (moments_kernel<T, V>), n, (const T *)s->p, (const W *)s->master, (const T *)s->g, (W *)m,
-                      (W *)v, numbers, part, s->stop);
+                      (W *)v, numbers, part, s->stop, td__cuda_trap_word());
         else
             TD_LAUNCH("lamb_moments", blocks, TD_THREADS, 0, (moments_kernel<T, 1>), n, (const T *)s->p, (const W *)s->master, (const T *)s->g, (W *)m,
-                      (W *)v, numbers, part, s->stop);
+                      (W *)v, numbers, part, s->stop, td__cuda_trap_word());
     })
     TD_LAUNCH("lamb_moments", 2, TD_THREADS, 0, (td_squares_kernel), (int)blocks, (const double *)part, squares, false, s->stop);
     td__cuda_scratch_free(part);

@@ -55,7 +55,7 @@ extern "C" void td__cuda_times(td_dtype t, int64_t n, void *x, td_number by)
     const td_step s = { x, NULL, NULL, { 1, NULL }, { 0, NULL }, NULL };
     TD_CUDA_FLOAT(t, T, {
         const times_numbers<td_wide<T>> numbers = { by };
-        td_rule<T>("times", n, s, NULL, NULL, NULL, numbers);
+        td_rule<T>("times", n, s, NULL, NULL, NULL, numbers, NULL);
     })
 }
 

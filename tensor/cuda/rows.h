@@ -29,5 +29,6 @@
     X(adam) X(rmsprop) X(adagrad) X(lion) X(ema)                                     /* optimizer_adaptive.cu */ \
     X(lamb_moments) X(lamb) X(lars)                                                  /* optimizer_layer.cu */ \
     X(times) X(clip_factor) X(mark_not_finite) X(scale_update)                       /* optimizer_numbers.cu */ \
+    X(sync_norm) X(sync_norm_own) X(sync_norm_grad)                                  /* batch_norm_sync.cu */ \
     X(combine)                                                                       /* combine.cu     */
 #endif

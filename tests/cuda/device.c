@@ -7,13 +7,17 @@
 #include <trap_record.h>
 
 extern const td_kernels td__cuda_kernels;
+/* How often the host has read from this device or waited for it, kernels' rows included. */
+extern long td__emulated_waits;
+long td__emulated_waits;
 
 static int one(void) { return 1; }
 static void *take(int index, size_t bytes) { (void)index; return td__alloc_as(bytes, td__memory_now); }
 static void give(int index, void *block) { (void)index; td__free(block); }
 static int copy(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes)
 {
-    (void)index, (void)to_host, (void)from_host;
+    (void)index;
+    td__emulated_waits += to_host && !from_host;
     if (bytes)
         memmove(to, from, bytes);
     return 0;
@@ -24,14 +28,36 @@ static int copy_async(int index, void *to, const void *from, size_t bytes, bool 
     (void)to_host, (void)stream;
     return copy(index, to, false, from, false, bytes);
 }
-static int event_synchronize(int index, void *e) { (void)index, (void)e; return 0; }
-static int synchronize(int index) { (void)index; return 0; }
-
+static int event_synchronize(int index, void *e) { (void)index, (void)e; td__emulated_waits++; return 0; }
+static int synchronize(int index) { (void)index; td__emulated_waits++; return 0; }
 static char nothing;
 static void *stream_new(int index, bool high) { (void)index, (void)high; return &nothing; }
 static void *event_new(int index) { (void)index; return &nothing; }
 static void drop(int index, void *p) { (void)index, (void)p; }
 static int event(int index, void *e, void *stream) { (void)index, (void)e, (void)stream; return 0; }
+
+/* Events with a time: a count of what was recorded, so that each is 1 ms after the one before. */
+static void *event_new_timed(int index) { (void)index; return td__calloc(sizeof(double)); }
+static int event_record(int index, void *e, void *stream)
+{
+    static double clock;
+    (void)index, (void)stream;
+    if (e != &nothing)
+        *(double *)e = ++clock;
+    return 0;
+}
+static void event_free(int index, void *e)
+{
+    (void)index;
+    if (e != &nothing)
+        td__free(e);
+}
+static int event_ms(int index, void *from, void *to, double *ms)
+{
+    (void)index;
+    *ms = *(double *)to - *(double *)from;
+    return 0;
+}
 
 /* As late as a GPU may be: nothing is seen before somebody waits, or td__emulated_late looks later. */
 extern td_trap_record td__emulated_trap_seen;
@@ -51,7 +77,8 @@ static int passed(int index, void *e) { (void)index, (void)e; return 1; }
 
 static td_device_ops emulated = {
     .name = "cuda", .kind = TD_CUDA, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
-    .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event, .event_wait = event, .event_free = drop, .event_done = passed,
+    .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event_record, .event_wait = event, .event_free = event_free,
+    .event_new_timed = event_new_timed, .event_ms = event_ms, .event_done = passed,
     .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,
     .channels_last = true, .trapped = trapped, .trap_clear = td__emulated_trap_clear, .kernels = &td__cuda_kernels,
 };

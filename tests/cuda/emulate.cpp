@@ -244,7 +244,8 @@ void  td__cuda_scratch_free(void *block)
 {
     td__free(block ? ((void **)block)[-1] : NULL);
 }
-int   td__cuda_read(void *into, const void *from, size_t n) { memcpy(into, from, n); return 0; }
+extern long td__emulated_waits;
+int   td__cuda_read(void *into, const void *from, size_t n) { td__emulated_waits++; memcpy(into, from, n); return 0; }
 
 /* Index checks: device.c decides when the host sees them. */
 td_trap_record td__emulated_trap_seen;

@@ -364,6 +364,62 @@ static void changed_in_place_is_refused_together(void)
     td_module_free(m);
 }
 
+/* Gradients that cross in bf16: every rank the same bits, and no further from f32's than each share's rounding. */
+static void gradients_in_bf16(void)
+{
+    td_module *m[3];
+    td_ddp *d[2];
+    for (int k = 0; k < 3; k++)
+        m[k] = td_nn_sequential(td_nn_linear(37, 19, NULL), td_nn_tanh(), td_nn_linear(19, 3, NULL));
+    d[0] = td_ddp_new(m[0], NULL);
+    d[1] = td_ddp_new(m[1], &(td_ddp_opts){ .gradient_dtype = TD_BF16, .first_bucket_bytes = 256, .bucket_bytes = 1024 });
+    for (int k = 1; k < 3; k++)
+        for (size_t i = 0; i < td_parameters(m[k]).n; i++)
+            td_assign(td_parameters(m[k]).list[i], td_parameters(m[0]).list[i]);
+    td_optim *opt = td_sgd_new(td_parameters(m[1]), &(td_sgd_opts){ .lr = 0.1 });
+    for (int step = 0; step < 2; step++) {
+        TD_SCOPE();
+        const uint64_t seed = (uint64_t)(10 + 4 * step + rank);
+        const int rows = 3 + 2 * rank, total = size * 3 + size * (size - 1);
+        td_tensor *x = td_randn(TD_SHAPE(rows, 37), seed, 1), *y = td_randn(TD_SHAPE(rows, 3), seed, 2);
+        for (int k = 0; k < 3; k++)
+            td_backward(td_mse(td_forward(m[k], x), y));
+        td_tensors p[3] = { td_parameters(m[0]), td_parameters(m[1]), td_parameters(m[2]) };
+        bool close = true, equal = true, different = false;
+        for (size_t i = 0; i < p[0].n; i++) {
+            td_tensor *want = td_grad(p[0].list[i]), *got = td_grad(p[1].list[i]), *first = td_zeros(td_shape_of(got), TD_F32);
+            td_tensor *share = td_abs(td_scale(td_grad(p[2].list[i]), (double)rows / total));
+            td_assign(first, got);
+            td_broadcast(td_world(), first, 0);
+            td_all_reduce(td_world(), share, TD_SUM);
+            const float *w = td_data(want), *g = td_data(got), *s = td_data(share);
+            equal &= !memcmp(td_data(first), g, (size_t)td_numel(got) * sizeof *g);
+            for (int64_t j = 0; j < td_numel(got); j++) {
+                close &= fabsf(w[j] - g[j]) <= s[j] * 0x1p-8f + 1e-6f * s[j];
+                different |= w[j] != g[j];
+            }
+        }
+        EXPECT(close && equal && different);
+        EXPECT(td_optim_step(opt) == 0);
+        EXPECT(td_ddp_last_step(d[1]).bytes > 0 && td_ddp_last_step(d[1]).bytes < 4 * (37 * 19 + 19 + 19 * 3 + 3));
+        td_zero_grad(p[0]);
+        td_zero_grad(p[2]);
+        for (size_t i = 0; i < p[0].n; i++) {
+            td_assign(p[0].list[i], p[1].list[i]);
+            td_assign(p[2].list[i], p[1].list[i]);
+        }
+    }
+    td_optim_free(opt);
+    td_ddp_free(d[0]);
+    td_ddp_free(d[1]);
+    for (int k = 0; k < 3; k++)
+        td_module_free(m[k]);
+    m[0] = line_new(1);
+    td_ddp_free(td_ddp_new(m[0], &(td_ddp_opts){ .gradient_dtype = TD_I64 }));
+    EXPECT(has_error(TD_ERR_DTYPE, "gradient_dtype is i64, expected f32 or bf16"));
+    td_module_free(m[0]);
+}
+
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
@@ -375,6 +431,7 @@ int main(int argc, char **argv)
         second_synchronised_backward, accumulation_with_weights_by_hand, weight_zero_is_exactly_nothing, unused_everywhere_is_left_alone,
         reached_on_some_ranks_only, clipping_sees_all_ranks, optimizer_made_before_ddp_and_two_optimizers, unfreezing_late_is_an_error,
         buckets_and_figures, no_handle_is_a_sentence, a_backward_that_reaches_no_model, changed_in_place_is_refused_together,
+        gradients_in_bf16,
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         TD_SCOPE();

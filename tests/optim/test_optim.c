@@ -50,6 +50,61 @@ static void clipping(void **state)
     }
 }
 
+/* The norm and the weights of clipping that waits for the step are those of clipping at once; PyTorch's: g * min(1, max / norm). */
+static void clipping_by_the_step(void **state)
+{
+    TD_SCOPE();
+    for (int f64 = 0; f64 < 2; f64++)
+        for (int rule = 0; rule < 3; rule++) {
+            job a, b;
+            begin_job(&a, f64 ? TD_F64 : TD_F32);
+            begin_job(&b, f64 ? TD_F64 : TD_F32);
+            td_optim *opt[2];
+            for (int k = 0; k < 2; k++) {
+                td_tensors p = all_of(k ? &b : &a);
+                opt[k] = rule == 0 ? td_sgd_new(p, &(td_sgd_opts){ .lr = 0.1, .momentum = 0.9 })
+                         : rule == 1 ? td_adamw_new(p, &(td_adamw_opts){ .lr = 0.01 }) : td_lamb_new(p, &(td_lamb_opts){ .lr = 0.01 });
+            }
+            for (int s = 0; s < 6; s++) {
+                TD_SCOPE();
+                backward(&a, EVERY);
+                backward(&b, EVERY);
+                const double max = s % 2 ? 1e-2 : 1e3, norm = td_clip_grad_norm(opt[0], max);
+                td_tensor *later = td_clip_grad_norm_async(opt[1], max);
+                assert_true(td_dtype_of(later) == TD_F64 && td_item(later) == norm && norm > 1e-2 && norm < 1e3);
+                assert_int_equal(td_optim_step(opt[0]), 0);
+                assert_int_equal(td_optim_step(opt[1]), 0);
+                for (int i = 0; i < PARAMS; i++)
+                    assert_memory_equal(td_data(a.p[i]), td_data(b.p[i]), (size_t)td_numel(a.p[i]) * (f64 ? 8 : 4));
+            }
+            td_optim_free(opt[0]);
+            td_optim_free(opt[1]);
+            end_job(&a);
+            end_job(&b);
+        }
+    job j;
+    begin_job(&j, TD_F64);
+    td_optim *opt = td_sgd_new(all_of(&j), &(td_sgd_opts){ .lr = 0.5 });
+    backward(&j, EVERY);
+    double was = td_at(j.p[1], TD_SHAPE(2)), g = td_at(td_grad(j.p[1]), TD_SHAPE(2)), norm = td_item(td_clip_grad_norm_async(opt, 0.5));
+    assert_true(fabs(td_item(td_clip_grad_norm_async(opt, 0.25)) - 0.5) < 1e-15);      /* twice: of what the first has left */
+    assert_true(fabs(td_clip_grad_norm(opt, 1) - 0.25) < 1e-15);
+    assert_int_equal(td_optim_step(opt), 0);
+    assert_true(fabs(td_at(j.p[1], TD_SHAPE(2)) - (was - 0.5 * g * 0.25 / norm)) < 1e-15);
+    backward(&j, EVERY);
+    td_clip_grad_norm_async(opt, 1);
+    backward(&j, EVERY);
+    assert_true(td_optim_step(opt) != 0);
+    expect_error(TD_ERR_STATE, "td_optim_step: a backward came after td_clip_grad_norm_async, which measured the gradients before it; clip "
+                 "after the last backward");
+    td_clip_grad_norm_async(opt, 1);
+    assert_int_equal(td_optim_step(opt), 0);
+    assert_true(td_clip_grad_norm_async(opt, -1) == td_clip_grad_norm_async(opt, 1));  /* poisoned, both */
+    expect_error(TD_ERR_ARGUMENT, "td_clip_grad_norm_async: max_norm is -1, expected more than 0");
+    td_optim_free(opt);
+    end_job(&j);
+}
+
 static void norms_that_are_not_finite(void **state)
 {
     job j;
@@ -358,7 +413,7 @@ static void two_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(clipping), TEST(norms_that_are_not_finite), TEST(schedules), TEST(shared_group), TEST(one_parameter_in_two),
+        TEST(clipping), TEST(clipping_by_the_step), TEST(norms_that_are_not_finite), TEST(schedules), TEST(shared_group), TEST(one_parameter_in_two),
         TEST(steps_refuse_while_an_error_is_pending), TEST(wrong_use), TEST(views_are_no_parameters), TEST(no_step_while_backward_runs),
         TEST(forgotten_gradients_of_a_shared_group), TEST(two_threads),
     };
