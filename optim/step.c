@@ -176,7 +176,7 @@ static int take(td_optim *opt, bool step)
         rc = td__trap_look(false);
     if (rc == 0)
         rc = td__pending();                    /* never update weights from garbage */
-    for (size_t i = 0; i < opt->n && rc == 0; i++)
+    for (size_t i = 0; rc == 0 && i < opt->n; i++)
         if (opt->param[i].leaf->group)
             td__group_untrap(opt->param[i].leaf->group);
     if (rc == 0)
