@@ -164,4 +164,7 @@ void td__ddp_exposed(td_ddp *ddp)
         sum += ms;
     }
     ddp->stats.exposed_ms = all ? sum : ddp->last.exposed_ms;
+    double comm_ms, waited_ms;                 /* of all that has passed since the last step, by the communication stream's own events     */
+    td__comm_device_times(ddp->comm, &comm_ms, &waited_ms);
+    ddp->stats.comm_ms += comm_ms;
 }
