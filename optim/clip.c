@@ -133,14 +133,7 @@ static void clip_drop(void *state)
     td__tensor_unref(((delayed *)state)->norm);
 }
 
-static void clip_visit(void *state, td__visitor *v)
-{
-    const delayed *c = state;
-    v->storage(v, c->norm->storage, "the norm of the gradients");
-}
-
-static const td__record_kind clip_kind = { .name = later, .size = sizeof(delayed), .run = clip_run, .host = clip_host, .drop = clip_drop,
-                                           .visit = clip_visit };
+static const td__record_kind clip_kind = { .name = later, .size = sizeof(delayed), .run = clip_run, .host = clip_host, .drop = clip_drop };
 
 td_tensor *td_clip_grad_norm_async(td_optim *opt, double max_norm)
 {

@@ -95,7 +95,9 @@ static td_tensor *step(td_tensors in, void *user)
     td_backward(loss);
     if (j->twice)                              /* a second micro-batch, weighed by its own divisor */
         td_backward(td_add(loss_of(j, in), td_scale(td_sum(td_mul(td_parameters(j->net).list[0], td_parameters(j->net).list[0]), NULL, 0, false), 1e-3)));
-    if (j->clip)
+    if (j->clip && j->images)
+        td_clip_grad_norm_async(j->opt, 0.5);
+    else if (j->clip)
         td_clip_grad_norm(j->opt, 0.5);
     td_optim_step(j->opt);
     if (j->ema)
