@@ -193,7 +193,11 @@ int main(int argc, char **argv)
         }
         TD_SCOPE();
         td_optim_set_lr(opt, -1, o.lr * td_schedule_one_cycle(state.step++, total, 0.25, 25, 1e4));
-        td_tensor *loss = td_cross_entropy(logits(&o, net, b.x), b.y, &(td_cross_entropy_opts){ .label_smoothing = o.smoothing });
+        td_tensor *loss;
+        {
+            TD_AUTOCAST(o.autocast);                   /* losses compute in f32 there */
+            loss = td_cross_entropy(logits(&o, net, b.x), b.y, &(td_cross_entropy_opts){ .label_smoothing = o.smoothing });
+        }
         td_backward(loss);
         td_optim_step(opt);
         td_progress_step(progress, b.rows, loss, ddp);
