@@ -28,8 +28,8 @@ TD_UNROLL
 }
 
 template <class T, int HD>
-__global__ void __launch_bounds__(WARPS * 32, 2) mma_forward_kernel(td_attention_shape a, float scale2, T *out, float *lse, const T *q,
-                                                                    const T *k, const T *v)
+__global__ void __launch_bounds__(WARPS * 32, 2)
+mma_forward_kernel(td_attention_shape a, float scale2, T *out, float *lse, const T *q, const T *k, const T *v)
 {
     typedef forward_plan<HD> plan;
     TD_SHARED(att_bytes, shared);
