@@ -127,6 +127,12 @@ int  td__live_nodes(void);                             /* recorded calls that ex
 td_dtype td__autocast_now(void);                       /* of this thread; TD_F32: no region, or switched off                */
 void     td__autocast_drop(void);                      /* forget the casts of leaves that the region keeps                  */
 void     td__graphs_free_all(void);                    /* captured steps (capture.c); td_finish calls it                      */
+/* ---- capture_graph.c: numbers that a captured step on a GPU must not keep ---- */
+/* The place on the device that will hold these bytes when the graph runs; NULL: no graph is made or replayed, take the numbers themselves. */
+const void *td__graph_slot(const void *bytes, size_t n);
+td_number  td__graph_number(double value);
+td_tensor *td__graph_tensor(td_tensor *from);           /* the tensor that will hold a copy of `from`, lent; only where td__graph_slot gives places */
+bool       td__graph_building(void);                    /* the device records what it is told                                   */
 /* the thread's sample numbers: ids (i64, rows) or NULL with `first`; advances the index of random calls of this forward */
 int64_t td__random_call_index(void);
 int64_t td__random_calls(void);                        /* the index that the next one gets; for training states            */

@@ -42,6 +42,7 @@ void td_graph_free(td_graph *g)
     if (g->next)
         g->next->prev = g->prev;
     pthread_mutex_unlock(&lock);
+    td__device_graph_free(g->device);
     td__records_free(g->first);
     td__tensor_unref(g->result);
     for (size_t i = 0; i < g->n_in; i++)
@@ -89,7 +90,8 @@ static int own_inputs(td_graph *g, td_tensors inputs)
     if (!g->in)
         return TD_ERR_MEMORY;
     for (; g->n_in < inputs.n; g->n_in++) {
-        td_tensor *given = inputs.list[g->n_in], *own = td__tensor_new(given->shape, given->dtype, given->storage->device);
+        td_tensor *given = inputs.list[g->n_in];
+        td_tensor *own = td__tensor_new_as(given->shape, given->dtype, given->storage->device, td__channels_last(given));
         int code = own->poisoned ? TD_ERR_MEMORY : td__copy(own, given, false);
         if (code) {
             td__tensor_unref(own);
@@ -164,7 +166,7 @@ static int record(td_graph *g)
         code = refused(&r);
         td__site = site;
     }
-    return code;
+    return code ? code : td__device_graph_make(g);
 }
 
 static int check_capture(td_tensor *(*step)(td_tensors, void *), td_tensors inputs, const td_capture_opts *opts)
@@ -215,6 +217,11 @@ int td__records_run(const td__record *first)
     return code;
 }
 
+int td__graph_once(td_graph *g)
+{
+    return g->device ? td__device_graph_replay(g) : td__records_run(g->first);
+}
+
 td_tensor *td_replay(td_graph *g, td_tensors inputs)
 {
     TD_ENTER();
@@ -229,7 +236,7 @@ td_tensor *td_replay(td_graph *g, td_tensors inputs)
     running = g;
     td_scope scope = td_scope_begin();
     g->replays++;
-    int code = g->verify && g->replays % g->verify == 0 ? td__capture_verified(g) : td__records_run(g->first);
+    int code = g->verify && g->replays % g->verify == 0 ? td__capture_verified(g) : td__graph_once(g);
     td_scope_end(&scope);
     running = NULL;
     if (code && !td__pending())

@@ -3,6 +3,7 @@
  *   ../tensor/record.c   the list, and how it is written
  *   capture.c            recording and replaying it; inputs; the life of graphs
  *   capture_tape.c       its two largest kinds of entries: an operation's forward, a backward
+ *   capture_graph.c      the list as one graph of a GPU
  *   capture_verify.c     a replay beside the step itself
  */
 #ifndef TD_CAPTURE_H
@@ -10,12 +11,15 @@
 #include "plan.h"
 #include <tandem/capture.h>
 
+typedef struct td__device_graph td__device_graph;
+
 struct td_graph {
     td__record *first;
     td_tensor *(*step)(td_tensors inputs, void *user);
     void       *user;
     td_tensor **in; size_t n_in;                       /* the step's inputs: a reference each                                  */
     td_tensor  *result;                                /* a reference, or NULL                                                 */
+    td__device_graph *device;                          /* what a replay launches; NULL: it runs the list                         */
     int64_t     replays, verify;
     const void *site;                                  /* of td_capture                                                        */
     td_graph   *next, *prev;                           /* the live ones                                                        */
@@ -23,6 +27,13 @@ struct td_graph {
 int td__records_run(const td__record *first);          /* in order; 0, or a code after td__fail                                 */
 td_tensor *td__capture_step(td_graph *g);              /* the step itself, with the graph's inputs; gives a reference             */
 int td__capture_verified(td_graph *g);                 /* a replay, compared with the step (capture_verify.c)                    */
+
+int td__graph_once(td_graph *g);                       /* a replay, whose inputs are in place                                    */
+
+/* ---- capture_graph.c ---- */
+int  td__device_graph_make(td_graph *g);               /* sets g->device where the device has graphs                            */
+int  td__device_graph_replay(td_graph *g);
+void td__device_graph_free(td__device_graph *d);
 
 /* ---- capture_tape.c: the door and backward ---- */
 typedef struct td__forward td__forward;
@@ -39,6 +50,9 @@ typedef struct {
     td__plan_kept plan;
 } td__backward_state;
 extern const td__record_kind td__backward_kind;
+/* 0: all of the list can become a graph of this device; 1: the device has none; or a code after td__fail: some of it cannot. */
+int td__records_device(const td__record *first, td_device *device);
+int td__dropout_host(int64_t rows);                    /* ops_dropout.c: the numbers of a call that a graph makes                */
 int td__plan_keep(const td__plan *p, td__plan_kept *kept);
 int td__plan_again(td__plan *p, const td__plan_kept *kept);
 int td__backward_again(td__backward_state *b);         /* backward.c                                                           */

@@ -5,6 +5,7 @@
  * which leaves with how many contributions each. Weights, groups, ranks and buckets are found anew each time, by the same lines as ever.
  */
 #include "capture.h"
+#include "ops_list.h"
 #include <string.h>
 
 /* ---- operations -------------------------------------------------------------------------------------------------------------------- */
@@ -24,6 +25,15 @@ static int forward_run(void *state)
 {
     td__forward *f = state;
     return f->call ? td__call_again(f->call, f->in, f->out) : 0;
+}
+
+static int forward_host(void *state)
+{
+    td__forward *f = state;
+    if (!f->call || f->call->op != &td__op_dropout)
+        return 0;
+    td_shape s = f->in[0]->shape;
+    return td__dropout_host(s.ndim > 0 ? s.dim[0] : 1);
 }
 
 static void forward_drop(void *state)
@@ -50,7 +60,7 @@ static void forward_visit(void *state, td__visitor *v)
             v->storage(v, f->in[i]->storage, td__leaf_name(f->in[i]));
 }
 
-static const td__record_kind forward_kind = { "an operation", sizeof(td__forward), forward_run, NULL, forward_drop, forward_visit };
+static const td__record_kind forward_kind = { "an operation", sizeof(td__forward), forward_run, forward_host, forward_drop, forward_visit };
 
 td__forward *td__forward_begin(td_tensor *const *in, size_t n)
 {
@@ -142,14 +152,18 @@ int td__plan_keep(const td__plan *p, td__plan_kept *kept)
     return 0;
 }
 
+static int frozen(const td_tensor *leaf)
+{
+    return td__fail(TD_ERR_STATE, "td_replay: parameter \"%s\" was frozen since the step was captured; capture it anew", td__leaf_name(leaf));
+}
+
 int td__plan_again(td__plan *p, const td__plan_kept *kept)
 {
     int code = 0;
     for (size_t i = 0; i < kept->leaves && !code; i++) {
         td__leaf *leaf = td__leaf_of(kept->leaf[i]);
         if (!leaf || !leaf->requires)
-            code = td__fail(TD_ERR_STATE, "td_replay: parameter \"%s\" was frozen since the step was captured; capture it anew",
-                            td__leaf_name(kept->leaf[i]));
+            code = frozen(kept->leaf[i]);
         else
             code = td__plan_leaf(p, leaf, kept->expected[i]);
     }
@@ -162,6 +176,18 @@ static int backward_run(void *state)
 {
     td__backward_state *b = state;
     return b->loss ? td__backward_again(b) : 0;
+}
+
+static int backward_host(void *state)
+{
+    const td__backward_state *b = state;
+    for (size_t i = 0; i < b->plan.leaves; i++) {
+        const td__leaf *leaf = td__leaf_of(b->plan.leaf[i]);
+        if (!leaf || !leaf->requires)
+            return frozen(b->plan.leaf[i]);
+    }
+    td__random_restart();
+    return 0;
 }
 
 static void backward_drop(void *state)
@@ -185,4 +211,58 @@ static void backward_visit(void *state, td__visitor *v)
         v->storage(v, b->plan.leaf[i]->storage, td__leaf_name(b->plan.leaf[i]));
 }
 
-const td__record_kind td__backward_kind = { "td_backward", sizeof(td__backward_state), backward_run, NULL, backward_drop, backward_visit };
+const td__record_kind td__backward_kind = { "td_backward", sizeof(td__backward_state), backward_run, backward_host, backward_drop, backward_visit };
+
+/* ---- may it be a graph of the device? ----------------------------------------------------------------------------------------------------- */
+
+static int check_forward(const td__record *r, td_device device)
+{
+    const td__forward *f = (const void *)r->state;
+    char a[24], b[24], site[256];
+    if (!f->call)
+        return 0;
+    td__site_text(r->site, site, sizeof site);
+    if (!td__device_equal(f->out[0]->storage->device, device))
+        return td__fail(TD_ERR_DEVICE, "td_capture: td_%s at %s computes on %s in a step on %s, and a graph of the one cannot hold what the other does",
+                        f->call->op->name, site, td__device_text(f->out[0]->storage->device, a), td__device_text(device, b));
+    if (f->call->op->flags & TD_OP_RANDOM && f->call->op != &td__op_dropout)
+        return td__fail(TD_ERR_UNSUPPORTED, "td_capture: td_%s at %s draws random numbers on the host, and a graph of %s would repeat them", f->call->op->name,
+                        site, td__device_text(device, b));
+    return 0;
+}
+
+/* What a backward leaves must be taken in the same step: a graph writes gradients, where the next replay would have to add. */
+static int check_backward(const td__record *r, td_device device)
+{
+    const td__backward_state *b = (const void *)r->state;
+    char text[24];
+    for (size_t i = 0; i < b->plan.leaves; i++) {
+        const td__leaf *leaf = td__leaf_of(b->plan.leaf[i]);
+        if (leaf && leaf->has_grad)
+            return td__fail(TD_ERR_STATE, "td_capture: the gradient of \"%s\" is left over at the end of the step; on %s a captured step takes all its "
+                            "gradients (td_optim_step, td_zero_grad)", td__leaf_name(leaf->value), td__device_text(device, text));
+    }
+    return 0;
+}
+
+int td__records_device(const td__record *first, td_device *device)
+{
+    const td_device_ops *ops = NULL;
+    for (const td__record *r = first; r && !ops; r = r->next) {
+        const td__forward *f = (const void *)r->state;
+        if (r->kind == &forward_kind && f->call && f->out[0]->storage->ops->graph_begin) {
+            ops = f->out[0]->storage->ops;
+            *device = f->out[0]->storage->device;
+        }
+    }
+    if (!ops)
+        return 1;
+    int code = 0;
+    for (const td__record *r = first; r && !code; r = r->next) {
+        if (r->kind == &forward_kind)
+            code = check_forward(r, *device);
+        else if (r->kind == &td__backward_kind)
+            code = check_backward(r, *device);
+    }
+    return code;
+}

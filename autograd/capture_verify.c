@@ -176,7 +176,7 @@ int td__capture_verified(td_graph *g)
             r->kind->visit(r->state, &s.visitor);
     int64_t step = td_step_get(), calls = td__random_calls();
     int code = keep(&s, false);
-    code = code ? code : td__records_run(g->first);
+    code = code ? code : td__graph_once(g);
     if (!code) {
         td_step_set(step);
         td__random_calls_set(calls);

@@ -49,7 +49,7 @@ static int same_outputs(td_call *call, const td__half *half)
             x->divisor = NULL;
         }
         if (half->in && td__is_half(x->dtype))
-            x = td__tensor_new(x->shape, TD_F32, call->device);
+            x = td__tensor_new_as(x->shape, TD_F32, call->device, td__channels_last(x));
         else
             td__tensor_ref(x);
         call->out[i] = x;

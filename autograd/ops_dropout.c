@@ -5,8 +5,9 @@
  */
 #include "ops_image.h"
 #include "ops_list.h"
+#include "capture.h"
 
-enum { SEED, STEP, CALL, FIRST, NUMBERS };
+enum { SEED, STEP, CALL, FIRST, AT, NUMBERS };
 
 static int64_t dropout_rows(const td_call *call)
 {
@@ -42,7 +43,27 @@ static void dropout(const td_call *call, td_tensor *out, td_tensor *x, const int
     if (rows == 0)
         return;
     td__kernels(x)->dropout(x->dtype, rows, td__shape_numel(x->shape) / rows, rows / samples, td__ptr(out), td__ptr(x), ids ? td__ptr(ids) : NULL,
-                            (td_draw){ (uint64_t)number[SEED], number[STEP], number[CALL], number[FIRST], NULL }, *(const double *)td_call_attr(call), add);
+                            (td_draw){ (uint64_t)number[SEED], number[STEP], number[CALL], number[FIRST], (const int64_t *)(uintptr_t)number[AT] }, *(const double *)td_call_attr(call), add);
+}
+
+/* What this call draws from, and where a graph of the device will find it (0: there is none). */
+static void draw(int64_t rows, int64_t *number, const td_tensor **ids)
+{
+    number[SEED] = (int64_t)td__random_seed();
+    number[STEP] = td_step_get();
+    number[CALL] = td__random_call_index();
+    td__samples_now(rows, ids, &number[FIRST]);
+    number[AT] = (int64_t)(uintptr_t)td__graph_slot(number, AT * sizeof *number);
+}
+
+int td__dropout_host(int64_t rows)
+{
+    int64_t number[NUMBERS];
+    const td_tensor *ids;
+    draw(rows, number, &ids);
+    if (ids && number[AT])
+        td__graph_tensor((td_tensor *)(uintptr_t)ids);
+    return td__pending();
 }
 
 static int dropout_run(td_call *call)
@@ -56,11 +77,15 @@ static int dropout_run(td_call *call)
     if (td_is_poisoned(numbers))
         return td__pending();
     int64_t *number = td__ptr(numbers);
-    number[SEED] = (int64_t)td__random_seed();
-    number[STEP] = td_step_get();
-    number[CALL] = td__random_call_index();
-    td__samples_now(dropout_rows(call), &ids, &number[FIRST]);
-    if (ids) {
+    draw(dropout_rows(call), number, &ids);
+    if (ids && number[AT]) {
+        copy = td__graph_tensor((td_tensor *)(uintptr_t)ids);
+        td__tensor_ref(copy);
+        if (copy->poisoned) {
+            td__tensor_unref(numbers);
+            return td__pending();
+        }
+    } else if (ids) {
         copy = td__tensor_new(ids->shape, TD_I64, td_device_of(x));
         if (td_is_poisoned(copy) || (code = td__copy(copy, (td_tensor *)(uintptr_t)ids, false))) {
             td__tensor_unref(copy);

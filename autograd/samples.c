@@ -64,7 +64,7 @@ static void samples_drop(void *state)
 void td_samples(td_tensor *ids)
 {
     TD_ENTER();
-    static const td__record_kind kind = { "td_samples", sizeof(td_tensor *), samples_again, NULL, samples_drop, NULL };
+    static const td__record_kind kind = { "td_samples", sizeof(td_tensor *), samples_again, samples_again, samples_drop, NULL };
     char shape[128];
     if (ids && ids->poisoned)
         return;

@@ -114,10 +114,12 @@ td_ema   *td__emas(void);                                      /* the live ones;
 
 bool      td__ema_lives(const td_ema *ema);
 
-/* record.c: for td_capture; the first three are followed by td__record_end                                                          */
+/* record.c: for td_capture; td__note_step, _clip and _ema are followed by td__record_end                                                          */
 void      td__note_step(td_optim *opt);
 void      td__note_clip(td_optim *opt, double max_norm);
 void      td__note_ema(td_ema *ema);
+void      td__note_run(td_optim *opt, size_t i, size_t count);   /* of walk: a kernel call of a step                             */
+void      td__step_host(td_optim *opt, size_t i, size_t count);  /* step.c                                                       */
 void      td__note_rate(const char *who);
 void      td__note_scaler(const char *who);
 

@@ -3,7 +3,9 @@
  */
 #include "optim_impl.h"
 
-typedef struct { void *on; double number; } call;
+typedef struct { const td__param *first; size_t i, count; } run;
+typedef struct { void *on; double number; run *run; size_t runs, room; } call;
+static __thread call *making;                          /* the step whose kernels a graph of the device records                  */
 
 static int gone(const char *who)
 {
@@ -20,8 +22,55 @@ static bool optim_lives(const td_optim *opt)
 
 static int step_again(void *state)
 {
+    call *c = state;
+    if (!optim_lives(c->on))
+        return gone("td_optim_step");
+    if (td__graph_building()) {
+        making = c;
+        c->runs = 0;
+    }
+    int rc = td_optim_step(c->on);
+    making = NULL;
+    return rc;
+}
+
+void td__note_run(td_optim *opt, size_t i, size_t count)
+{
+    call *c = making;
+    if (!c)
+        return;
+    if (c->runs == c->room) {
+        size_t room = c->room ? 2 * c->room : 8;
+        run *more = td__grow(c->run, c->room * sizeof *more, room * sizeof *more);
+        if (!more)
+            return;                                    /* the error is pending                                                 */
+        c->run = more;
+        c->room = room;
+    }
+    c->run[c->runs++] = (run){ opt->walk[i], i, count };
+}
+
+static int step_host(void *state)
+{
     const call *c = state;
-    return optim_lives(c->on) ? td_optim_step(c->on) : gone("td_optim_step");
+    td_optim *opt = c->on;
+    if (!optim_lives(opt))
+        return gone("td_optim_step");
+    for (size_t k = 0; k < c->runs; k++) {
+        const td__param *p = c->run[k].first;
+        if (!opt->laid_out || c->run[k].i >= opt->n || opt->walk[c->run[k].i] != p || p->flat != p->leaf->flat || p->offset != p->leaf->offset)
+            return td__fail(TD_ERR_STATE, "td_replay: the optimizer's parameters lie elsewhere since the step was captured; capture it anew");
+        td__step_host(opt, c->run[k].i, c->run[k].count);
+    }
+    opt->factored = false;
+    opt->steps++;
+    td_step_set(td_step_get() + 1);
+    return 0;
+}
+
+static void step_drop(void *state)
+{
+    td__free(((call *)state)->run);
 }
 
 static void step_visit(void *state, td__visitor *v)
@@ -67,12 +116,12 @@ static void note(const td__record_kind *kind, void *on, double number)
 {
     call *c = td__record_begin(kind);
     if (c)
-        *c = (call){ on, number };
+        *c = (call){ .on = on, .number = number };
 }
 
 void td__note_step(td_optim *opt)
 {
-    static const td__record_kind kind = { "td_optim_step", sizeof(call), step_again, NULL, NULL, step_visit };
+    static const td__record_kind kind = { "td_optim_step", sizeof(call), step_again, step_host, step_drop, step_visit };
     note(&kind, opt, 0);
 }
 

@@ -47,6 +47,25 @@ int td__run_sum(const td__run *r, int n)
     return ops && ops->sum ? ops->sum(r->flat, r->squares, n) : 0;
 }
 
+/* What changes from step to step without anybody computing it on the device; asked for in this order by every step. */
+static void rates(const td_optim *opt, const td__param *first, td_number *lr, td_number *bias1, td_number *bias2)
+{
+    const td__options *o = &opt->options[first->options];
+    const double step = (double)(first->steps + 1);
+    *lr = td__graph_number(o->lr / (1 + (step - 1) * o->lr_decay));
+    *bias1 = td__graph_number(1 - pow(o->beta1, step));
+    *bias2 = td__graph_number(1 - pow(o->beta2, step));
+}
+
+/* A run that a graph of the device has made: its numbers, and its count. */
+void td__step_host(td_optim *opt, size_t i, size_t count)
+{
+    td_number unused[3];
+    rates(opt, opt->walk[i], &unused[0], &unused[1], &unused[2]);
+    for (size_t k = i; k < i + count; k++)
+        opt->walk[k]->steps++;
+}
+
 static int step_run(td_optim *opt, size_t i, size_t count)
 {
     const td__param *first = opt->walk[i], *last = opt->walk[i + count - 1];
@@ -59,13 +78,12 @@ static int step_run(td_optim *opt, size_t i, size_t count)
         return rc;
     const td__span *s = &opt->span[first->span];
     td_dtype dtype = first->value->dtype;
-    const double step = (double)(first->steps + 1);
     td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .step = first->steps + 1, .flat = first->flat,
                   .s = { .p = td__ptr(first->value), .g = td__ptr(first->leaf->grad),
-                         .gscale = { td__group_scale(first->group), opt->factored ? td__optim_number(opt, TD__FACTOR) : NULL },
-                         .lr = { .by = o->lr / (1 + (step - 1) * o->lr_decay) } },
-                  .bias1 = { .by = 1 - pow(o->beta1, step) }, .bias2 = { .by = 1 - pow(o->beta2, step) },
+                         .gscale = { td__group_scale(first->group), opt->factored ? td__optim_number(opt, TD__FACTOR) : NULL } },
                   .squares = opt->rule->each ? td__optim_number(opt, TD__RULE) : NULL };
+    rates(opt, first, &r.s.lr, &r.bias1, &r.bias2);
+    td__note_run(opt, i, count);
     for (int m = 0; m < moments; m++)
         r.moment[m] = (char *)s->moment[m]->data + (size_t)(first->offset - s->low) * td_dtype_size(dtype);
     if (r.n > 0)

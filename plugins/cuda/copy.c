@@ -110,6 +110,9 @@ int cuda_copy(int index, void *to, bool host_to, const void *from, bool host_fro
     }
     if (!host_to && !host_from)
         return directly(to, from, bytes, cudaMemcpyDeviceToDevice);
+    code = cuda_graph_refuses(host_to ? "the host reads memory of the GPU" : "host memory is copied to the GPU");
+    if (code)
+        return code;
     if (bytes > SLOT / 16 && pinned(host_to ? to : from))       /* asking is dearer than a small copy                           */
         return directly(to, from, bytes, host_to ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice);
     pthread_mutex_lock(&lock);

@@ -98,6 +98,14 @@ const char *cudnn_text(void);                          /* "cuDNN 9.19.0", or why
 bool  cudnn_describe(char *into, size_t size);         /* for describe.c                                                          */
 extern bool (*td__cuda_conv_library)(const char *row, int mode, td_dtype t, const td_conv2d_shape *s, void *out, const void *a, const void *b, bool add);
 
+/* ---- graph.c ---------------------------------------------------------------------------------------------------------------------------- */
+extern __thread bool cuda_recording;                   /* this thread, what the compute stream is told                           */
+int   cuda_graph_refuses(const char *what);            /* 0, or fail: it is recording (stream.c)                                 */
+int   cuda_graph_begin(int index);
+int   cuda_graph_end(int index, void **graph);
+int   cuda_graph_launch(int index, void *graph);
+void  cuda_graph_free(int index, void *graph);
+
 /* ---- what tensor/cuda calls (its cuda.h is C++) ---------------------------------------------------------------------------------------- */
 cudaStream_t td__cuda_stream(void);
 void  td__cuda_launched(const char *row);

@@ -34,6 +34,10 @@ const td_device_ops cuda_ops = {
     .copy_async = cuda_copy_async,
     .trapped = cuda_trapped,
     .trap_clear = cuda_trap_clear,
+    .graph_begin = cuda_graph_begin,
+    .graph_end = cuda_graph_end,
+    .graph_launch = cuda_graph_launch,
+    .graph_free = cuda_graph_free,
     .kernels = &td__cuda_kernels,
     .comm = &nccl_comm_ops,
 };

@@ -9,6 +9,13 @@
 cudaStream_t cuda_compute;
 _Atomic(const char *) cuda_last_row;
 
+__thread bool cuda_recording;
+
+int cuda_graph_refuses(const char *what)
+{
+    return cuda_recording ? cuda_host->fail(TD_ERR_STATE, "the step cannot become a graph of the GPU: in it %s, and a launch asks nobody", what) : 0;
+}
+
 int cuda_stream_open(void)
 {
     cudaError_t e = cudaStreamCreateWithFlags(&cuda_compute, cudaStreamNonBlocking);
@@ -18,6 +25,7 @@ int cuda_stream_open(void)
 int cuda_synchronize(int index)
 {
     int code = cuda_use(index);
+    code = code ? code : cuda_graph_refuses("the host waits for the GPU");
     if (code)
         return code;
     cudaError_t e = cudaDeviceSynchronize();
@@ -93,6 +101,7 @@ int cuda_event_done(int index, void *event)
 int cuda_event_synchronize(int index, void *event)
 {
     int code = cuda_use(index);
+    code = code ? code : cuda_graph_refuses("the host waits for the GPU");
     if (code)
         return code;
     cudaError_t e = cudaEventSynchronize(event);

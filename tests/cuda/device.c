@@ -4,6 +4,7 @@
 #include <tensor_impl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "emulate_graph.h"
 #include <trap_record.h>
 
 extern const td_kernels td__cuda_kernels;
@@ -12,15 +13,27 @@ extern long td__emulated_waits;
 long td__emulated_waits;
 
 static int one(void) { return 1; }
-static void *take(int index, size_t bytes) { (void)index; return td__alloc_as(bytes, td__memory_now); }
-static void give(int index, void *block) { (void)index; td__free(block); }
+static void *take(int index, size_t bytes)
+{
+    (void)index;
+    void *block = td__alloc_as(bytes, td__memory_now);
+    td__emulated_taken(block);
+    return block;
+}
+static void give(int index, void *block)
+{
+    (void)index;
+    if (!td__emulated_keeps(block, td__free))
+        td__free(block);
+}
 static int copy(int index, void *to, bool to_host, const void *from, bool from_host, size_t bytes)
 {
     (void)index;
+    int code = to_host || from_host ? td__emulated_refuses(to_host ? "the host reads memory of the GPU" : "host memory is copied to the GPU") : 0;
     td__emulated_waits += to_host && !from_host;
-    if (bytes)
-        memmove(to, from, bytes);
-    return 0;
+    if (bytes && !code)
+        td__emulated_move(to, from, bytes);
+    return code;
 }
 static void label(int index, void *block, td_memory_category category) { (void)index; td__pool_label(block, category); }
 static int copy_async(int index, void *to, const void *from, size_t bytes, bool to_host, void *stream)
@@ -28,8 +41,8 @@ static int copy_async(int index, void *to, const void *from, size_t bytes, bool 
     (void)to_host, (void)stream;
     return copy(index, to, false, from, false, bytes);
 }
-static int event_synchronize(int index, void *e) { (void)index, (void)e; td__emulated_waits++; return 0; }
-static int synchronize(int index) { (void)index; td__emulated_waits++; return 0; }
+static int synchronize(int index) { (void)index; td__emulated_waits++; return td__emulated_refuses("the host waits for the GPU"); }
+static int event_synchronize(int index, void *e) { (void)e; return synchronize(index); }
 static char nothing;
 static void *stream_new(int index, bool high) { (void)index, (void)high; return &nothing; }
 static void *event_new(int index) { (void)index; return &nothing; }
@@ -80,7 +93,8 @@ static td_device_ops emulated = {
     .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event_record, .event_wait = event, .event_free = event_free,
     .event_new_timed = event_new_timed, .event_ms = event_ms, .event_done = passed,
     .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,
-    .channels_last = true, .trapped = trapped, .trap_clear = td__emulated_trap_clear, .kernels = &td__cuda_kernels,
+    .channels_last = true, .trapped = trapped, .trap_clear = td__emulated_trap_clear, .graph_begin = td__emulated_graph_begin, .graph_end = td__emulated_graph_end,
+    .graph_launch = td__emulated_graph_launch, .graph_free = td__emulated_graph_free, .kernels = &td__cuda_kernels,
 };
 
 __attribute__((constructor)) static void bring(void)

@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <vector>
 #include "cuda.h"
+#include "emulate_graph.h"
+#include "emulate_later.h"
 #include "trap_record.h"
 #include "emulate_mma.h"
 
@@ -198,6 +200,11 @@ void td__emulate(const char *row, dim3 grid, dim3 block, size_t shared, const st
     const char *order = getenv("TANDEM_EMULATE");
     const bool reverse = order && strcmp(order, "reverse") == 0;
     const unsigned n = block.x * block.y * block.z;
+    const size_t limit = shared_limit;
+    if (td__emulated_later([=] { shared_limit = limit; td__emulate(row, grid, block, shared, thread); })) {
+        shared_limit = 48 * 1024;
+        return;
+    }
     row_name = row;
     if (n == 0 || n > MOST || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > 227 * 1024 ||
         shared > shared_limit)
@@ -238,14 +245,27 @@ void *td__cuda_scratch(size_t bytes)
         return NULL;
     char *p = (char *)(((uintptr_t)own + 512 + 511) / 512 * 512);
     ((void **)p)[-1] = own;
+    td__emulated_taken(p);
     return memset(p, 0xff, bytes);
 }
-void  td__cuda_scratch_free(void *block)
+static void scratch_give(void *block)
 {
     td__free(block ? ((void **)block)[-1] : NULL);
 }
 extern long td__emulated_waits;
-int   td__cuda_read(void *into, const void *from, size_t n) { td__emulated_waits++; memcpy(into, from, n); return 0; }
+void  td__cuda_scratch_free(void *block)
+{
+    if (!block || !td__emulated_keeps(block, scratch_give))
+        scratch_give(block);
+}
+int   td__cuda_read(void *into, const void *from, size_t n)
+{
+    int code = td__emulated_refuses("a kernel's result is read by the host");
+    td__emulated_waits++;
+    if (!code)
+        memcpy(into, from, n);
+    return code;
+}
 
 /* Index checks: device.c decides when the host sees them. */
 td_trap_record td__emulated_trap_seen;

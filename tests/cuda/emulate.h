@@ -38,6 +38,22 @@ extern dim3 td__emulated_thread, td__emulated_block, td__emulated_block_size, td
 enum { warpSize = 32 };
 
 void  td__emulate(const char *row, dim3 grid, dim3 block, size_t shared, const std::function<void()> &thread);
+/* A launch takes its arguments when it is made, converted to the kernel's, though the kernel may run later (emulate_graph.h). */
+template <class... P> struct td__emulated_launch {
+    const char *row;
+    dim3 grid, block;
+    size_t shared;
+    void (*kernel)(P...);
+    void operator()(P... p) const
+    {
+        void (*const k)(P...) = kernel;
+        td__emulate(row, grid, block, shared, [=] { k(p...); });
+    }
+};
+template <class... P> td__emulated_launch<P...> td__emulated_launcher(const char *row, dim3 grid, dim3 block, size_t shared, void (*kernel)(P...))
+{
+    return td__emulated_launch<P...>{ row, grid, block, shared, kernel };
+}
 void *td__emulated_shared();
 void  td__emulated_barrier(bool warp);
 /* What `value` (n bytes, up to 16) of lane `from` of this warp was; every lane of the warp calls it. */

@@ -2,6 +2,12 @@
  * asked to sum in. The rows that a device may lack answer false under TANDEM_EMULATE_FUSED=0, and for what cuBLASLt has no kernel for:
  * a matrix kept for GELU whose rows are no multiple of 8 elements.
  */
+/* emulate_graph.cpp calls these at once, or when a graph runs */
+#define td__cuda_gemm td__emulated_gemm
+#define td__cuda_gemm_batched td__emulated_gemm_batched
+#define td__cuda_gemm_bias td__emulated_gemm_bias
+#define td__cuda_gemm_gelu_grad td__emulated_gemm_gelu_grad
+#define td__cuda_gemm_sums td__emulated_gemm_sums
 #include <convert.h>
 #include <kernels.h>
 #include <math.h>

@@ -85,8 +85,14 @@ static bool forbidden(void)
     return fake.capturing && mode != cudaStreamCaptureModeRelaxed;
 }
 
+static fake_stream *captured, *recording;              /* cudaStreamBeginCapture's, and the list that its work goes to            */
+
 static void put(fake_stream *s, work w)
 {
+    if (s == captured) {
+        fake.spoilt |= w.wait_for != NULL;             /* on work outside of the recording                                      */
+        s = recording;
+    }
     if (s->queued == s->room) {
         s->room = s->room ? 2 * s->room : 64;
         s->list = realloc(s->list, s->room * sizeof *s->list);
@@ -192,6 +198,55 @@ void fake_kernel(cudaStream_t s, void (*kernel)(void *), void *argument)
     enter();
     put((fake_stream *)(void *)s, (work){ .kernel = kernel, .to = argument });
     leave(cudaSuccess);
+}
+
+/* ---- graphs: a list that no stream runs ------------------------------------------------------------------------------------------------------ */
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode how)
+{
+    enter();
+    if (captured || how != cudaStreamCaptureModeThreadLocal)
+        return leave(cudaErrorIllegalState);
+    recording = calloc(1, sizeof *recording);
+    captured = (fake_stream *)(void *)s;
+    fake.capturing = true;
+    fake.spoilt = false;
+    return leave(recording ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
+{
+    enter();
+    if (captured != (fake_stream *)(void *)s)
+        return leave(cudaErrorIllegalState);
+    captured = NULL;
+    fake.capturing = false;
+    *graph = fake.spoilt ? NULL : (cudaGraph_t)(void *)recording;
+    return leave(fake.spoilt ? cudaErrorStreamCaptureInvalidated : cudaSuccess);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
+{
+    const fake_stream *from = (fake_stream *)(void *)graph;
+    fake_stream *to = calloc(1, sizeof *to);
+    for (size_t i = 0; to && i < from->queued; i++)
+        put(to, from->list[i]);
+    *exec = (cudaGraphExec_t)(void *)to;
+    fake.graphs++;
+    return result(to && !flags ? cudaSuccess : cudaErrorInvalidValue);
+}
+static cudaError_t list_free(void *list)
+{
+    free(((fake_stream *)list)->list);
+    free(list);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return list_free(graph); }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { fake.graphs--; return list_free(exec); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
+{
+    enter();
+    const fake_stream *from = (fake_stream *)(void *)exec;
+    for (size_t i = 0; i < from->queued; i++)
+        put((fake_stream *)(void *)s, from->list[i]);
+    return leave(cudaSuccess);
 }
 
 /* ---- the rest ---------------------------------------------------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@ typedef struct {
     cudaError_t count_error, wait_error;
     double clock;                                      /* ms, as events read it; tests let kernels take time                    */
     bool capturing;                                    /* what cudaStreamIsCapturing says                                         */
+    int graphs;                                        /* instantiated and not destroyed                                          */
     bool spoilt;                                       /* something was called that would have ended the recording                */
     bool no_pinned;                                    /* pinned memory has run out                                               */
     _Atomic unsigned chaos;                            /* not 0: streams get on at random moments; the seed                       */
