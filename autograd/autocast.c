@@ -132,7 +132,25 @@ static td_dtype wanted(const td_op *op, td_tensor *const *in, size_t n)
     return first ? first->dtype : TD_F32;
 }
 
-int td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_tensor **cast)
+/* Leaves 16 bits be where the operation reads them as they are: what it makes is in f32 either way, without a copy of its input. */
+static bool stays_mixed(const td_op *op, td_tensor *const *in, size_t n)
+{
+    const td_tensor *first = NULL, *half = NULL;
+    for (size_t i = 0; i < n; i++) {
+        const td_tensor *x = in[i];
+        if (!eligible(x))
+            continue;
+        if (td__is_half(x->dtype) && half && half->dtype != x->dtype)
+            return false;                      /* f16 beside bf16                                                          */
+        if (op->flags & TD__OP_WIDE_ALIKE && first && !td__shape_equal(first->shape, x->shape))
+            return false;
+        half = td__is_half(x->dtype) ? x : half;
+        first = first ? first : x;
+    }
+    return half && half->storage->ops->computes_half;
+}
+
+int td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_tensor **cast, bool *mixed)
 {
     td_dtype to = wanted(op, *in, n);
     bool any = false;
@@ -142,6 +160,10 @@ int td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_ten
         any |= eligible((*in)[i]) && (*in)[i]->dtype != to;
     if (!any)
         return 0;
+    if (op->flags & (TD__OP_WIDE | TD__OP_WIDE_ALIKE) && to == TD_F32 && stays_mixed(op, *in, n)) {
+        *mixed = true;
+        return 0;
+    }
     const void *site = td__site;               /* messages name the operation's caller, not the casts'                      */
     for (size_t i = 0; i < n; i++) {
         td_tensor *x = (*in)[i];

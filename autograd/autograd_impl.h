@@ -73,7 +73,7 @@ struct td__group {
     td__flat  **flat; int flats;
     uint64_t    layout;            /* changes when flats change; optimizers remap their state                               */
     const td__group_ops *ops; void *user;   /* ops: set by td__group_attach                                                       */
-    uint64_t    traps;             /* td__traps when it had no gradients: what came before a bad index was found is nobody's     */
+    uint64_t    traps;             /* td__traps when it was looked at last: what came before a bad index was found is nobody's       */
     bool        implicit;          /* of one leaf without flat                                                              */
     td__leaf   *only;              /* that leaf                                                                             */
     td__group  *next, *prev;       /* all groups with ops                                                                   */
@@ -115,6 +115,10 @@ enum { TD__OP_COLLECTIVE = 1u << 16 };
 enum { TD__OP_PASSES = 1u << 17 };
 /* The gradient of input 0, of output 0's shape and dtype, may be written over the incoming gradient: each element is read before it is written. */
 enum { TD__OP_OVERWRITES = 1u << 18 };
+/* Inside TD_AUTOCAST, where the device computes in 16 bits: inputs of 16 bits stay as they are beside f32 ones, and results are in f32
+ * (td__call_mixed). _ALIKE: only where all have one shape. */
+enum { TD__OP_WIDE = 1u << 19, TD__OP_WIDE_ALIKE = 1u << 20 };
+bool td__call_mixed(const td_call *call);
 const char *td__call_name(const td_call *call);         /* of its operation, without td_                                        */
 /* Images stay as they lie (tensor/format.c): the gradient function gets its incoming gradients channels last where the output was, and slots
  * channels last where the input was and the device keeps that. Everybody else's are contiguous. */

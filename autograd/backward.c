@@ -9,6 +9,7 @@
  * If a gradient function fails, the gradients of all groups reached are forgotten (they would be halves), and the error stays pending.
  */
 #include "capture.h"
+#include "ops_list.h"
 
 double td__backward_unit(void)
 {
@@ -128,7 +129,8 @@ static int run_empty(td__plan *p, bool retain)
 static td_tensor *full_like(const td_tensor *x, double value)
 {
     td__graph root = td__graph_of(x);
-    bool wide = td__is_half(x->dtype) && !td__graph_is_leaf(root) && td__half_grad(td__graph_node(root));
+    bool wide = td__is_half(x->dtype) && !td__graph_is_leaf(root) &&
+                (td__half_grad(td__graph_node(root)) || td__graph_node(root)->op == &td__op_cross_entropy);
     td_tensor *seed = td__tensor_new(x->shape, wide ? TD_F32 : x->dtype, x->storage->device);
     if (!seed->poisoned && td__fill(seed, value)) {
         td__tensor_unref(seed);

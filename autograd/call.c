@@ -16,6 +16,11 @@ const char *td__call_name(const td_call *call)
     return call->op->name;
 }
 
+bool td__call_mixed(const td_call *call)
+{
+    return call->mixed;
+}
+
 const void *td_call_attr(const td_call *call)
 {
     return call->attr;
@@ -215,7 +220,9 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
         return 0;
     td_tensor *own = call->seen ? td__half_own(call, input, g) : NULL;
     g = own ? own : g;
-    if (g->dtype != (d->temp ? d->temp->dtype : e->dtype) || td__shape_numel(g->shape) != td__shape_numel(e->shape) || 
+    td_dtype to = d->temp ? d->temp->dtype : e->dtype;
+    bool rounds = call->mixed && g->dtype == TD_F32 && td__is_half(to);        /* into a 16-bit input beside an f32 one        */
+    if ((g->dtype != to && !rounds) || td__shape_numel(g->shape) != td__shape_numel(e->shape) ||
         !(td__strides_contiguous(g->shape, g->stride) || td__channels_last(g)))
         return td_call_error(call, TD_ERR_INTERNAL, "passes a gradient to input %d that has another dtype or number of elements", input);
     if (!td__strides_contiguous(g->shape, g->stride) && !td__shape_equal(g->shape, e->shape))
@@ -225,7 +232,7 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
         return TD_ERR_MEMORY;
     /* An accumulator that nothing was written to yet may be replaced by g, if nobody else can write to g's memory later: its storage is
      * held by g and the new handle alone; or by other inputs that were passed the incoming gradient (who adds to it makes it their own). */
-    bool mine = !td__graph_is_leaf(e->graph) && !d->add && !d->temp, incoming = false;
+    bool mine = !td__graph_is_leaf(e->graph) && !d->add && !d->temp && !rounds, incoming = false;
     for (int k = 0; k < call->n_out; k++)
         incoming |= g == call->grad[k];
     if (mine && g->refs == 1 && (incoming || g->storage->refs == 2) && !g->storage->base) {

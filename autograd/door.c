@@ -138,7 +138,8 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
     td_tensor *cast[TD_OP_MAX_INPUTS];
     if (check_inputs(&here, in, n, &poisoned, &needs) || poisoned)
         return;
-    if (td__tape_now.autocast != TD_F32 && td__autocast_inputs(op, &in, n, cast))
+    bool mixed = false;
+    if (td__tape_now.autocast != TD_F32 && td__autocast_inputs(op, &in, n, cast, &mixed))
         return;
 
     td_call *call = &here;
@@ -160,6 +161,7 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
         memset(here.out, 0, sizeof here.out);
     }
     static td_tensor *const none[1];
+    call->mixed = mixed;
     call->in = in ? in : none;                 /* not NULL: infer and run are under way */
     call->n_in = (int)n;
     call->n_out = n_out;

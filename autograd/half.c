@@ -1,9 +1,11 @@
 /* autograd/half.c: f16 and bf16 where the device computes in f32: f32 copies of what an operation reads, one rounding of what it makes.
+ * A device that computes in 16 bits does so in the operations that are listed below; the others, a user's too, go through f32 there as well.
  *
  * The door calls begin before infer and end after run; backward does the same around the gradient function. Between them the operation sees
  * f32 alone and knows nothing of this. What the graph keeps are the 16-bit tensors themselves, so that saved activations take half the memory
  * and their versions are checked as everybody else's. Copies live as long as the call.
  */
+#include "ops_list.h"
 #include "tape.h"
 
 /* ---- infer and run ------------------------------------------------------------------------------------------------------------------ */
@@ -34,6 +36,19 @@ static td_tensor *widened(td_tensor *x)
         return whole;
     td__tensor_unref(whole);
     return td__poison();
+}
+
+/* Operations whose kernels read and write 16 bits, with sums, statistics and what is kept for gradients in f32. Not here: var, which would
+ * subtract a rounded mean; losses but cross-entropy, whose gradient begins with a weight that 16 bits would round. */
+static bool natively(const td_op *op)
+{
+#define OP(name) &td__op_##name,
+    static const td_op *const list[] = { TD_OP_LIST_HALF(OP) };
+#undef OP
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
+        if (list[i] == op)
+            return true;
+    return false;
 }
 
 static int check_dtypes(td_call *call, td_dtype half)
@@ -71,8 +86,10 @@ int td__half_begin(td_call *call, td__half *h)
     for (int i = 0; i < call->n_in && !half; i++)
         if (call->in[i] && td__is_half(call->in[i]->dtype))
             half = call->in[i];
-    if (!half || half->storage->ops->computes_half)
+    if (!half)
         return 0;
+    if (half->storage->ops->computes_half && natively(call->op))
+        return call->mixed || call->op->flags & (TD_OP_ANY_DTYPE | TD_OP_VIEW) ? 0 : check_dtypes(call, half->dtype);
     call->half = true;
     if (call->op->flags & (TD_OP_ANY_DTYPE | TD_OP_VIEW))
         return 0;

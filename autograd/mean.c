@@ -53,17 +53,18 @@ double td__group_scale(const td__group *g)
 
 void td__group_weigh(td__group *g, double w)
 {
-    if (g->unit == 0) {
+    if (g->unit == 0)
         g->unit = w;
-        g->traps = td__traps;
-    }
     g->weight += w;
 }
 
 void td__group_untrap(td__group *g)
 {
-    if (g->unit != 0 && g->traps != td__traps)
+    if (g->traps == td__traps)
+        return;
+    if (g->unit != 0)
         td__group_forget(g);
+    g->traps = td__traps;
 }
 
 int td__group_rebase(td__group *g, double unit)

@@ -21,7 +21,7 @@ int td__op_broadcast(td_call *c, td_shape a, td_shape b, td_shape *shape)
 static int infer_pair(td_call *c, td_shape *shape)
 {
     int code = td__op_arith(c, 0);
-    if (!code)
+    if (!code && !td__call_mixed(c))
         code = td__op_same_dtype(c, 0, 1);
     return code ? code : td__op_broadcast(c, td_call_input(c, 0)->shape, td_call_input(c, 1)->shape, shape);
 }
@@ -31,7 +31,7 @@ static int infer_binary(td_call *c)
     td_shape shape;
     int code = infer_pair(c, &shape);
     td_tensor *a = td_call_input(c, 0), *b = td_call_input(c, 1);
-    return code ? code : td__call_infer_like(c, 0, shape, a->dtype, td__shape_equal(a->shape, shape) && td__keeps_channels_last(a) ? a :
+    return code ? code : td__call_infer_like(c, 0, shape, td__call_mixed(c) ? TD_F32 : a->dtype, td__shape_equal(a->shape, shape) && td__keeps_channels_last(a) ? a :
                                              td__shape_equal(b->shape, shape) ? b : NULL);
 }
 
@@ -41,19 +41,44 @@ static void binary(td_k_binary *kernel, td_tensor *out, td_tensor *a, td_tensor 
     kernel(&l, out->dtype, td__ptr(out), td__ptr(a), td__ptr(b), add);
 }
 
-/* slot = or += sum of kernel(a, b), whose full shape is `full`, over what the input's shape lacks */
+/* x in f32, or x itself; the caller unrefs */
+static td_tensor *in_f32(td_tensor *x)
+{
+    if (!td__is_half(x->dtype)) {
+        td__tensor_ref(x);
+        return x;
+    }
+    td_tensor *wide = td__tensor_new(x->shape, TD_F32, x->storage->device);
+    if (!wide->poisoned && td__copy(wide, x, false)) {
+        td__tensor_unref(wide);
+        return td__poison();
+    }
+    return wide;
+}
+
+/* slot = or += sum of kernel(a, b), whose full shape is `full`, over what the input's shape lacks. 16 bits: products and their sum in f32 */
 static int binary_to_slot(td_k_binary *kernel, td_tensor *a, td_tensor *b, td_shape full, td_grad_slot *slot)
 {
-    if (td__shape_equal(full, slot->into->shape)) {
-        binary(kernel, slot->into, a, b, slot->add);
+    td_tensor *into = slot->into;
+    if (td__shape_equal(full, into->shape) && a->dtype == into->dtype && b->dtype == into->dtype) {
+        binary(kernel, into, a, b, slot->add);
         return 0;
     }
-    td_tensor *t = td__op_temp(slot->into, full);
-    if (t->poisoned)
-        return td__pending();
-    binary(kernel, t, a, b, false);
-    int code = td__sum_to(t, 1.0, slot->into, slot->add);
+    const bool half = td__is_half(into->dtype);
+    td_tensor *wa = in_f32(a), *wb = in_f32(b), *t = td__tensor_new(full, half ? TD_F32 : into->dtype, into->storage->device);
+    td_tensor *sum = half ? td__tensor_new(into->shape, TD_F32, into->storage->device) : into;
+    int code = wa->poisoned || wb->poisoned || t->poisoned || sum->poisoned ? td__pending() : 0;
+    if (!code) {
+        binary(kernel, t, wa, wb, false);
+        code = td__sum_to(t, 1.0, sum, half ? false : slot->add);
+    }
+    if (!code && half)
+        code = td__copy(into, sum, slot->add);
+    td__tensor_unref(wa);
+    td__tensor_unref(wb);
     td__tensor_unref(t);
+    if (half)
+        td__tensor_unref(sum);
     return code;
 }
 
@@ -69,8 +94,14 @@ static int pass_to_slot(td_call *c, int i, td_tensor *g, double factor, td_grad_
 
 static int run_add(td_call *c)
 {
-    td_tensor *out = td_call_output(c, 0);
-    int code = td__need("td_add", out, add);
+    td_tensor *out = td_call_output(c, 0), *a = td_call_input(c, 0), *b = td_call_input(c, 1);
+    int code = td__call_mixed(c) ? td__need("td_add", out, add_half) : td__need("td_add", out, add);
+    if (!code && td__call_mixed(c)) {          /* one of them is f32                                                        */
+        td_tensor *wide = a->dtype == TD_F32 ? a : b, *half = wide == a ? b : a;
+        td_loop l = td__loop(out->shape, out, wide, half, NULL);
+        td__kernels(out)->add_half(&l, half->dtype, td__ptr(out), td__ptr(wide), td__ptr(half));
+        return 0;
+    }
     if (!code)
         binary(td__kernels(out)->add, out, td_call_input(c, 0), td_call_input(c, 1), false);
     return code;
@@ -80,7 +111,8 @@ static int grad_add(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     int code = pass_to_slot(c, 0, g[0], 1.0, &slot[0]);
     return code ? code : pass_to_slot(c, 1, g[0], 1.0, &slot[1]);
 }
-const td_op td__op_add = { .name = "add", .infer = infer_binary, .run = run_add, .grad = grad_add, .flags = TD_OP_KEEPS_DIVISOR | TD__OP_PASSES | TD__OP_FORMATS };
+const td_op td__op_add = { .name = "add", .infer = infer_binary, .run = run_add, .grad = grad_add,
+                            .flags = TD_OP_KEEPS_DIVISOR | TD__OP_PASSES | TD__OP_FORMATS | TD__OP_WIDE_ALIKE };
 
 static int run_sub(td_call *c)
 {
@@ -143,11 +175,15 @@ static int grad_div(td_call *c, td_tensor *const *g, td_grad_slot *slot)
         return code;
     if ((code = td__need("td_div", g[0], div_grad_b)))
         return code;
-    td_tensor *t = td__op_temp(g[0], g[0]->shape);
-    if (t->poisoned)
-        return td__pending();
-    binary(k->mul, t, g[0], td_call_input(c, 0), false);
-    code = binary_to_slot(k->div_grad_b, t, b, g[0]->shape, &slot[1]);
+    td_tensor *wg = in_f32(g[0]), *wx = in_f32(td_call_input(c, 0)), *t = wg->poisoned ? td__poison() : td__op_temp(wg, wg->shape);
+    if (wx->poisoned || t->poisoned) {
+        code = td__pending();
+    } else {
+        binary(k->mul, t, wg, wx, false);
+        code = binary_to_slot(k->div_grad_b, t, b, g[0]->shape, &slot[1]);
+    }
+    td__tensor_unref(wg);
+    td__tensor_unref(wx);
     td__tensor_unref(t);
     return code;
 }

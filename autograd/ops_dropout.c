@@ -20,7 +20,7 @@ static int dropout_infer(td_call *call)
     const double p = *(const double *)td_call_attr(call);
     const td_tensor *ids;
     int64_t first, rows = dropout_rows(call);
-    int code = td__image_dtype(call, 0, "x");
+    int code = td__is_half(td_call_input(call, 0)->dtype) ? 0 : td__image_dtype(call, 0, "x");
     if (code)
         return code;
     if (!(p >= 0 && p < 1))

@@ -27,6 +27,16 @@
 
 #define TD_OP_LIST(X) TD_OP_LIST_A(X) TD_OP_LIST_B(X)
 
+/* those that a device which computes in 16 bits computes in them (half.c) */
+#define TD_OP_LIST_HALF(X)                                                                                   \
+    X(add) X(sub) X(mul) X(div) X(neg) X(scale) X(shift) X(eq) X(cast) X(sum) X(mean) X(amax) X(amin) X(argmax) \
+    X(reshape) X(permute) X(expand) X(narrow) X(contiguous) X(detach) X(matmul) X(linear) X(affine) X(linear_gelu) X(mlp) \
+    X(relu) X(gelu) X(sigmoid) X(tanh) X(softmax) X(gelu_tanh) X(silu) X(exp) X(ln) X(sqrt) X(log_softmax) X(abs) X(pow) X(clamp) \
+    X(maximum) X(minimum) X(where) X(cross_entropy) X(attention) X(rotary) X(swiglu)                         \
+    X(layer_norm) X(rms_norm) X(group_norm) X(lstm_cell) X(gru_cell)                                         \
+    X(embedding) X(index_select) X(gather) X(concat) X(pad) X(dropout) X(to_memory_format)                   \
+    X(conv2d) X(conv_transpose2d) X(max_pool2d) X(avg_pool2d) X(adaptive_max_pool2d) X(adaptive_avg_pool2d) X(batch_norm) X(batch_norm_relu)
+
 #define TD_OP_DECLARE(name) extern const td_op td__op_##name;
 TD_OP_LIST(TD_OP_DECLARE)
 #undef TD_OP_DECLARE

@@ -24,7 +24,7 @@ static int infer_cross_entropy(td_call *c)
                              td__shape_text(t->shape, b));
     if (!(o->label_smoothing >= 0 && o->label_smoothing < 1))
         return td_call_error(c, TD_ERR_ARGUMENT, "label_smoothing is %g; it must be in [0,1)", (double)o->label_smoothing);
-    return td_call_infer(c, 0, TD_SCALAR, x->dtype);
+    return td_call_infer(c, 0, TD_SCALAR, td__call_mixed(c) ? TD_F32 : x->dtype);
 }
 
 static int say_target(const td__check *c, int64_t row, int64_t value)
@@ -65,15 +65,19 @@ static int run_cross_entropy(td_call *c)
         return code;
     const int64_t rows = x->shape.dim[0], n = x->shape.dim[1];
     td_tensor *dx = td__op_dense(x), *dt = td__op_dense(t), *lse = td__op_stat(x, t->shape), *kept = td__op_stat(x, TD_SCALAR);
-    if (dx->poisoned || dt->poisoned || lse->poisoned || kept->poisoned) {
+    td_tensor *loss = td__op_stat(x, TD_SCALAR);                       /* rounded once where the result has 16 bits               */
+    if (dx->poisoned || dt->poisoned || lse->poisoned || kept->poisoned || loss->poisoned) {
         code = td__pending();
     } else {
         int64_t bad;
         const td__check check = td__op_target_check(c, x, o->has_ignore_index, o->ignore_index, &bad);
         td__kernels(out)->cross_entropy(x->dtype, rows, n, td__ptr(dx), td__ptr(dt), (double)o->label_smoothing, o->has_ignore_index,
-                                        o->ignore_index, td__ptr(out), td__ptr(lse), td__ptr(kept), &bad);
+                                        o->ignore_index, td__ptr(loss->dtype == out->dtype ? out : loss), td__ptr(lse), td__ptr(kept), &bad);
         code = td__op_target_bad(&check, dt, bad);
+        if (!code && loss->dtype != out->dtype)
+            code = td__copy(out, loss, false);
     }
+    td__tensor_unref(loss);
     if (code) {
         td__tensor_unref(dx);
         td__tensor_unref(dt);
@@ -100,14 +104,22 @@ static int grad_cross_entropy(td_call *c, td_tensor *const *g, td_grad_slot *slo
     int code = td__need("td_cross_entropy", x, cross_entropy_grad);
     if (code)
         return code;
-    td__kernels(x)->cross_entropy_grad(x->dtype, x->shape.dim[0], x->shape.dim[1], td__ptr(slot[0].into), td__ptr(g[0]), td__ptr(x), td__ptr(t),
-                                       td__ptr(lse), td__ptr(kept), (double)o->label_smoothing, o->has_ignore_index, o->ignore_index,
+    td_tensor *gloss = td__op_stat(x, TD_SCALAR);
+    if (gloss->poisoned)
+        return td__pending();
+    if (gloss->dtype != g[0]->dtype && (code = td__copy(gloss, g[0], false))) {
+        td__tensor_unref(gloss);
+        return code;
+    }
+    td__kernels(x)->cross_entropy_grad(x->dtype, x->shape.dim[0], x->shape.dim[1], td__ptr(slot[0].into), td__ptr(gloss->dtype == g[0]->dtype ? g[0] : gloss),
+                                       td__ptr(x), td__ptr(t), td__ptr(lse), td__ptr(kept), (double)o->label_smoothing, o->has_ignore_index, o->ignore_index,
                                        slot[0].add);
+    td__tensor_unref(gloss);
     return 0;
 }
 
 const td_op td__op_cross_entropy = { .name = "cross_entropy", .infer = infer_cross_entropy, .run = run_cross_entropy, .grad = grad_cross_entropy,
-                                     .attr_size = sizeof(td_cross_entropy_opts), .flags = TD_OP_HIGH };
+                                     .attr_size = sizeof(td_cross_entropy_opts), .flags = TD_OP_HIGH | TD__OP_WIDE };
 
 td_tensor *td_cross_entropy(td_tensor *logits, td_tensor *target, const td_cross_entropy_opts *opts)
 {

@@ -64,6 +64,7 @@ struct td_call {
     bool         light;                        /* of td_checkpoint's first run: nothing was saved, no gradient may come here  */
     bool         once;                         /* of a checkpoint's second run: freed though the graph is retained           */
     bool         half;                         /* an input has 16 bits, and the device computes in f32                     */
+    bool         mixed;                        /* autocast left inputs of 16 bits beside f32 ones (TD__OP_WIDE)              */
     bool         shared;                       /* a weight's cast that several graphs use: no backward frees it             */
     bool         captured;                     /* of a captured step: its edges stay, for replays                           */
     td_tensor *const *again;                   /* in a replay: the outputs of the recorded call, to be written again; else NULL   */
@@ -141,8 +142,8 @@ void td__half_grad_end(td_call *node, td_tensor **seen);     /* to be called als
 td_tensor *td__half_own(td_call *call, int input, td_tensor *g);   /* the 16-bit gradient that g is a copy of, to be passed on; or NULL */
 
 /* ---- autocast.c ---- */
-/* Replaces *in by `cast` where the region wants other dtypes. 0, or negative when a cast failed. */
-int  td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_tensor **cast);
+/* Replaces *in by `cast` where the region wants other dtypes; *mixed: see td_call. 0, or negative when a cast failed. */
+int  td__autocast_inputs(const td_op *op, td_tensor *const **in, size_t n, td_tensor **cast, bool *mixed);
 
 /* ---- anomaly.c: TANDEM_ANOMALY ---- */
 extern int td__anomaly;                        /* 0: off; else ask                                                          */

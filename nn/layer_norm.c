@@ -14,11 +14,14 @@ static bool eps_fits(const char *who, double eps)
 
 /* ---- layer norm ------------------------------------------------------------------------------------------------------ */
 
-typedef struct { td_module base; td_tensor *weight, *bias; td_shape shape; double eps; } layer_norm;
+typedef struct { td_module base; td_tensor *weight, *bias; td_shape shape; double eps; bool low; } layer_norm;
 
 static td_tensor *layer_forward(td_module *m, td_tensor *x)
 {
     const layer_norm *l = (const layer_norm *)m;
+    const td_dtype now = td__autocast_now();
+    if (l->low && now != TD_F32 && td_dtype_of(x) != TD_F64)
+        return td_layer_norm_to(x, l->weight, l->bias, l->shape.ndim, l->eps, now);
     return td_layer_norm(x, l->weight, l->bias, l->shape.ndim, l->eps);
 }
 
@@ -48,6 +51,7 @@ td_module *td_nn_layer_norm(td_shape shape, const td_nn_layer_norm_opts *opts)
     layer_norm *l = (layer_norm *)td_module_new(&layer_type);
     l->shape = shape;
     l->eps = opts && opts->eps != 0 ? opts->eps : 1e-5;
+    l->low = opts && opts->low;
     if (!opts || !opts->no_affine)
         l->weight = td_module_parameter(&l->base, "weight", td_ones(shape, TD_F32));
     if (!opts || (!opts->no_affine && !opts->no_bias))
@@ -57,7 +61,7 @@ td_module *td_nn_layer_norm(td_shape shape, const td_nn_layer_norm_opts *opts)
 
 /* ---- RMS norm -------------------------------------------------------------------------------------------------------- */
 
-typedef struct { td_module base; td_tensor *weight; int64_t width; double eps; } rms_norm;
+typedef struct { td_module base; td_tensor *weight; int64_t width; double eps; bool low; } rms_norm;
 
 /* As PyTorch: by default the machine epsilon of x's dtype. */
 static td_tensor *rms_forward(td_module *m, td_tensor *x)
@@ -69,6 +73,9 @@ static td_tensor *rms_forward(td_module *m, td_tensor *x)
         return td__poison();
     }
     double eps = r->eps != 0 ? r->eps : x && x->dtype == TD_F64 ? DBL_EPSILON : (double)FLT_EPSILON;
+    const td_dtype now = td__autocast_now();
+    if (r->low && now != TD_F32 && td_dtype_of(x) != TD_F64)
+        return td_rms_norm_to(x, r->weight, eps, now);
     return td_rms_norm(x, r->weight, eps);
 }
 
@@ -92,6 +99,7 @@ td_module *td_nn_rms_norm(int64_t width, const td_nn_rms_norm_opts *opts)
     rms_norm *r = (rms_norm *)td_module_new(&rms_type);
     r->width = width;
     r->eps = opts ? opts->eps : 0;
+    r->low = opts && opts->low;
     if (!opts || !opts->no_affine)
         r->weight = td_module_parameter(&r->base, "weight", td_ones(TD_SHAPE(width), TD_F32));
     return td__layer_done(&r->base);

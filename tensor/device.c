@@ -277,7 +277,7 @@ int td_synchronize(td_device device)
     if (!ops)
         return td__pending();
     int code = ops->synchronize(device.kind == TD_DEFAULT ? td_device_default().index : device.index);
-    return code ? code : td__trap_look(false);
+    return code ? code : td__trap_look(true);
 }
 
 /* ---- kernel times -------------------------------------------------------------------------------------------------- */

@@ -68,6 +68,9 @@ static td_module *projection_new(int64_t in, int64_t out, double std)
     return &p->base;
 }
 
+/* What norms make is read by products alone: inside TD_AUTOCAST it need not be in f32 in between. */
+static const td_nn_layer_norm_opts low = { .low = true };
+
 /* ---- a block ---------------------------------------------------------------------------------------------------------------- */
 
 /* Heads are views of the one projection (N,T,3*width): attention reads them where they are. */
@@ -110,11 +113,11 @@ static gpt_block *block_new(const gpt_opts *o)
     const double std = 0.02, last = 0.02 / sqrt(2.0 * (double)o->layers);
     b->heads = o->heads;
     b->dropout = o->dropout;
-    b->ln_1 = td_module_child(&b->base, "ln_1", td_nn_layer_norm(TD_SHAPE(o->width), NULL));
+    b->ln_1 = td_module_child(&b->base, "ln_1", td_nn_layer_norm(TD_SHAPE(o->width), &low));
     td_module_child(&b->base, "attn", attn);
     b->c_attn = td_module_child(attn, "c_attn", projection_new(o->width, 3 * o->width, std));
     b->attn_c_proj = td_module_child(attn, "c_proj", projection_new(o->width, o->width, last));
-    b->ln_2 = td_module_child(&b->base, "ln_2", td_nn_layer_norm(TD_SHAPE(o->width), NULL));
+    b->ln_2 = td_module_child(&b->base, "ln_2", td_nn_layer_norm(TD_SHAPE(o->width), &low));
     td_module_child(&b->base, "mlp", mlp);
     b->c_fc = td_module_child(mlp, "c_fc", projection_new(o->width, 4 * o->width, std));
     b->mlp_c_proj = td_module_child(mlp, "c_proj", projection_new(4 * o->width, o->width, last));
@@ -148,7 +151,7 @@ gpt *gpt_new(const gpt_opts *opts)
         net->block[i] = block_new(&o);
         td_module_child(h, name, &net->block[i]->base);
     }
-    net->ln_f = td_module_child(&net->base, "ln_f", td_nn_layer_norm(TD_SHAPE(o.width), NULL));
+    net->ln_f = td_module_child(&net->base, "ln_f", td_nn_layer_norm(TD_SHAPE(o.width), &low));
     return net;
 }
 

@@ -81,12 +81,14 @@ typedef struct {
     double eps;           /* default 1e-5                                                                               */
     bool no_affine;       /* default false: weight (ones at first) and bias (zeros) of the shape                        */
     bool no_bias;         /* default false: with bias                                                                   */
+    bool low;             /* default false: in f32 inside TD_AUTOCAST; true: in its dtype, for results that only products read */
     uint64_t reserved[4];
 } td_nn_layer_norm_opts;
 TD_API td_module *td_nn_layer_norm(td_shape shape, const td_nn_layer_norm_opts *opts);      /* (…,shape): its dimensions, at least one */
 typedef struct {
     double eps;           /* default: the machine epsilon of x's dtype (PyTorch)                                       */
     bool no_affine;       /* default false: weight (width), ones at first                                               */
+    bool low;             /* default false; as in td_nn_layer_norm_opts                                                 */
     uint64_t reserved[4];
 } td_nn_rms_norm_opts;
 TD_API td_module *td_nn_rms_norm(int64_t width, const td_nn_rms_norm_opts *opts);           /* (…,width)                */

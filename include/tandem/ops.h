@@ -231,6 +231,10 @@ TD_API td_tensor *td_batch_norm_relu(td_tensor *x, td_tensor *z, td_tensor *w, t
  * and, for RMS norm, the machine epsilon of the dtype. Shapes that do not fit: TD_ERR_SHAPE. */
 /* Over the last n_dims >= 1 dimensions of x together; w, b: the shape of those. Ba et al. 2016. */
 TD_API td_tensor *td_layer_norm(td_tensor *x, td_tensor *w, td_tensor *b, int n_dims, double eps);
+/* The same, rounded once: td_cast(td_layer_norm(…), dtype), without the copy in between where the device can. For results that only products
+ * read inside TD_AUTOCAST. */
+TD_API td_tensor *td_layer_norm_to(td_tensor *x, td_tensor *w, td_tensor *b, int n_dims, double eps, td_dtype dtype);
+TD_API td_tensor *td_rms_norm_to(td_tensor *x, td_tensor *w, double eps, td_dtype dtype);
 /* x (…,D)  w (D)|NULL: x / sqrt(mean of x^2 + eps) * w, over the last dimension. Zhang and Sennrich 2019. */
 TD_API td_tensor *td_rms_norm(td_tensor *x, td_tensor *w, double eps);
 /* x (N,C,…)  w, b (C)|NULL: over C/groups neighbouring channels and everything behind them; groups divides C. Wu and He 2018. */

@@ -5,7 +5,7 @@
 const td_device_ops cuda_ops = {
     .name = "cuda",
     .kind = TD_CUDA,
-    .computes_half = false,        /* kernels take 16 bits, but not every operation hands them over soundly yet: docs/design/gpu.md */
+    .computes_half = true,         /* in the operations that autograd/half.c lists */
     .channels_last = true,
     .count = cuda_count,
     .alloc = cuda_alloc,

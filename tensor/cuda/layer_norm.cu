@@ -190,7 +190,7 @@ static int64_t rows_of_part(int64_t rows)      /* at most PARTS parts, of at lea
 
 /* V neighbouring columns for each thread of a warp; the block's warps take every eighth row of the part. `both`: gw is wanted too. */
 template <class T, class Y, int V>
-__global__ void __launch_bounds__(TD_THREADS) affine_parts(int64_t rows, int64_t n, int64_t size, int64_t tiles, double *part_w, double *part_b,
+__global__ void __launch_bounds__(TD_THREADS, 3) affine_parts(int64_t rows, int64_t n, int64_t size, int64_t tiles, double *part_w, double *part_b,
                                                            const Y *gy, const T *x, const td_wide<T> *mean, const td_wide<T> *rstd)
 {
     typedef td_wide<T> W;

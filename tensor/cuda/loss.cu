@@ -8,6 +8,11 @@
 #include "vector.h"
 
 /* ---- cross-entropy ------------------------------------------------------------------------------------------------------------------------ */
+/* What the neighbours of one load are summed in: f32 where that is more than the logits have; each step to f64 is dear. */
+template <class T> struct few_of { typedef double type; };
+template <> struct few_of<td_half> { typedef float type; };
+template <> struct few_of<td_bfloat> { typedef float type; };
+
 /* The sum of exp(x) seen so far is sum * exp(most). Nothing seen: -inf and 0. Once a NaN, always NaN. */
 template <class W> struct running { W most; double sum, plain; };
 
@@ -21,9 +26,12 @@ template <class T, int V> __device__ __forceinline__ void run_on(running<td_wide
         a.sum *= (double)exp(a.most - most);
         a.most = most;
     }
-    if (a.most != (W)-INFINITY)                /* else all are -inf                                                              */
+    if (a.most != (W)-INFINITY) {              /* else all are -inf                                                              */
+        typename few_of<T>::type few = 0;
         for (int j = 0; j < V; j++)
-            a.sum += (double)exp(td_load<T>(&v.v[j]) - a.most);
+            few += exp(td_load<T>(&v.v[j]) - a.most);
+        a.sum += (double)few;
+    }
     if (smooth)
         for (int j = 0; j < V; j++)
             a.plain += (double)td_load<T>(&v.v[j]);
@@ -37,7 +45,7 @@ template <class A, class O> __device__ __forceinline__ A over_row(A a, O op, int
 
 /* A block has the rows from blockIdx.x*size; each is `lanes` threads'. */
 template <class T, int V>
-__global__ void __launch_bounds__(TD_THREADS) cross_entropy_kernel(int64_t rows, int64_t n, int64_t size, int lanes, const T *logits,
+__global__ void __launch_bounds__(TD_THREADS, 3) cross_entropy_kernel(int64_t rows, int64_t n, int64_t size, int lanes, const T *logits,
                                                                    const int64_t *target, double smoothing, bool has_ignore, int64_t ignore,
                                                                    td_stat<T> *lse, td_part *part)
 {
@@ -51,9 +59,15 @@ __global__ void __launch_bounds__(TD_THREADS) cross_entropy_kernel(int64_t rows,
         const bool counts = r < end && !ignored && !wrong;
         const T *x = logits + r * n;
         running<W> a = { (W)-INFINITY, 0, 0 };
-        if (counts)
-            for (int64_t i = lane; i < n / V; i += lanes)
-                run_on<T, V>(a, td_load_vector<T, V>(x + i * V), smoothing > 0);
+        if (counts) {                          /* what is before the first 16 bytes of the row and after the last is a thread's each */
+            const int64_t to_even = (int64_t)(-(uintptr_t)x % 16 / sizeof(T)), head = to_even < n ? to_even : n, last = head + (n - head) / V * V;
+            if (lane < head)
+                run_on<T, 1>(a, td_load_vector<T, 1>(x + lane), smoothing > 0);
+            for (int64_t i = lane; i < (n - head) / V; i += lanes)
+                run_on<T, V>(a, td_load_vector<T, V>(x + head + i * V), smoothing > 0);
+            if (last + lane < n)
+                run_on<T, 1>(a, td_load_vector<T, 1>(x + last + lane), smoothing > 0);
+        }
         const W most = over_row(a.most, td_op_max(), lanes);
         double sum = a.most == (W)-INFINITY ? 0 : a.sum * (double)exp(a.most - most);
         sum = over_row(sum, td_op_sum(), lanes);
@@ -78,39 +92,54 @@ __global__ void __launch_bounds__(TD_THREADS) cross_entropy_kernel(int64_t rows,
         part[blockIdx.x] = mine;
 }
 
-/* gx = gloss/kept * (softmax - (1-smoothing)*[i == target] - smoothing/n), and exactly zero for rows that do not count; a thread has V
- * neighbours of one row */
+/* gx = gloss/kept * (softmax - (1-smoothing)*[i == target] - smoothing/n), and exactly zero for rows that do not count. A thread has V
+ * neighbours, which may lie in several rows: classes are seldom a multiple of 16 bytes. */
+template <class T> struct row_grad {
+    td_wide<T> lse;
+    int64_t target;
+    bool counts;
+    __device__ __forceinline__ row_grad(int64_t r, int64_t n, const int64_t *targets, const td_stat<T> *lses, bool any, bool has_ignore, int64_t ignore)
+        : lse((td_wide<T>)lses[r]), target(targets[r])
+    {
+        counts = any && !(has_ignore && target == ignore) && target >= 0 && target < n;
+    }
+};
+
 template <class T, int V>
-__global__ void __launch_bounds__(TD_THREADS) cross_entropy_grad_kernel(int64_t rows, int64_t n, T *gx, const td_stat<T> *gloss, const T *logits,
-                                                                        const int64_t *target, const td_stat<T> *lse, const td_stat<T> *kept,
-                                                                        double smoothing, bool has_ignore, int64_t ignore, bool add)
+__global__ void __launch_bounds__(TD_THREADS, 3) cross_entropy_grad_kernel(int64_t first, int64_t end, int64_t n, T *gx, const td_stat<T> *gloss,
+                                                                        const T *logits, const int64_t *target, const td_stat<T> *lse,
+                                                                        const td_stat<T> *kept, double smoothing, bool has_ignore, int64_t ignore,
+                                                                        bool add)
 {
     typedef td_wide<T> W;
     const bool any = *kept > 0;
     const W scale = any ? *gloss / *kept : 0, low = (W)(smoothing / (double)n), high = (W)(1 - smoothing);
-    const int64_t per_row = n / V, vectors = rows * per_row;
-    const bool narrow = vectors <= 0x7fffffff;
-    TD_GRID_STRIDE(i, vectors) {
-        const int64_t r = narrow ? (int64_t)((uint32_t)i / (uint32_t)per_row) : i / per_row, c = (i - r * per_row) * V, t = target[r];
+    const bool narrow = end <= 0xffffffff;
+    TD_GRID_STRIDE(i, (end - first) / V) {
+        const int64_t at = first + i * V;
+        int64_t r = narrow ? (int64_t)((uint32_t)at / (uint32_t)n) : at / n, c = at - r * n;
+        const td_vector<T, V> x = td_load_vector<T, V>(logits + at);
+        row_grad<T> row(r, n, target, lse, any, has_ignore, ignore);
         td_vector<T, V> o;
-        if (!any || (has_ignore && t == ignore)) {
-            if (add)
-                continue;
-            for (int j = 0; j < V; j++)
-                td_store<T>(&o.v[j], 0);
-        } else {
-            const td_vector<T, V> x = td_load_vector<T, V>(logits + r * n + c);
-            const W of_row = lse[r];
-            if (add)
-                o = td_load_vector<T, V>(gx + r * n + c);
-            for (int j = 0; j < V; j++) {
-                W p = exp(td_load<T>(&x.v[j]) - of_row);
-                if (c + j == t)
-                    p -= high;
-                td_put<T>(&o.v[j], scale * (p - low), add);
+        if (add)
+            o = td_load_vector<T, V>(gx + at);
+        TD_UNROLLED
+        for (int j = 0; j < V; j++, c++) {
+            if (c == n) {
+                c = 0;
+                row = row_grad<T>(++r, n, target, lse, any, has_ignore, ignore);
             }
+            W d = 0;
+            if (row.counts) {
+                W p = exp(td_load<T>(&x.v[j]) - row.lse);
+                if (c == row.target)
+                    p -= high;
+                d = scale * (p - low);
+            }
+            if (!add || row.counts)
+                td_put<T>(&o.v[j], d, add);
         }
-        td_store_vector<T, V>(gx + r * n + c, o);
+        td_store_vector<T, V>(gx + at, o);
     }
 }
 
@@ -138,10 +167,7 @@ extern "C" void td__cuda_cross_entropy(td_dtype t, int64_t rows, int64_t n, cons
     TD_CUDA_FLOAT(t, T, {
         typedef td_stat<T> S;
         enum { V = td_widest<T>::N };
-        if (td_vectors(logits, n, sizeof(T)))
-            cross_entropy<T, V>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (S *)loss, (S *)lse, (S *)kept, trap);
-        else
-            cross_entropy<T, 1>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (S *)loss, (S *)lse, (S *)kept, trap);
+        cross_entropy<T, V>(rows, n, (const T *)logits, target, smoothing, has_ignore, ignore, (S *)loss, (S *)lse, (S *)kept, trap);
     })
 }
 
@@ -154,11 +180,13 @@ extern "C" void td__cuda_cross_entropy_grad(td_dtype t, int64_t rows, int64_t n,
     TD_CUDA_FLOAT(t, T, {
         typedef td_stat<T> S;
         enum { V = td_widest<T>::N };
-        if (td_vectors(logits, n, sizeof(T)) && td_vectors(gx, n, sizeof(T)))
-            TD_LAUNCH("cross_entropy_grad", td_blocks(rows * (n / V)), TD_THREADS, 0, (cross_entropy_grad_kernel<T, V>), rows, n, (T *)gx,
+        const bool packed = ((uintptr_t)logits | (uintptr_t)gx) % 16 == 0;
+        const int64_t all = rows * n, last = packed ? all / V * V : 0;
+        if (last)
+            TD_LAUNCH("cross_entropy_grad", td_blocks(last / V), TD_THREADS, 0, (cross_entropy_grad_kernel<T, V>), 0, last, n, (T *)gx,
                       (const S *)gloss, (const T *)logits, target, (const S *)lse, (const S *)kept, smoothing, has_ignore, ignore, add);
-        else
-            TD_LAUNCH("cross_entropy_grad", td_blocks(rows * n), TD_THREADS, 0, (cross_entropy_grad_kernel<T, 1>), rows, n, (T *)gx,
+        if (last < all)
+            TD_LAUNCH("cross_entropy_grad", td_blocks(all - last), TD_THREADS, 0, (cross_entropy_grad_kernel<T, 1>), last, all, n, (T *)gx,
                       (const S *)gloss, (const T *)logits, target, (const S *)lse, (const S *)kept, smoothing, has_ignore, ignore, add);
     })
 }

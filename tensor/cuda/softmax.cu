@@ -47,7 +47,7 @@ template <> struct careful<td_bfloat> { typedef float type; };
 
 /* ---- kernels --------------------------------------------------------------------------------------------------------------------------- */
 template <class T, int V, int C, bool LOG>
-__global__ void __launch_bounds__(TD_THREADS) forward_kernel(int64_t rows, int64_t n, int lanes, T *y, const T *x)
+__global__ void __launch_bounds__(TD_THREADS, 2) forward_kernel(int64_t rows, int64_t n, int lanes, T *y, const T *x)
 {
     typedef td_wide<T> W;
     typedef typename careful<T>::type D;
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(TD_THREADS) forward_kernel(int64_t rows, int64
 
 /* softmax: gx = y * (gy - sum(gy*y)); log-softmax: gx = gy - exp(y) * sum(gy) */
 template <class T, int V, int C, bool LOG>
-__global__ void __launch_bounds__(TD_THREADS) backward_kernel(int64_t rows, int64_t n, int lanes, T *gx, const T *gy, const T *y, bool add)
+__global__ void __launch_bounds__(TD_THREADS, 2) backward_kernel(int64_t rows, int64_t n, int lanes, T *gx, const T *gy, const T *y, bool add)
 {
     typedef td_wide<T> W;
     const int lane = threadIdx.x % lanes, groups = TD_THREADS / lanes;

@@ -89,7 +89,7 @@ static bool trapped(bool wait, td_trapped *into)
 static int passed(int index, void *e) { (void)index, (void)e; return 1; }
 
 static td_device_ops emulated = {
-    .name = "cuda", .kind = TD_CUDA, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
+    .name = "cuda", .kind = TD_CUDA, .computes_half = true, .count = one, .alloc = take, .free = give, .copy = copy, .synchronize = synchronize,
     .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event_record, .event_wait = event, .event_free = event_free,
     .event_new_timed = event_new_timed, .event_ms = event_ms, .event_done = passed,
     .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,

@@ -104,6 +104,32 @@ static void rms_norm_layer(void **state)
     }
 }
 
+/* .low: the region's dtype instead of f32, the same number rounded once; outside a region nothing is different. */
+static void low_layers(void **state)
+{
+    TD_SCOPE();
+    td_tensor *x = td_randn(TD_SHAPE(3, 7), 3, 2);
+    for (int rms = 0; rms < 2; rms++) {
+        td_module *low = rms ? td_nn_rms_norm(7, &(td_nn_rms_norm_opts){ .low = true }) : td_nn_layer_norm(TD_SHAPE(7), &(td_nn_layer_norm_opts){ .low = true });
+        td_module *high = rms ? td_nn_rms_norm(7, NULL) : td_nn_layer_norm(TD_SHAPE(7), NULL);
+        assert_int_equal(td_dtype_of(td_forward(low, x)), TD_F32);
+        for (td_dtype t = TD_BF16; ; t = TD_F16) {
+            TD_AUTOCAST(t);
+            td_tensor *a = td_forward(low, x), *b = td_forward(high, x);
+            assert_int_equal(td_dtype_of(a), t);
+            assert_int_equal(td_dtype_of(b), TD_F32);
+            b = td_cast(b, t);
+            for (int i = 0; i < 21; i++)
+                assert_true(td_at(a, TD_SHAPE(i / 7, i % 7)) == td_at(b, TD_SHAPE(i / 7, i % 7)));
+            if (t == TD_F16)
+                break;
+        }
+        td_module_free(low);
+        td_module_free(high);
+    }
+    (void)state;
+}
+
 static void group_norm_layer(void **state)
 {
     TD_SCOPE();
@@ -165,7 +191,7 @@ static void wrong_arguments(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(batch_norm_relu_layer), TEST(layer_norm_layer), TEST(rms_norm_layer), TEST(group_norm_layer), TEST(embedding_layer), TEST(wrong_arguments),
+        TEST(batch_norm_relu_layer), TEST(layer_norm_layer), TEST(rms_norm_layer), TEST(low_layers), TEST(group_norm_layer), TEST(embedding_layer), TEST(wrong_arguments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
