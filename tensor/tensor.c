@@ -56,6 +56,7 @@ static td_tensor *tensor_make(td_storage *s, td_shape shape, td_dtype dtype, int
     x->graph = NULL;
     x->divisor = NULL;
     x->poisoned = false;
+    x->number_known = false;                   /* the handle may have been another tensor's                                     */
     x->owner = NULL;
     td__count_tensor(1);
     return x;
