@@ -1,9 +1,10 @@
 /* bench/gpu/gpt2.c: a training step of GPT-2: bf16 by autocast, AdamW, gradients clipped to norm 1. Driven by run.py (worker.h).
  *
- *     gpt2 [--size 124M] [--batch 16] [--context 1024] [--vocab 50304] [--lr 3e-4] [--save FILE] [--data FILE] [--ddp] [--f32]
+ *     gpt2 [--size 124M] [--batch 16] [--context 1024] [--vocab 50304] [--lr 3e-4] [--save FILE] [--data FILE] [--ddp] [--capture] [--f32]
  *
  * --save: the initial weights, for a peer to start from. --data: an .npy file of token ids, i64 (steps, batch, context+1), one item a step, from
- * the beginning again when it ends; else one made-up batch, which stays on the device. --ddp: through td_ddp_new. The vocabulary is 50257
+ * the beginning again when it ends; else one made-up batch, which stays on the device. --ddp: through td_ddp_new. --capture: the first step is recorded, the others are
+ * replayed. The vocabulary is 50257
  * rounded up, as trainers do, for products of aligned rows.
  */
 #include "../../examples/05_gpt/model.h"
@@ -20,27 +21,41 @@ typedef struct {
     td_tensor *x, *y;                                  /* one batch; NULL: the next of data                                        */
     td_tensor *data;
     int64_t next, batch, context;
+    bool capture;
+    td_graph *graph;                                   /* from the first step on, with --capture                                   */
 } job;
+
+static td_tensor *train(td_tensors in, void *user)
+{
+    job *j = user;
+    td_tensor *loss;
+    {
+        TD_AUTOCAST(j->dtype);
+        loss = gpt_loss(j->net, in.list[0], in.list[1]);
+    }
+    td_backward(loss);
+    td_clip_grad_norm_async(j->opt, 1);
+    td_optim_step(j->opt);
+    return loss;
+}
 
 static td_tensor *step(void *user)
 {
     job *j = user;
-    td_tensor *x = j->x, *y = j->y;
+    td_tensor *xy[2] = { j->x, j->y };
+    td_tensors in = { xy, 2 };
     if (j->data) {
         int64_t i = j->next++ % td_dim(j->data, 0);
         td_tensor *ids = td_reshape(td_narrow(j->data, 0, i, 1), TD_SHAPE(j->batch, j->context + 1));
-        x = td_contiguous(td_narrow(ids, 1, 0, j->context));
-        y = td_contiguous(td_narrow(ids, 1, 1, j->context));
+        xy[0] = td_contiguous(td_narrow(ids, 1, 0, j->context));
+        xy[1] = td_contiguous(td_narrow(ids, 1, 1, j->context));
     }
-    td_tensor *loss;
-    {
-        TD_AUTOCAST(j->dtype);
-        loss = gpt_loss(j->net, x, y);
-    }
-    td_backward(loss);
-    td_clip_grad_norm(j->opt, 1);
-    td_optim_step(j->opt);
-    return loss;
+    if (!j->capture)
+        return train(in, j);
+    if (j->graph)
+        return td_replay(j->graph, in);
+    j->graph = td_capture(train, j, in, NULL);
+    return td_graph_result(j->graph);
 }
 
 /* Matrices and tables decay, vectors do not. */
@@ -65,7 +80,7 @@ int main(int argc, char **argv)
         { "size", required_argument, NULL, 's' }, { "batch", required_argument, NULL, 'b' }, { "context", required_argument, NULL, 't' },
         { "vocab", required_argument, NULL, 'v' }, { "lr", required_argument, NULL, 'l' },   { "save", required_argument, NULL, 'S' },
         { "data", required_argument, NULL, 'd' },  { "ddp", no_argument, NULL, 'D' },        { "f32", no_argument, NULL, 'f' },
-        { NULL, 0, NULL, 0 },
+        { "capture", no_argument, NULL, 'c' },     { NULL, 0, NULL, 0 },
     };
     const char *size = "124M", *save = NULL, *data = NULL;
     int64_t context = 0, vocab = 50304;
@@ -84,6 +99,7 @@ int main(int argc, char **argv)
         case 'd': data = optarg; break;
         case 'D': ddp = true; break;
         case 'f': j.dtype = TD_F32; break;
+        case 'c': j.capture = true; break;
         default: return 2;
         }
     }
@@ -115,5 +131,6 @@ int main(int argc, char **argv)
         j.y = td_keep(td_contiguous(td_narrow(ids, 1, 1, j.context)));
     }
     int status = worker_serve(step, &j);
+    td_graph_free(j.graph);
     return td_finish() || status;
 }

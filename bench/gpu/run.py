@@ -133,30 +133,31 @@ def fits(make, batches):
         except RuntimeError as e:
             print(f"  batch {b}: {str(e)[:200]}")
             break
-        print(f"  batch {b}: {1e3 * speed:.1f} rows/s")
+        print(f"  batch {b}: {1e3 * speed:.1f} rows/s", flush=True)
         if not best or speed > best[1]:
             best = (b, speed)
-    return best[0]
+    return best[0] if best else None
 
 
 def gpt_table(size, batches):
     print(f"\n## GPT-2 {size}, bf16, AdamW, clipping\n")
-    make = {"Tandem": lambda b: ours("gpt2", *gpt_options(size, b))}
+    make = {"Tandem": lambda b: ours("gpt2", *gpt_options(size, b)), "Tandem, captured": lambda b: ours("gpt2", *gpt_options(size, b), "--capture")}
     if not args.no_peer:
         make["PyTorch"] = lambda b: peer("gpt2", *gpt_options(size, b))
     batch = {name: fits(m, batches) for name, m in make.items()}
+    make = {name: m for name, m in make.items() if batch[name]}        # what could not run has said why
     workers = [m(batch[name]) for name, m in make.items()]
     times = turns(workers, 3 if args.quick else 9, 2 if args.quick else 10, 3 if args.quick else 10)
     context = shape(size)[2]
     print("\n| | batch | ms a step | tokens/s | MFU (of 989 TFLOP/s) | peak memory, GiB |\n|---|---|---|---|---|---|")
-    speed = []
+    speed = {}
     for name, w, t in zip(make, workers, times):
         tokens = batch[name] * context / statistics.median(t) * 1e3
-        speed.append(tokens)
+        speed[name] = tokens
         print(f"| {name} | {batch[name]} | {spread(t)} | {tokens:,.0f} | {100 * tokens * flops_per_token(size) / DATASHEET:.1f} % | {w.memory() / 2**30:.2f} |")
         w.end()
-    if len(speed) > 1:
-        print(f"\nratio: {speed[0] / speed[1]:.3f}")
+    if "PyTorch" in speed:
+        print("\n" + ", ".join(f"{name} over PyTorch: {v / speed['PyTorch']:.3f}" for name, v in speed.items() if name != "PyTorch"))
 
 
 def loss_curves():
@@ -187,13 +188,13 @@ def loss_curves():
 
 
 def bench1():
-    gpt_table("tiny" if args.quick else "124M", [2, 4] if args.quick else [16, 32, 64])
+    gpt_table("tiny" if args.quick else "124M", [2, 4] if args.quick else [16, 32])
     if not args.no_peer:
         loss_curves()
 
 
 def bench2():
-    gpt_table("tiny" if args.quick else "355M", [2] if args.quick else [16, 32])
+    gpt_table("tiny" if args.quick else "355M", [2] if args.quick else [8, 16])
     batch, size = (2, 32) if args.quick else (256, 224)
     print(f"\n## ResNet-50, bf16, {size}x{size}, batch {batch}\n\n| | ms a step | pictures/s | peak memory, GiB |\n|---|---|---|---|")
     workers = {"Tandem": ours("resnet", "--batch", batch, "--size", size, *(["--depth", 18] if args.quick else []))}
