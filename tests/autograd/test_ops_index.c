@@ -34,7 +34,7 @@ static void norms(void **state)
     expect_poisoned(td_layer_norm(x, NULL, NULL, 4, 1e-5), TD_ERR_SHAPE,
            "td_layer_norm: the last 4 dimensions are to be normalised, x has shape (4,3,6): expected 1 to 3 of them");
     expect_poisoned(td_layer_norm(x, NULL, NULL, 1, -1), TD_ERR_ARGUMENT, "td_layer_norm: eps is -1, expected at least 0");
-    expect_poisoned(td_layer_norm(td_ones(TD_SHAPE(2), TD_I64), NULL, NULL, 1, 0), TD_ERR_DTYPE, "td_layer_norm: x is i64, expected f32 or f64");
+    expect_poisoned(td_layer_norm(td_ones(TD_SHAPE(2), TD_I64), NULL, NULL, 1, 0), TD_ERR_DTYPE, "td_layer_norm: x is i64; it must be a float (td_cast converts)");
     expect_poisoned(td_layer_norm(NULL, NULL, NULL, 1, 0), TD_ERR_ARGUMENT, "td_layer_norm: input 0 is NULL");
     expect_poisoned(td_rms_norm(x, td_ones(TD_SHAPE(6), TD_F64), 0), TD_ERR_DTYPE, "td_rms_norm: w is f64, expected f32 as x");
     expect_poisoned(td_rms_norm(f(TD_SCALAR), NULL, 0), TD_ERR_SHAPE, "td_rms_norm: the last 1 dimensions are to be normalised, x has shape ()");
