@@ -93,14 +93,8 @@ void td_requires_grad(td_tensors leaves, bool on)
             return;
         td_tensor *x = leaves.list[i];
         td__leaf *leaf = td__leaf_of(x);
-        if (on && td__is_half(x->dtype)) {
-            td__fail(TD_ERR_DTYPE, "td_requires_grad: tensor %zu, shape %s, is %s; parameters are f32 or f64, and TD_AUTOCAST(%s) computes with "
-                     "f32 parameters in 16 bits", i, td__shape_text(x->shape, shape), td_dtype_name(x->dtype),
-                     x->dtype == TD_F16 ? "TD_F16" : "TD_BF16");
-            return;
-        }
-        if (on && !td__is_float(x->dtype)) {
-            td__fail(TD_ERR_DTYPE, "td_requires_grad: tensor %zu, shape %s, is %s; gradients are computed in f32 and f64", i,
+        if (on && !td__is_float(x->dtype) && !td__is_half(x->dtype)) {
+            td__fail(TD_ERR_DTYPE, "td_requires_grad: tensor %zu, shape %s, is %s; parameters are f32, f64, f16 or bf16", i,
                      td__shape_text(x->shape, shape), td_dtype_name(x->dtype));
             return;
         }

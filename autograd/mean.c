@@ -7,9 +7,16 @@
 
 int td__scale(td_tensor *x, double factor)
 {
-    int code = td__need("td_backward", x, scale);
-    if (code || factor == 1 || !td__shape_numel(x->shape))
+    if (factor == 1 || !td__shape_numel(x->shape))
+        return 0;
+    const bool half = td__is_half(x->dtype);               /* then x lies dense: a gradient                                   */
+    int code = half ? td__need("td_backward", x, times) : td__need("td_backward", x, scale);
+    if (code)
         return code;
+    if (half) {
+        td__kernels(x)->times(x->dtype, td__shape_numel(x->shape), td__ptr(x), (td_number){ .by = factor });
+        return 0;
+    }
     td_loop l = td__loop(x->shape, x, x, NULL, NULL);
     td__kernels(x)->scale(&l, x->dtype, td__ptr(x), td__ptr(x), factor, 0, false);
     return 0;

@@ -30,11 +30,19 @@ static int put_group(td__ts *t, json_t *groups, const td__options *o)
     return rc;
 }
 
-/* One moment of a parameter where it lies; one reference, in no scope. */
+/* Has this parameter such state? A rule's moments, and the master of 16 bits. */
+static bool has(const td_optim *opt, const td__param *p, int m)
+{
+    return m == TD__MASTER ? td__is_half(p->value->dtype) : m < opt->rule->moments(&opt->options[p->options]);
+}
+
+static const char *const state_name[TD__STATES] = { "moment0", "moment1", "moment2", "master" };
+
+/* One moment of a parameter, or its master, where it lies; one reference, in no scope. */
 static td_tensor *moment(const td_optim *opt, const td__param *p, int m)
 {
     const td__span *s = &opt->span[p->span];
-    return td__tensor_on(s->moment[m], p->value->shape, p->value->dtype, p->offset - s->low);
+    return td__tensor_on(s->moment[m], p->value->shape, td__state_dtype(p->value->dtype), p->offset - s->low);
 }
 
 static int put_param(td__ts *t, size_t k, size_t i)
@@ -45,11 +53,13 @@ static int put_param(td__ts *t, size_t k, size_t i)
     const char *name = td__ts_name(t, p->value, i, place);
     int64_t numbers[] = { p->steps, p->options };
     int rc = td__ts_put_numbers(t, numbers, 2, "optim/%zu/%s/steps_and_group", k, name);
-    for (int m = 0; m < (p->steps > 0 ? opt->rule->moments(&opt->options[p->options]) : 0) && rc == 0; m++) {
+    for (int m = 0; m < TD__STATES && p->steps > 0 && rc == 0; m++) {
+        if (!has(opt, p, m))
+            continue;
         if (p->span < 0 || !opt->span[p->span].moment[m])
             return td__fail(TD_ERR_INTERNAL, "%s: parameter \"%s\" has taken steps but has no moments", t->who, name);
         td_tensor *x = moment(opt, p, m);
-        rc = x->poisoned ? TD_ERR_MEMORY : td__ts_put(t, x, "optim/%zu/%s/moment%d", k, name, m);
+        rc = x->poisoned ? TD_ERR_MEMORY : td__ts_put(t, x, "optim/%zu/%s/%s", k, name, state_name[m]);
         td__tensor_unref(x);
     }
     return rc;
@@ -122,13 +132,14 @@ static int take_param(td__ts *t, size_t k, size_t i)
     if (numbers[1] != p->options)
         return td__ts_bad(t, TD_ERR_ARGUMENT, "parameter \"%.80s\" of optimizer %zu is in group %lld in the file, but %d in this program", name, k,
                           (long long)numbers[1], p->options);
-    int moments = opt->rule->moments(&opt->options[p->options]);
-    for (int m = 0; m < moments && rc == 0; m++) {
+    for (int m = 0; m < TD__STATES && rc == 0; m++) {
+        if (!has(opt, p, m))
+            continue;
         td_tensor *into = t->apply && opt->span[p->span].moment[m] ? moment(opt, p, m) : NULL;
         if (into && into->poisoned)
             return TD_ERR_MEMORY;
         if (numbers[0] > 0)
-            rc = td__ts_take(t, into, p->value->dtype, p->value->shape, "optim/%zu/%s/moment%d", k, name, m);
+            rc = td__ts_take(t, into, td__state_dtype(p->value->dtype), p->value->shape, "optim/%zu/%s/%s", k, name, state_name[m]);
         else if (into)
             rc = td__fill(into, 0);
         td__tensor_unref(into);

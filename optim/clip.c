@@ -35,12 +35,10 @@ static int scale(const td_optim *opt, double factor)
         int64_t n = td__shape_numel(p->value->shape);
         if (!td__param_steps(p) || n == 0)
             continue;
-        int rc = td__need("td_clip_grad_norm", p->value, scale);
+        int rc = td__need("td_clip_grad_norm", p->value, times);
         if (rc != 0)
             return rc;
-        void *g = td__ptr(p->leaf->grad);
-        td_loop loop = { .ndim = 1, .dim = { n }, .stride = { { 1 }, { 1 } } };
-        td__kernels(p->value)->scale(&loop, p->value->dtype, g, g, factor, 0, false);
+        td__kernels(p->value)->times(p->value->dtype, n, td__ptr(p->leaf->grad), (td_number){ .by = factor });
         p->leaf->grad->storage->version++;
     }
     return 0;

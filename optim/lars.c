@@ -18,8 +18,8 @@ static int run(const td_tensor *like, const td__run *r, const td__options *o)
         return rc;
     const td_kernels *k = td__kernels(like);
     if (!o->no_trust) {
-        const void *p = r->s.master ? r->s.master : r->s.p;
-        k->sumsq(r->s.master ? TD_F32 : r->dtype, 1, &r->n, &p, r->squares, false);
+        const void *p = r->s.p;                /* never its master, which new weights may have left behind                   */
+        k->sumsq(r->dtype, 1, &r->n, &p, r->squares, false);
         k->sumsq(r->dtype, 1, &r->n, &r->s.g, r->squares + 1, false);
         rc = td__run_sum(r, 2);
         if (rc != 0)

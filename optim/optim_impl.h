@@ -12,7 +12,8 @@
 #include <autograd_impl.h>
 #include <tandem/optim.h>
 
-enum { TD__MAX_MOMENTS = 3 };
+/* What lies beside a parameter: its moments and, where it has 16 bits, the f32 copy that is stepped in its place. All of it is f32 there. */
+enum { TD__MAX_MOMENTS = 3, TD__MASTER = TD__MAX_MOMENTS, TD__STATES };
 
 /* The options of all rules, defaults filled in. A rule reads its own. */
 typedef struct {
@@ -42,7 +43,7 @@ typedef struct {
 /* Parameters beside one another in one flat; their moments lie in the same way, from the first one on. Made when first stepped. */
 typedef struct {
     int64_t low, high;                                         /* elements of the flat                                      */
-    td_storage *moment[TD__MAX_MOMENTS];
+    td_storage *moment[TD__STATES];                            /* [TD__MASTER]: of 16-bit parameters                        */
 } td__span;
 
 typedef struct {
@@ -127,7 +128,11 @@ void      td__note_scaler(const char *who);
 int       td__optim_regroup(td_optim *opt);                    /* parameters that are in no group get one                    */
 void      td__optim_ungroup(td_optim *opt);                    /* frees what regroup made                                   */
 int       td__optim_lay_out(td_optim *opt);                    /* walk and spans follow the leaves, moments move along         */
-int       td__optim_need_moments(td_optim *opt, const td__param *p, int n);
+int       td__optim_need_moments(td_optim *opt, const td__param *p, int n);    /* n of them, and a master where p has 16 bits */
+static inline td_dtype td__state_dtype(td_dtype parameter)     /* of moments and master                                     */
+{
+    return td__is_half(parameter) ? TD_F32 : parameter;
+}
 void      td__optim_free_spans(td_optim *opt);
 static inline bool td__leaf_steps(const td__leaf *leaf)        /* has it a gradient for this step?                          */
 {

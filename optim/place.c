@@ -50,12 +50,13 @@ int td__optim_regroup(td_optim *opt)
     td__leaf **leaf = td__alloc(opt->n * sizeof *leaf);
     if (!leaf)
         return TD_ERR_MEMORY;
-    int *cut = td__calloc((opt->n + 2) * sizeof *cut), flats = 0, n = 0;
-    for (int d = 0; d < 2 && cut; d++) {
+    static const td_dtype dtype[] = { TD_F32, TD_F64, TD_F16, TD_BF16 };
+    int *cut = td__calloc((opt->n + TD_COUNT(dtype)) * sizeof *cut), flats = 0, n = 0;
+    for (size_t d = 0; d < TD_COUNT(dtype) && cut; d++) {
         size_t bytes = 0;
         for (size_t i = 0; i < opt->n; i++) {
             td__leaf *l = opt->param[i].leaf;
-            if (!l->requires || (l->group && !l->group->implicit) || l->value->dtype != (td_dtype[]){ TD_F32, TD_F64 }[d])
+            if (!l->requires || (l->group && !l->group->implicit) || l->value->dtype != dtype[d])
                 continue;
             size_t more = (size_t)td__shape_numel(l->value->shape) * td_dtype_size(l->value->dtype);
             if (cut[flats] > 0 && bytes + more > FLAT_BYTES) {
@@ -127,33 +128,37 @@ static td_loop flat_loop(int64_t n)
     return (td_loop){ .ndim = 1, .dim = { n }, .stride = { { 1 }, { 1 } } };
 }
 
-/* Room for n moments of p's span, zeroed. */
-static int need_span(td__span *s, const td_tensor *like, int n)
+/* Room for state m of a span, zeroed. A master of zeros is as good as a copy: a step takes the parameter wherever the master does not round to
+ * it, so new weights need nobody who tells the optimizer either. */
+static int need_state(td__span *s, const td_tensor *like, int m)
 {
-    for (int i = 0; i < n; i++) {
-        if (s->moment[i])
-            continue;
-        int64_t count = s->high - s->low;
-        s->moment[i] = td__storage_new_as(like->storage->device, (size_t)count * td_dtype_size(like->dtype), TD_MEMORY_OPTIMIZER);
-        if (!s->moment[i])
-            return TD_ERR_MEMORY;
-        if (td__need("td_optim_step", like, fill) != 0)
-            return TD_ERR_UNSUPPORTED;
-        td_loop loop = flat_loop(count);
-        td__kernels(like)->fill(&loop, like->dtype, s->moment[i]->data, 0);
-    }
+    if (s->moment[m])
+        return 0;
+    int64_t count = s->high - s->low;
+    td_dtype dtype = td__state_dtype(like->dtype);
+    s->moment[m] = td__storage_new_as(like->storage->device, (size_t)count * td_dtype_size(dtype), TD_MEMORY_OPTIMIZER);
+    if (!s->moment[m])
+        return TD_ERR_MEMORY;
+    if (td__need("td_optim_step", like, fill) != 0)
+        return TD_ERR_UNSUPPORTED;
+    td_loop loop = flat_loop(count);
+    td__kernels(like)->fill(&loop, dtype, s->moment[m]->data, 0);
     return 0;
 }
 
 int td__optim_need_moments(td_optim *opt, const td__param *p, int n)
 {
-    return need_span(&opt->span[p->span], p->value, n);
+    td__span *s = &opt->span[p->span];
+    int rc = td__is_half(p->value->dtype) ? need_state(s, p->value, TD__MASTER) : 0;
+    for (int m = 0; m < n && rc == 0; m++)
+        rc = need_state(s, p->value, m);
+    return rc;
 }
 
 static void free_spans(td__span *span, int n)
 {
     for (int i = 0; i < n; i++)
-        for (int m = 0; m < TD__MAX_MOMENTS; m++)
+        for (int m = 0; m < TD__STATES; m++)
             if (span[i].moment[m])
                 td__storage_unref(span[i].moment[m]);
     td__free(span);
@@ -168,17 +173,18 @@ void td__optim_free_spans(td_optim *opt)
 
 static int move_moments(const td__param *p, const td__span *from, int64_t old_offset, td__span *to)
 {
-    size_t size = td_dtype_size(p->value->dtype);
-    for (int m = 0; m < TD__MAX_MOMENTS; m++) {
+    td_dtype dtype = td__state_dtype(p->value->dtype);
+    size_t size = td_dtype_size(dtype);
+    for (int m = 0; m < TD__STATES; m++) {
         if (!from->moment[m])
             continue;
-        int rc = need_span(to, p->value, m + 1);
+        int rc = need_state(to, p->value, m);
         if (rc == 0)
             rc = td__need("td_optim_step", p->value, copy);
         if (rc != 0)
             return rc;
         td_loop loop = flat_loop(td__shape_numel(p->value->shape));
-        td__kernels(p->value)->copy(&loop, p->value->dtype, (char *)to->moment[m]->data + (size_t)(p->offset - to->low) * size, p->value->dtype,
+        td__kernels(p->value)->copy(&loop, dtype, (char *)to->moment[m]->data + (size_t)(p->offset - to->low) * size, dtype,
                                     (const char *)from->moment[m]->data + (size_t)(old_offset - from->low) * size, false);
     }
     return 0;

@@ -75,7 +75,8 @@ static void step_drop(void *state)
 
 static void step_visit(void *state, td__visitor *v)
 {
-    static const char *const moment[TD__MAX_MOMENTS] = { "the first moments of an optimizer", "the second moments of an optimizer", "the third moments of an optimizer" };
+    static const char *const moment[TD__STATES] = { "the first moments of an optimizer", "the second moments of an optimizer", "the third moments of an optimizer",
+                                                   "the masters of an optimizer" };
     td_optim *opt = ((call *)state)->on;
     if (!optim_lives(opt))
         return;
@@ -85,7 +86,7 @@ static void step_visit(void *state, td__visitor *v)
         v->number(v, &opt->param[i].steps, sizeof opt->param[i].steps, "a parameter's count of steps");
     }
     for (int s = 0; s < opt->spans; s++)
-        for (int m = 0; m < TD__MAX_MOMENTS; m++)
+        for (int m = 0; m < TD__STATES; m++)
             v->storage(v, opt->span[s].moment[m], moment[m]);
 }
 

@@ -84,8 +84,11 @@ static int step_run(td_optim *opt, size_t i, size_t count)
                   .squares = opt->rule->each ? td__optim_number(opt, TD__RULE) : NULL };
     rates(opt, first, &r.s.lr, &r.bias1, &r.bias2);
     td__note_run(opt, i, count);
+    const size_t at = (size_t)(first->offset - s->low) * td_dtype_size(td__state_dtype(dtype));
     for (int m = 0; m < moments; m++)
-        r.moment[m] = (char *)s->moment[m]->data + (size_t)(first->offset - s->low) * td_dtype_size(dtype);
+        r.moment[m] = (char *)s->moment[m]->data + at;
+    if (td__is_half(dtype))
+        r.s.master = (char *)s->moment[TD__MASTER]->data + at;
     if (r.n > 0)
         rc = opt->rule->run(first->value, &r, o);
     for (size_t k = i; k < i + count && rc == 0; k++)

@@ -28,8 +28,8 @@ typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
 /* A number that may change from step to step, or that only the device knows: by, times *at where at is not NULL (a f64 in the memory of the
  * kernel's device, read when the kernel runs). */
 typedef struct { double by; const double *at; } td_number;
-/* What a step of any optimizer takes. master: f32 copies of p's elements where p is f16 or bf16: they are stepped, and rounded into p; NULL: p
- * is stepped itself. g is multiplied by gscale. State (moments, sums) is in the dtype of p, in f32 where that is f16 or bf16. stop: NULL, or a
+/* What a step of any optimizer takes. master: f32 copies of p's elements where p is f16 or bf16: they are stepped, and rounded into p; one that
+ * does not round to p before the step counts as p (somebody wrote to p since). NULL: p is stepped itself. g is multiplied by gscale. State (moments, sums) is in the dtype of p, in f32 where that is f16 or bf16. stop: NULL, or a
  * f64 of the device: if it is not 0 when the kernel runs, nothing is written. */
 typedef struct { void *p, *master; const void *g; td_number gscale, lr; const double *stop; } td_step;
 

@@ -34,7 +34,7 @@ TD_API int td_backward_with(td_tensor *loss, const td_backward_opts *opts);
 TD_API td_tensor *td_grad(td_tensor *leaf);
 TD_API void td_zero_grad(td_tensors leaves);                           /* forget gradients (steps do it themselves)   */
 
-/* Make leaves of x (f32, f64; not a result of operations) or freeze them. For 16 bits: f32 leaves under TD_AUTOCAST. Frozen parameters are in no bucket. */
+/* Make leaves of x (f32, f64, f16, bf16; not a result of operations) or freeze them. A gradient has its leaf's dtype. Frozen parameters are in no bucket. */
 TD_API void td_requires_grad(td_tensors leaves, bool on);
 TD_API bool td_needs_grad(const td_tensor *x);                         /* a leaf that asks, or a result that depends on one */
 

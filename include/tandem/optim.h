@@ -1,8 +1,10 @@
 /* tandem/optim.h: optimizers. A step consumes the gradients and advances the step counter of random operations (so two optimizers that
  * step in turn advance it twice). Optimizers whose parameters share one ddp each step once between backwards, in any order.
  * Add groups before td_backward or after td_optim_step. Bias corrections count each parameter's own steps, as PyTorch's.
- * Each works in one pass over each flat (contiguous run of parameters), in the parameters' dtype (f32 or f64); LAMB and LARS, which need
- * norms of single parameters, in two passes over each parameter. In formulas t counts a parameter's steps from 1.
+ * Each works in one pass over each flat (contiguous run of parameters), in the parameters' dtype; LAMB and LARS, which need norms of single
+ * parameters, in two passes over each parameter. f16 and bf16 parameters are stepped in f32: moments are f32, and an f32 copy of the parameter (its
+ * master) is stepped and rounded into it, so that steps below its last bit add up. Who writes to the parameter renews the master.
+ * In formulas t counts a parameter's steps from 1.
  */
 #ifndef TANDEM_OPTIM_H
 #define TANDEM_OPTIM_H

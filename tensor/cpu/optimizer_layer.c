@@ -90,9 +90,11 @@ static void part_of(td_dtype t, int64_t from, int64_t n, const td_step *s, void 
         float p[TD_BLOCK], g[TD_BLOCK];
         const int64_t count = from + n - b < TD_BLOCK ? from + n - b : TD_BLOCK;
         widen(t, count, g, (const uint16_t *)s->g + b);
-        if (!s->master)
+        if (s->master)
+            renew(t, count, p, (const float *)s->master + b, (const uint16_t *)s->p + b);
+        else
             widen(t, count, p, (const uint16_t *)s->p + b);
-        moments_of_f32(count, s->master ? (const float *)s->master + b : p, g, (float *)m + b, (float *)v + b, pp, uu, *c32);
+        moments_of_f32(count, p, g, (float *)m + b, (float *)v + b, pp, uu, *c32);
     }
     total[0] = total[1] = 0;
     for (int l = 0; l < LANES; l++) {

@@ -1,7 +1,7 @@
 /* tensor/cpu/steps.h: a rule over a flat run of elements, block by block. Internal to tensor/cpu/optimizer*.c.
  *
- * f32 and f64 are stepped where they lie. 16 bits go through blocks of f32: gradients are widened, the master copy (or, without one, the
- * widened parameter) is stepped, and the parameter is its rounding. Blocks are the same for any number of threads.
+ * f32 and f64 are stepped where they lie. 16 bits go through blocks of f32: gradients are widened, the master copy (or, without one or
+ * where it does not round to the parameter, the widened parameter) is stepped, and the parameter is its rounding. Blocks are the same for any number of threads.
  */
 #ifndef TD_CPU_STEPS_H
 #define TD_CPU_STEPS_H
@@ -17,6 +17,18 @@ static inline void narrow(td_dtype t, int64_t n, void *to, const float *from)
 {
     const td_loop l = { .ndim = 1, .dim = { n }, .stride = { { 1 }, { 1 } } };
     K(copy)(&l, t, to, TD_F32, from, false);
+}
+
+/* The master where it rounds to the parameter, else the parameter, which was written to since. `into` may be the master. */
+static inline void renew(td_dtype t, int64_t n, float *into, const float *master, const uint16_t *low)
+{
+    uint16_t rounded[TD_BLOCK];
+    float again[TD_BLOCK], wide[TD_BLOCK];
+    narrow(t, n, rounded, master);
+    widen(t, n, again, rounded);
+    widen(t, n, wide, low);
+    for (int64_t i = 0; i < n; i++)
+        into[i] = again[i] == wide[i] ? master[i] : wide[i];
 }
 
 /* Must nothing be written? NaN stops as well. */
@@ -44,7 +56,9 @@ static inline bool half(td_dtype t)
         float wide[TD_BLOCK], gb[TD_BLOCK], *pb = s->master ? (float *)s->master + b : wide;                 \
         uint16_t *low = (uint16_t *)s->p + b;                                                                \
         widen(t, count, gb, (const uint16_t *)s->g + b);                                                     \
-        if (!s->master)                                                                                      \
+        if (s->master)                                                                                       \
+            renew(t, count, pb, pb, low);                                                                    \
+        else                                                                                                 \
             widen(t, count, wide, low);                                                                      \
         __VA_ARGS__;                                                                                         \
         narrow(t, count, low, pb);                                                                           \

@@ -11,6 +11,14 @@
 #include "packs.h"
 #include "trap_record.h"
 
+/* The master where it rounds to the parameter, else the parameter, which was written to since. */
+template <class T, class W> static __device__ __forceinline__ W td_renewed(W p, W master)
+{
+    T rounded;
+    td_store<T>(&rounded, master);
+    return td_load<T>(&rounded) == p ? master : p;
+}
+
 static __device__ __forceinline__ double td_value(td_number x) { return x.at ? x.by * *x.at : x.by; }
 
 template <class T, int V> struct __align__(V * sizeof(T) < 16 ? V * sizeof(T) : 16) td_few { T v[V]; };
@@ -44,8 +52,11 @@ __global__ void __launch_bounds__(TD_THREADS, 3) td_rule_kernel(int64_t n, T *p,
             vc = ((const wide *)c)[i];
         TD_UNROLL for (int k = 0; k < V; k++)
             vp.v[k] = td_load<T>(low.v + k);
-        if (master)
-            vp = ((const wide *)master)[i];
+        if (master) {
+            const wide vm = ((const wide *)master)[i];
+            TD_UNROLL for (int k = 0; k < V; k++)
+                vp.v[k] = td_renewed<T>(vp.v[k], vm.v[k]);
+        }
         group out;
         TD_UNROLL for (int k = 0; k < V; k++) {
             rule(vp.v[k], vg.v[k], va.v[k], vb.v[k], vc.v[k]);

@@ -51,8 +51,11 @@ __global__ void __launch_bounds__(TD_THREADS) moments_kernel(int64_t n, const T 
         wide vw, vm = ((const wide *)m)[i], vv = ((const wide *)v)[i];
         TD_UNROLL for (int k = 0; k < V; k++)
             vw.v[k] = td_load<T>(vp.v + k);
-        if (master)
-            vw = ((const wide *)master)[i];
+        if (master) {
+            const wide vk = ((const wide *)master)[i];
+            TD_UNROLL for (int k = 0; k < V; k++)
+                vw.v[k] = td_renewed<T>(vw.v[k], vk.v[k]);
+        }
         TD_UNROLL for (int k = 0; k < V; k++) {
             const W w = vw.v[k], d = c.gscale * td_load<T>(vg.v + k);
             vm.v[k] = c.beta1 * vm.v[k] + c.rest1 * d;

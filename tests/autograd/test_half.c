@@ -184,8 +184,8 @@ static void sentences(void **state)
         refused(TD_ERR_DTYPE, "td_concat: dtypes bf16 and f32 differ");
         td_matmul(h, td_ones(TD_SHAPE(3, 2), TD_BF16));
         refused(TD_ERR_SHAPE, "td_matmul: shapes (2,2) and (3,2) do not fit");
-        leaf(h);
-        refused(TD_ERR_DTYPE, "is bf16; parameters are f32 or f64, and TD_AUTOCAST(TD_BF16) computes with f32 parameters in 16 bits");
+        td_requires_grad((td_tensors){ (td_tensor *[]){ td_zeros(TD_SHAPE(2), TD_I32) }, 1 }, true);
+        refused(TD_ERR_DTYPE, "td_requires_grad: tensor 0, shape (2), is i32; parameters are f32, f64, f16 or bf16");
         td_autocast a = td_autocast_begin(TD_F64);
         refused(TD_ERR_DTYPE, "td_autocast_begin: dtype is f64, expected bf16 or f16, or f32 (off)");
         assert_int_equal(td__autocast_now(), TD_F32);

@@ -314,11 +314,53 @@ static void killed_while_writing(void **state)
     end(&j);
 }
 
+/* 16-bit parameters, which stand in no module, and the f32 masters beside their moments: resumed, they take the steps that they would have taken. */
+static void masters_resume(void **state)
+{
+    static const td_dtype dtype[] = { TD_BF16, TD_F16 };
+    for (int momentum = 0; momentum < 2; momentum++) {
+        TD_SCOPE();
+        enum { N = 70 };
+        uint16_t last[2][2][N], at_save[2][N];
+        for (int resumed = 0; resumed < 2; resumed++) {
+            td_tensor *p[2];
+            td_named extra[2] = { { "p", NULL }, { "q", NULL } };
+            for (int i = 0; i < 2; i++)
+                extra[i].tensor = p[i] = td_full(TD_SHAPE(N), dtype[i], resumed ? 7 : 1);
+            td_requires_grad((td_tensors){ p, 2 }, true);
+            td_optim *opt = momentum ? td_adamw_new((td_tensors){ p, 2 }, &(td_adamw_opts){ .lr = 1e-4 })
+                                     : td_sgd_new((td_tensors){ p, 2 }, &(td_sgd_opts){ .lr = 1e-4 });
+            td_train_state s = { .optims = &opt, .n_optims = 1, .extra = extra, .n_extra = 2 };
+            if (resumed)
+                assert_int_equal(td_train_state_load(&s, path_of("masters")), 0);
+            for (int k = resumed ? 30 : 0; k < 70; k++) {
+                TD_SCOPE();
+                td_tensor *loss = td_add(td_cast(td_sum(p[0], NULL, 0, false), TD_F32), td_cast(td_sum(p[1], NULL, 0, false), TD_F32));
+                assert_int_equal(td_backward(loss), 0);
+                assert_int_equal(td_optim_step(opt), 0);
+                if (k == 29) {
+                    assert_int_equal(td_train_state_save(&s, path_of("masters")), 0);
+                    td_safetensors *f = td_safetensors_open(path_of("masters"));
+                    td_tensor *master = td_safetensors_get(f, "optim/0/#0/master");
+                    assert_true(td_dtype_of(master) == TD_F32 && td_at(master, TD_SHAPE(3)) < 0.998 && td_at(master, TD_SHAPE(3)) > 0.996);
+                    for (int i = 0; i < 2; i++)
+                        memcpy(at_save[i], td_data(p[i]), sizeof at_save[i]);
+                }
+            }
+            for (int i = 0; i < 2; i++)
+                memcpy(last[resumed][i], td_data(p[i]), sizeof last[0][0]);
+            td_optim_free(opt);
+        }
+        assert_memory_equal(last[0], last[1], sizeof last[0]);
+        assert_memory_not_equal(last[0], at_save, sizeof at_save);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(other_programs_read_it), TEST(no_byte_is_unseen), TEST(what_does_not_fit), TEST(waiting_gradients_and_bad_arguments),
-        TEST(the_order_of_buckets), TEST(killed_while_writing),
+        TEST(the_order_of_buckets), TEST(killed_while_writing), TEST(masters_resume),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
