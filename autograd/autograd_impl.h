@@ -73,6 +73,7 @@ struct td__group {
     td__flat  **flat; int flats;
     uint64_t    layout;            /* changes when flats change; optimizers remap their state                               */
     const td__group_ops *ops; void *user;   /* ops: set by td__group_attach                                                       */
+    const double *stop;            /* set by ddp: in the device's memory, not 0 when it is read: nothing is stepped on any rank. NULL: no such word */
     uint64_t    traps;             /* td__traps when it was looked at last: what came before a bad index was found is nobody's       */
     bool        implicit;          /* of one leaf without flat                                                              */
     td__leaf   *only;              /* that leaf                                                                             */

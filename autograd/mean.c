@@ -112,6 +112,7 @@ static void forget(td__group *g, bool stepped)
         for (int i = 0; i < g->flat[f]->leaves; i++)
             forget_leaf(g->flat[f]->leaf[i], stepped);
     g->unit = g->weight = 0;
+    g->stop = NULL;
 }
 
 void td__group_forget(td__group *g)

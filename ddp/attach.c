@@ -125,6 +125,10 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         ddp->header_storage = td__comm_storage(ddp->comm, (td_device){ TD_CPU, 0 }, ddp->header_bytes * (size_t)(ddp->size + 1));
         code = td__comm_agree(ddp->comm, ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending(), "td_ddp_new");
     }
+    if (!code && ddp->size > 1 && td__device_ops(ddp->device)->trap_word) {
+        ddp->stop = td__storage_new(ddp->device, sizeof(double));
+        code = td__comm_agree(ddp->comm, ddp->stop ? 0 : td__pending(), "td_ddp_new");
+    }
     code = code ? code : broadcast_state(ddp);
     if (code) {
         td_ddp_free(ddp);
@@ -157,6 +161,8 @@ void td_ddp_free(td_ddp *ddp)
         td__group_free(ddp->group);
     if (ddp->header_storage)
         td__storage_unref(ddp->header_storage);
+    if (ddp->stop)
+        td__storage_unref(ddp->stop);
     td__ddp_buckets_drop(ddp);
     td__free(ddp->arrival);
     td__free(ddp->leaf);

@@ -118,6 +118,42 @@ int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
     return bucket->work ? 0 : td__pending();
 }
 
+/* A bad index is garbage in every rank's mean, but only its own rank's kernels see the device's word. So the words are summed as the buckets are, and
+ * whoever steps this group reads the sum (td_step.stop): nobody's host waits, and all ranks leave their weights alone or none. What an earlier backward
+ * of the same batch has found stays found. A f64, since the kernels read `stop` as it comes. */
+int td__ddp_stop_cross(td_ddp *ddp)
+{
+    const td_tensor *like = ddp->leaf[0]->value;
+    const td_kernels *k = td__kernels(like);
+    const td_loop one = all_of(1);
+    const int32_t *word = ddp->stop ? like->storage->ops->trap_word() : NULL;
+    int code = td__ddp_stop_wait(ddp);
+    if (!ddp->stop || code)
+        return code;
+    if (!ddp->group->stop)
+        code = td__need("td_backward", like, fill);
+    if (!code && word)
+        code = td__need("td_backward", like, copy);
+    if (code)
+        return code;
+    if (!ddp->group->stop)
+        k->fill(&one, TD_F64, ddp->stop->data, 0);
+    if (word)
+        k->copy(&one, TD_F64, ddp->stop->data, TD_I32, word, true);
+    td_coll coll = { .kind = TD_COLL_ALL_REDUCE, .dtype = TD_F64, .device = ddp->device, .op = TD_MAX, .in = ddp->stop->data, .out = ddp->stop->data,
+                     .count = 1, .pre = 1, .post = 1, .plain = true, .site = td__site, .label = "word of index checks" };
+    ddp->stopping = td__coll_start(ddp->comm, &coll);
+    ddp->group->stop = ddp->stop->data;
+    return ddp->stopping ? 0 : td__pending();
+}
+
+int td__ddp_stop_wait(td_ddp *ddp)
+{
+    int code = ddp->stopping ? td__work_wait(ddp->stopping, NULL) : 0;
+    ddp->stopping = NULL;
+    return code;
+}
+
 /* Not while a graph is captured: its events are not this stream's. */
 static void mark(td_ddp *ddp, td__bucket *bucket, int end)
 {

@@ -69,6 +69,9 @@ struct td_ddp {
     int         arrivals;
     bool        rebuilt;
 
+    td_storage *stop;           /* on a GPU, over several ranks: a f64, not 0 where some rank's index check has failed; else NULL   */
+    td_work    *stopping;       /* its sum, under way, or NULL                                                         */
+
     td_work    *header;         /* under way, or NULL                                                                 */
     td_storage *header_storage; /* mine, then one of each rank, in the arena                                          */
     size_t      header_bytes;
@@ -85,6 +88,8 @@ void td__ddp_buckets_drop(td_ddp *ddp);
 /* cross.c: a bucket's way over the ranks. */
 int  td__bucket_cross(td_ddp *ddp, td__bucket *bucket);   /* starts it                                                         */
 int  td__bucket_wait(td_ddp *ddp, td__bucket *bucket);    /* the host's memory is there; a GPU's stream will find it there        */
+int  td__ddp_stop_cross(td_ddp *ddp);                /* behind the last bucket: has an index check failed on any rank?             */
+int  td__ddp_stop_wait(td_ddp *ddp);                 /* as a bucket's wait                                                       */
 void td__ddp_exposed(td_ddp *ddp);                   /* at a step's end: what the step before waited for, without waiting         */
 int  td__ddp_rebuild(td_ddp *ddp);                   /* once, before the first step                                       */
 td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live                                              */

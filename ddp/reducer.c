@@ -56,7 +56,8 @@ int td__ddp_wait_all(td_ddp *ddp)
         int c = td__bucket_wait(ddp, &ddp->bucket[i]);
         code = code ? code : c;
     }
-    return code;
+    int c = td__ddp_stop_wait(ddp);
+    return code ? code : c;
 }
 
 /* Gradients that are the mean already go on as rank 0's; on the other ranks the next backward starts from nothing. Summed over the
@@ -144,6 +145,7 @@ static void forget(td_ddp *ddp)
 {
     td__ddp_wait_all(ddp);
     ddp->group->unit = ddp->group->weight = 0;
+    ddp->group->stop = NULL;
     for (int i = 0; i < ddp->leaves; i++)
         ddp->leaf[i]->has_grad = ddp->leaf[i]->used = false;
     ddp->reduced = ddp->local = false;
@@ -193,6 +195,9 @@ static int reducer_end(td__group *group)
             launch_full(comm);
             code = td__pending();
         }
+        for (td_ddp *d = td__ddps(); d && !code; d = d->next)      /* every index of this backward has been checked by now, on every rank */
+            if (d->comm == comm && d->syncing && d->active)
+                code = td__ddp_stop_cross(d);
         for (td_ddp *d = td__ddps(); d; d = d->next)
             if (d->comm == comm && d->syncing)
                 finish(d, code);
@@ -215,7 +220,9 @@ static int reducer_step_begin(td__group *group)
 static int reducer_wait(td__flat *flat)
 {
     td__bucket *bucket = flat->user;
-    return bucket ? td__bucket_wait(flat->group->user, bucket) : 0;
+    int code = bucket ? td__bucket_wait(flat->group->user, bucket) : 0;
+    int stop = td__ddp_stop_wait(flat->group->user);
+    return code ? code : stop;
 }
 
 static void reducer_step_end(td__group *group)

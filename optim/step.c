@@ -80,7 +80,8 @@ static int step_run(td_optim *opt, size_t i, size_t count)
     td_dtype dtype = first->value->dtype;
     td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .step = first->steps + 1, .flat = first->flat,
                   .s = { .p = td__ptr(first->value), .g = td__ptr(first->leaf->grad),
-                         .gscale = { td__group_scale(first->group), opt->factored ? td__optim_number(opt, TD__FACTOR) : NULL } },
+                         .gscale = { td__group_scale(first->group), opt->factored ? td__optim_number(opt, TD__FACTOR) : NULL },
+                         .stop = first->group->stop },
                   .squares = opt->rule->each ? td__optim_number(opt, TD__RULE) : NULL };
     rates(opt, first, &r.s.lr, &r.bias1, &r.bias2);
     td__note_run(opt, i, count);
@@ -189,14 +190,47 @@ static int check_factor(const td_optim *opt)
                     "last backward");
 }
 
+/* A bad index of gradients that were reduced stops the kernels of all ranks, whose hosts may not know yet. So this host does not ask now: else it would
+ * refuse the step alone. The next backward tells all ranks. */
+static bool stopped_together(const td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++)
+        if (opt->param[i].leaf->group && opt->param[i].leaf->group->stop)
+            return true;
+    return false;
+}
+
+/* Told of since the backward, by a copy to the host, say: refused here, while the other ranks' step writes nothing but counts. It counts here, too, or bias
+ * corrections and random numbers would part. */
+static bool count_lost(td_optim *opt)
+{
+    bool lost = false;
+    for (size_t i = 0; i < opt->n; i++) {
+        td__param *p = &opt->param[i];
+        const td__group *g = p->leaf->group;
+        if (!g || !g->stop || g->traps == td__traps || !td__param_steps(p))
+            continue;
+        p->steps++;
+        lost = true;
+    }
+    for (size_t i = 0; i < opt->n && lost; i++)
+        if (opt->param[i].leaf->group)
+            td__group_untrap(opt->param[i].leaf->group);
+    return lost;
+}
+
 /* The gradients are taken: by a step, or by nobody. Either way random operations go on to new numbers. */
 static int take(td_optim *opt, bool step)
 {
     int rc = td__optim_check("td_optim_step", opt);
-    if (rc == 0)
+    if (rc == 0 && !stopped_together(opt))
         rc = td__trap_look(false);
     if (rc == 0)
         rc = td__pending();                    /* never update weights from garbage */
+    if (step && count_lost(opt) && rc != 0) {
+        opt->steps++;
+        td_step_set(td_step_get() + 1);
+    }
     for (size_t i = 0; rc == 0 && i < opt->n; i++)
         if (opt->param[i].leaf->group)
             td__group_untrap(opt->param[i].leaf->group);

@@ -42,6 +42,8 @@ typedef struct td_device_ops {
     bool  (*trapped)(bool wait, td_trapped *into);             /* has an index check failed? Looks without waiting, and waits for the device's
                                                                   work when it has or when told to. NULL: kernels say it at once (*bad)    */
     void  (*trap_clear)(void);                                 /* after it was told: kernels may step weights again, in stream order        */
+    const int32_t *(*trap_word)(void);                         /* in the device's memory, not 0 from a failed check until it is cleared; NULL: none
+                                                                  was made. The row may be NULL, too                                   */
     /* From begin to end what this thread starts on the compute stream is recorded and not run; end makes a graph of it (graph NULL: it is given up).
      * What was allocated meanwhile stays reserved until the graph is freed. NULL: the device has no graphs. */
     int   (*graph_begin)(int index);

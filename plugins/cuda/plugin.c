@@ -34,6 +34,7 @@ const td_device_ops cuda_ops = {
     .copy_async = cuda_copy_async,
     .trapped = cuda_trapped,
     .trap_clear = cuda_trap_clear,
+    .trap_word = td__cuda_trap_word,
     .graph_begin = cuda_graph_begin,
     .graph_end = cuda_graph_end,
     .graph_launch = cuda_graph_launch,

@@ -93,7 +93,8 @@ static td_device_ops emulated = {
     .stream_new = stream_new, .stream_free = drop, .event_new = event_new, .event_record = event_record, .event_wait = event, .event_free = event_free,
     .event_new_timed = event_new_timed, .event_ms = event_ms, .event_done = passed,
     .event_synchronize = event_synchronize, .label = label, .host_alloc = take, .host_free = give, .copy_async = copy_async,
-    .channels_last = true, .trapped = trapped, .trap_clear = td__emulated_trap_clear, .graph_begin = td__emulated_graph_begin, .graph_end = td__emulated_graph_end,
+    .channels_last = true, .trapped = trapped, .trap_clear = td__emulated_trap_clear, .trap_word = td__cuda_trap_word,
+    .graph_begin = td__emulated_graph_begin, .graph_end = td__emulated_graph_end,
     .graph_launch = td__emulated_graph_launch, .graph_free = td__emulated_graph_free, .kernels = &td__cuda_kernels,
 };
 
