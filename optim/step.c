@@ -223,7 +223,9 @@ static bool count_lost(td_optim *opt)
 static int take(td_optim *opt, bool step)
 {
     int rc = td__optim_check("td_optim_step", opt);
-    if (rc == 0 && !stopped_together(opt))
+    if (rc != 0)
+        return rc;
+    if (!stopped_together(opt))
         rc = td__trap_look(false);
     if (rc == 0)
         rc = td__pending();                    /* never update weights from garbage */
