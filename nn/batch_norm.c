@@ -44,9 +44,16 @@ td_tensor *td_batch_norm_relu_forward(td_module *m, td_tensor *x, td_tensor *z)
     }
     TD_MODULE_SCOPE(m);
     const batch_norm *b = (const batch_norm *)m;
-    if (!b->elsewhere || !td_is_training(m))
+    /* On the CPU the three apart: little is lost there, and the bits stay those that they have always had. */
+    if (td_device_of(x).kind != TD_CPU && (!b->elsewhere || !td_is_training(m)))
         return td_escape(td_batch_norm_relu(x, z, b->weight, b->bias, b->running_mean, b->running_var,
                                             &(td_batch_norm_opts){ .train = td_is_training(m), .momentum = b->momentum, .eps = b->eps }));
+    if (z && !td_is_poisoned(x) && !td_is_poisoned(z) && !td__shape_equal(td_shape_of(z), td_shape_of(x))) {
+        char zt[128], xt[128];
+        td__fail(TD_ERR_SHAPE, "td_batch_norm_relu: z has shape %s, expected %s as x", td__shape_text(td_shape_of(z), zt),
+                 td__shape_text(td_shape_of(x), xt));
+        return td__poison();
+    }
     td_tensor *y = forward(m, x);
     return td_escape(td_relu(z ? td_add(y, z) : y));
 }

@@ -75,7 +75,8 @@ typedef struct {
 TD_API td_module *td_nn_conv_transpose2d(int64_t in, int64_t out, int kernel, const td_nn_conv_transpose2d_opts *opts);
 typedef struct { double momentum, eps; bool no_affine; uint64_t reserved[4]; } td_nn_batch_norm_opts;   /* defaults 0.1, 1e-5, false */
 TD_API td_module *td_nn_batch_norm(int64_t channels, const td_nn_batch_norm_opts *opts);    /* (N,C,…)                  */
-/* relu(td_forward(m, x) + z) of such a module, z of x's shape or NULL, in fewer passes over memory (td_batch_norm_relu). */
+/* relu(td_forward(m, x) + z) of such a module, z of x's shape or NULL, in fewer passes over a GPU's memory (td_batch_norm_relu); on the
+ * CPU the three apart, with their bits. */
 TD_API td_tensor *td_batch_norm_relu_forward(td_module *m, td_tensor *x, td_tensor *z);
 typedef struct {
     double eps;           /* default 1e-5                                                                               */
