@@ -108,22 +108,29 @@ int  td__not_in_backward(const char *who);             /* 0, or td__fail: a hook
 /* What a forward asks of the world besides tensors (a training flag): `now`, but in a checkpoint's second run the first one's answer. */
 bool td__checkpoint_answer(bool now);
 double td__backward_unit(void);                        /* inside a gradient function: what gradients are counted in               */
-/* A flag of operations that all ranks run together (synchronised batch norm). Its gradient function is also called in a backward of
- * weight 0, with grad_out NULL and no slot wanted, so that no other rank waits in vain. */
-enum { TD__OP_COLLECTIVE = 1u << 16 };
-/* The gradient function hands gradients of as many elements as output 0's to td_call_pass and does nothing else with their slots: no
- * memory is made for what may be g itself. */
-enum { TD__OP_PASSES = 1u << 17 };
-/* The gradient of input 0, of output 0's shape and dtype, may be written over the incoming gradient: each element is read before it is written. */
-enum { TD__OP_OVERWRITES = 1u << 18 };
-/* Inside TD_AUTOCAST, where the device computes in 16 bits: inputs of 16 bits stay as they are beside f32 ones, and results are in f32
- * (td__call_mixed). _ALIKE: only where all have one shape. */
-enum { TD__OP_WIDE = 1u << 19, TD__OP_WIDE_ALIKE = 1u << 20 };
+/* Flags of op records that only this library's own operations set; the public ones (tandem/op.h) are below 1u << 16. */
+enum {
+    /* All ranks run it together (synchronised batch norm). Its gradient function is also called in a backward of weight 0, with grad_out
+     * NULL and no slot wanted, so that no other rank waits in vain. */
+    TD__OP_COLLECTIVE = 1u << 16,
+    /* The gradient function hands gradients of as many elements as output 0's to td_call_pass and does nothing else with their slots: no
+     * memory is made for what may be g itself. */
+    TD__OP_PASSES = 1u << 17,
+    /* The gradient of input 0, of output 0's shape and dtype, may be written over the incoming gradient: each element is read before it is written. */
+    TD__OP_OVERWRITES = 1u << 18,
+    /* Inside TD_AUTOCAST, where the device computes in 16 bits: inputs of 16 bits stay as they are beside f32 ones, and results are in f32
+     * (td__call_mixed). _ALIKE: only where all have one shape. */
+    TD__OP_WIDE = 1u << 19,
+    TD__OP_WIDE_ALIKE = 1u << 20,
+    /* Images stay as they lie (tensor/format.c): the gradient function gets its incoming gradients channels last where the output was, and
+     * slots channels last where the input was and the device keeps that. Everybody else's are contiguous. */
+    TD__OP_FORMATS = 1u << 21,
+};
+_Static_assert(TD__OP_COLLECTIVE + TD__OP_PASSES + TD__OP_OVERWRITES + TD__OP_WIDE + TD__OP_WIDE_ALIKE + TD__OP_FORMATS
+                   == (TD__OP_COLLECTIVE | TD__OP_PASSES | TD__OP_OVERWRITES | TD__OP_WIDE | TD__OP_WIDE_ALIKE | TD__OP_FORMATS),
+               "two flags of one bit");
 bool td__call_mixed(const td_call *call);
 const char *td__call_name(const td_call *call);         /* of its operation, without td_                                        */
-/* Images stay as they lie (tensor/format.c): the gradient function gets its incoming gradients channels last where the output was, and slots
- * channels last where the input was and the device keeps that. Everybody else's are contiguous. */
-enum { TD__OP_FORMATS = 1u << 19 };
 /* In infer: td_call_infer, but channels last where `like` (may be NULL) is and its device keeps that. */
 int td__call_infer_like(td_call *call, int output, td_shape shape, td_dtype dtype, const td_tensor *like);
 /* A leaf's cast inside TD_AUTOCAST, channels last if so asked, kept as the door's casts are; NULL: x is no leaf or there is no region. */

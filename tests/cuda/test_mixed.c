@@ -72,6 +72,39 @@ static void residual(void **state)
             }
 }
 
+/* Every other operation promotes to f32, and those that want f32 get it: a copy comes first. */
+static td_tensor *difference(td_tensor *a, td_tensor *b) { return td_sub(a, b); }
+static td_tensor *product(td_tensor *a, td_tensor *b) { return td_mul(a, b); }
+static td_tensor *quotient(td_tensor *a, td_tensor *b) { return td_div(a, b); }
+static td_tensor *larger(td_tensor *a, td_tensor *b) { return td_maximum(a, b); }
+static td_tensor *exponential(td_tensor *a, td_tensor *b) { (void)a; return td_exp(b); }
+static td_tensor *likelihood(td_tensor *a, td_tensor *b) { (void)a; return td_softmax(b, -1); }
+
+static void promoted(void **state)
+{
+    static td_tensor *(*const op[])(td_tensor *, td_tensor *) = { difference, product, quotient, larger, exponential, likelihood };
+    (void)state;
+    for (size_t i = 0; i < sizeof op / sizeof *op; i++)
+        for (int h = 0; h < 2; h++) {
+            TD_SCOPE();
+            td_tensor *x = leaf(TD_SHAPE(3, 37), 1), *b = leaf(TD_SHAPE(3, 37), 2), *x2 = td_detach(x), *b2 = td_detach(b), *y;
+            td_requires_grad((td_tensors){ &x2, 1 }, true);
+            td_requires_grad((td_tensors){ &b2, 1 }, true);
+            td_tensor *low = td_cast(b, halves[h]);
+            {
+                TD_AUTOCAST(halves[h]);
+                y = op[i](x, low);
+            }
+            td_tensor *y2 = op[i](x2, td_cast(td_cast(b2, halves[h]), TD_F32));
+            same(y, y2);
+            backward(y);
+            backward(y2);
+            same(td_grad(b), td_grad(b2));
+            if (td_grad(x2))
+                same(td_grad(x), td_grad(x2));
+        }
+}
+
 /* Outside a region bf16 beside f32 is an error, as ever. */
 static void refused(void **state)
 {
@@ -199,7 +232,7 @@ int main(int argc, char **argv)
     if (td_device_default().kind != TD_CUDA)
         return argc > 1 && strcmp(argv[1], "or-skip") == 0 ? 77 : 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(residual), cmocka_unit_test(refused), cmocka_unit_test(norms), cmocka_unit_test(losses), cmocka_unit_test(memory),
+        cmocka_unit_test(residual), cmocka_unit_test(promoted), cmocka_unit_test(refused), cmocka_unit_test(norms), cmocka_unit_test(losses), cmocka_unit_test(memory),
     };
     return cmocka_run_group_tests(tests, NULL, clean);
 }
