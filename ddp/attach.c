@@ -212,3 +212,15 @@ td_ddp_stats td_ddp_last_step(const td_ddp *ddp)
         td__fail(TD_ERR_ARGUMENT, "td_ddp_last_step: the td_ddp is NULL");
     return ddp ? ddp->last : poisoned.last;
 }
+
+td_ddp_bucket td_ddp_last_bucket(const td_ddp *ddp, int i)
+{
+    TD_ENTER();
+    if (!ddp)
+        td__fail(TD_ERR_ARGUMENT, "td_ddp_last_bucket: the td_ddp is NULL");
+    else if (ddp != &poisoned && (i < 0 || i >= ddp->buckets))
+        td__fail(TD_ERR_ARGUMENT, "td_ddp_last_bucket: there is no bucket %d; there are %d, from 0", i, ddp->buckets);
+    else if (ddp != &poisoned)
+        return ddp->bucket[i].last;
+    return (td_ddp_bucket){ 0 };
+}

@@ -113,8 +113,10 @@ int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
             coll.out = (char *)bucket->low->data + (size_t)flat->n * td_dtype_size(coll.dtype);
         }
     }
+    bucket->figures.ready_ms = (td__now() - ddp->backward_began) * 1e3;
+    bucket->figures.bytes = flat->n * (int64_t)td_dtype_size(coll.dtype);
     bucket->work = td__coll_start(ddp->comm, &coll);
-    ddp->stats.bytes += flat->n * (int64_t)td_dtype_size(coll.dtype);
+    ddp->stats.bytes += bucket->figures.bytes;
     return bucket->work ? 0 : td__pending();
 }
 
@@ -177,7 +179,8 @@ int td__bucket_wait(td_ddp *ddp, td__bucket *bucket)
     bucket->work = NULL;
     mark(ddp, bucket, 1);
     ddp->stats.exposed_ms += (td__now() - before) * 1e3;
-    ddp->stats.comm_ms += (figures.ended - figures.begun) * 1e3;
+    bucket->figures.comm_ms = (figures.ended - figures.begun) * 1e3;
+    ddp->stats.comm_ms += bucket->figures.comm_ms;
     if (!code && narrow(ddp, bucket->flat))
         mean_of(ddp, bucket);
     return code;

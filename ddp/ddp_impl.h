@@ -30,6 +30,7 @@ typedef struct {
     void     *waits[2][2];      /* on a GPU: events before and after the wait, of even and odd steps; or NULL            */
     bool      waited[2];        /* and whether they were recorded                                                     */
     char      label[48];
+    td_ddp_bucket figures, last; /* of this step, of the last                                                          */
 } td__bucket;
 
 /* What each rank says in the header of a synchronised backward; a bit per parameter follows. */

@@ -234,6 +234,12 @@ static void reducer_step_end(td__group *group)
     td__ddp_exposed(ddp);
     s->overlap = s->comm_ms > 0 && s->exposed_ms < s->comm_ms ? 1 - s->exposed_ms / s->comm_ms : 0;
     s->buckets = ddp->buckets;
+    for (int i = 0; i < ddp->buckets; i++) {
+        td__bucket *bucket = &ddp->bucket[i];
+        bucket->figures.parameters = bucket->flat->leaves;
+        bucket->last = bucket->figures;
+        bucket->figures = (td_ddp_bucket){ 0 };
+    }
     ddp->last = *s;
     *s = (td_ddp_stats){ .slowest_rank = -1 };
     ddp->step_began = 0;

@@ -45,6 +45,18 @@ typedef struct {
 } td_ddp_stats;
 TD_API td_ddp_stats td_ddp_last_step(const td_ddp *ddp);
 
+/* One bucket in the last step. Buckets are numbered as they are launched, 0 first; they are laid out anew once, behind the first backward, so
+ * that the first step has no figures. On a GPU
+ * ready_ms is when the host launched it, comm_ms 0 (td_ddp_last_step has the sum). */
+typedef struct {
+    int64_t bytes;            /* of gradients, as they cross                                                          */
+    int     parameters;
+    double  ready_ms;         /* from the backward's begin until it was launched; 0: no rank had a gradient in it        */
+    double  comm_ms;          /* its reduction                                                                         */
+    uint64_t reserved[3];
+} td_ddp_bucket;
+TD_API td_ddp_bucket td_ddp_last_bucket(const td_ddp *ddp, int i);            /* 0 to buckets-1; else zeroes and an error   */
+
 #ifdef __cplusplus
 }
 #endif

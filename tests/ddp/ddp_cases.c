@@ -297,8 +297,17 @@ static void buckets_and_figures(void)
         numbers &= s.buckets >= 3 && s.bytes >= 4 * (3 * 272 + 68) && s.comm_ms > 0 && s.exposed_ms >= 0 && s.step_ms >= s.backward_ms;
         if (size > 1)
             numbers &= s.slowest_rank == size - 1 && s.skew_ms > 30 && s.skew_ms < 5000;
+        /* bucket by bucket: they add up, and are ready one after the other */
+        td_ddp_bucket sum = { 0 };
+        for (int b = 0; b < s.buckets; b++) {
+            td_ddp_bucket one = td_ddp_last_bucket(d, b);
+            numbers &= one.ready_ms >= sum.ready_ms && one.ready_ms <= s.backward_ms;
+            sum.bytes += one.bytes, sum.parameters += one.parameters, sum.comm_ms += one.comm_ms, sum.ready_ms = one.ready_ms;
+        }
+        numbers &= i == 0 || (sum.bytes == s.bytes && sum.parameters == 8 && sum.comm_ms > 0.999 * s.comm_ms && sum.comm_ms < 1.001 * s.comm_ms);
     }
     EXPECT(numbers);
+    EXPECT(td_ddp_last_bucket(d, -1).bytes == 0 && has_error(TD_ERR_ARGUMENT, "td_ddp_last_bucket: there is no bucket -1"));
     td_ddp_free(d);
     td_optim_free(opt);
     td_module_free(m);
@@ -311,6 +320,7 @@ static void no_handle_is_a_sentence(void)
     EXPECT(has_error(TD_ERR_ARGUMENT, "td_ddp_no_sync: the td_ddp is NULL"));
     td_ddp_stats none = td_ddp_last_step(NULL);
     EXPECT(has_error(TD_ERR_ARGUMENT, "td_ddp_last_step: the td_ddp is NULL") && none.buckets == 0);
+    EXPECT(td_ddp_last_bucket(NULL, 0).bytes == 0 && has_error(TD_ERR_ARGUMENT, "td_ddp_last_bucket: the td_ddp is NULL"));
 }
 
 static void spoil(td_tensor *grad, void *user)
