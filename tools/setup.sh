@@ -1,4 +1,4 @@
-# tools/setup.sh: sourced by ./quickstart and ./check: installs the packages of packages.list that are missing. When none is, it
+# tools/setup.sh: sourced by ./quickstart, ./check and their like: installs the packages of packages.list that are missing. When none is, it
 # asks dpkg once and touches nothing. Whatever goes wrong ends in one sentence. $root is the repository.
 
 tandem_fail()
@@ -7,11 +7,11 @@ tandem_fail()
     exit 1
 }
 
-# missing_packages: the names in packages.list that are not installed, on one line
+# missing_packages LIST…: the names in these files of the repository that are not installed, on one line
 missing_packages()
 {
     local wanted have
-    wanted=$(sed 's/#.*//' "$root/packages.list" | tr -s ' \t' '\n' | sed '/^$/d' | sort -u)
+    wanted=$(cd "$root" && sed 's/#.*//' "$@" | tr -s ' \t' '\n' | sed '/^$/d' | sort -u)
     # dpkg-query fails when it does not know one of the names
     # shellcheck disable=SC2086
     have=$({ dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2> /dev/null || true; } | sed -n 's/^installed //p' | sort -u)
@@ -34,12 +34,14 @@ why_apt_failed()
     fi
 }
 
+# setup_packages [LIST…]: packages.list if no other is named
 setup_packages()
 {
+    [ $# -gt 0 ] || set -- packages.list
     command -v apt-get > /dev/null && command -v dpkg-query > /dev/null ||
-        tandem_fail "this is no Debian system (no apt-get): install what packages.list names by hand, then use meson"
+        tandem_fail "this is no Debian system (no apt-get): install what is in $* by hand, then use meson"
     local missing as_root='' log
-    missing=$(missing_packages)
+    missing=$(missing_packages "$@")
     [ -z "${missing// /}" ] && return 0
     if [ "$(id -u)" != 0 ]; then
         command -v sudo > /dev/null || tandem_fail "these packages are missing, and installing them needs root or sudo: $missing"
@@ -53,7 +55,7 @@ setup_packages()
         'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' sh $missing > "$log" 2>&1; then
         tandem_fail "packages cannot be installed: $(why_apt_failed "$log"); missing: $missing"
     fi
-    missing=$(missing_packages)
+    missing=$(missing_packages "$@")
     [ -z "${missing// /}" ] || tandem_fail "packages cannot be installed: $(why_apt_failed "$log"); missing: $missing"
 }
 

@@ -30,16 +30,21 @@ printf '#!/bin/sh\ncat "$STATE/id"\n' > "$work/bin/id"
 chmod +x "$work"/bin/*
 export STATE=$work
 
-# attempt INSTALLED TROUBLE ID [PATH]: what setup_packages says
+# attempt INSTALLED TROUBLE ID [PATH]: what setup_packages says, of the lists in $lists
+lists=
 attempt()
 {
     printf '%s' "$1" > "$work/installed"; printf '%s' "$2" > "$work/trouble"; echo "$3" > "$work/id"; : > "$work/calls"
-    PATH=${4:-$work/bin:$PATH} root=$work/repository "$BASH" -euo pipefail -c '. "$1"; setup_packages; echo done' check "$SOURCE/tools/setup.sh" 2>&1
+    PATH=${4:-$work/bin:$PATH} root=$work/repository "$BASH" -euo pipefail -c '. "$1"; setup_packages "${@:2}"; echo done' check "$SOURCE/tools/setup.sh" $lists 2>&1
 }
 check "nothing missing" "done" "$(attempt $'alpha\nbeta\n' '' 0)"
 check "nothing missing: apt-get is not asked" "" "$(cat "$work/calls")"
 check "one missing" $'installing: beta \ndone' "$(attempt $'alpha\n' '' 0)"
 check "one missing: one update, one install" $'update -qq \[noninteractive]\ninstall -y -qq --no-install-recommends beta \[noninteractive]' "$(cat "$work/calls")"
+printf 'gamma   # more\n' > "$work/repository/packages-more.list"
+lists="packages.list packages-more.list"
+check "two lists" $'installing: gamma \ndone' "$(attempt $'alpha\nbeta\n' '' 0)"
+lists=
 check "no network" "*check: packages cannot be installed: the network or the package server cannot be reached; missing: alpha beta " \
     "$(attempt '' "E: Failed to fetch http://mirror.invalid/x Temporary failure resolving 'mirror.invalid'" 0)"
 check "disk full" "*check: packages cannot be installed: the disk is full; missing: beta " \
