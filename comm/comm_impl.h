@@ -8,7 +8,8 @@
  *   agree.c     one rank's error becomes everybody's
  *   bootstrap.c how the ranks of a host find each other and exchange memory
  *   arena.c     memory that every rank of the host can reach
- *   comm_self.c comm_shm.c, plugins/mpi/…   backends: one table each
+ *   uneven.c    all_to_all of uneven parts: what is sent to each other is compared first
+ *   comm_self.c comm_shm*.c, plugins/mpi/…   backends: one table each
  *   device.c    collectives of a device's memory: numbered, started on its streams by its library (plugins/cuda/nccl*.c), waited for
  *   watch.c     the thread that looks after them: done, different, failed, too late
  *   open.c      which backend, and the life of the world
@@ -20,6 +21,7 @@
 #include <tandem/comm.h>
 
 typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_REDUCE_SCATTER, TD_COLL_ALL_GATHER,
+               TD_COLL_REDUCE, TD_COLL_GATHER, TD_COLL_SCATTER, TD_COLL_ALL_TO_ALL,
                TD_COLL_REPLAY /* device.c alone: those of a captured step */ } td_coll_kind;
 
 /* One collective, raw. pre: each rank's own factor before the sum (ranks may differ), post: one factor after it (all ranks the same).
@@ -30,8 +32,18 @@ typedef struct td_coll {
     td_device device;                      /* where in and out lie; zero: host memory                                          */
     td_reduce op;
     int root;
-    void *out; const void *in;             /* in place: in == out; all_gather, reduce_scatter: also the rank's own part       */
-    int64_t count;                         /* elements of the part that every rank passes: all_gather and reduce_scatter: per rank */
+    void *out; const void *in;             /* in place: in == out (all_gather, gather, scatter: the rank's own part; reduce_scatter: either).
+                                            * reduce and gather: out is the root's alone, else NULL; scatter: so is in          */
+    int64_t count;                         /* elements of the part that every rank passes; where there is a part per rank, of one part. Uneven:
+                                            * all_gather: of all parts; all_to_all: 0                                           */
+    /* Uneven, NULL: even; `size` each. all_gather: elements of every rank's part, the same on all. all_to_all: counts: elements that come from
+     * every rank, in_counts: that go to it. They live as long as tensors do; a started one has a copy (comm.c).                */
+    const int64_t *counts, *in_counts;
+    uint32_t uneven;                       /* 0: even; else a hash of what all must know of the counts                           */
+    /* all_to_all with counts, made by uneven.c for the backend when ranks have compared them. from: `size` pairs: the elements that rank i sends here,
+     * and where in its `in` they begin. most: the largest of all counts of all ranks. */
+    const int64_t *from; int64_t most;
+    const struct td_coll *whole;           /* this is a part of that (the ranks' exchange of counts): the fingerprint is that one's */
     double pre, post;
     bool plain;                            /* pre and post are 1 on every rank: a device's library need not multiply              */
     uint64_t seq;                          /* of this communicator, from 1                                                    */
@@ -46,7 +58,8 @@ typedef struct td_coll {
 typedef struct {
     uint64_t seq;
     int64_t  count;
-    int32_t  kind, dtype, op, root, device, unused;   /* device: td_device_kind; no padding, since it is compared as bytes        */
+    int32_t  kind, dtype, op, root, device;   /* device: td_device_kind                                                           */
+    uint32_t uneven;                       /* no padding: it is compared as bytes                                              */
 } td_fingerprint;
 enum { TD_CALL_TEXT = 256 };               /* "all_reduce(f32, 10) #4 at a.c:9"                                               */
 

@@ -223,8 +223,11 @@ int td__control_meet(td__control *c, const td_coll *coll)
 
 void td__coll_fingerprint(const td_coll *coll, td_fingerprint *into)
 {
+    if (coll->whole)
+        coll = coll->whole;
     *into = (td_fingerprint){ .seq = coll->seq, .count = coll->count, .kind = coll->kind, .dtype = (int32_t)coll->dtype,
-                              .op = (int32_t)coll->op, .root = coll->root, .device = coll->device.kind == TD_CUDA ? TD_CUDA : TD_CPU };
+                              .op = (int32_t)coll->op, .root = coll->root, .device = coll->device.kind == TD_CUDA ? TD_CUDA : TD_CPU,
+                              .uneven = coll->uneven };
 }
 
 void td__control_enter(td__control *c, const td_coll *coll)

@@ -9,8 +9,9 @@
 #include <unistd.h>
 #include "comm_room.h"
 
-static const char *const kinds[] = { "barrier", "broadcast", "all_reduce", "reduce_scatter", "all_gather", "replay of a captured step" };
-static const char *const ops[] = { "", ", mean", ", min", ", max" };
+static const char *const kinds[] = { "barrier", "broadcast", "all_reduce", "reduce_scatter", "all_gather", "reduce", "gather", "scatter", "all_to_all",
+                                    "replay of a captured step" };
+static const char *const ops[] = { "", ", mean", ", min", ", max", ", product" };
 
 static char *put(char *at, char *end, const char *text)
 {
@@ -38,11 +39,13 @@ void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL
     if (p->kind != TD_COLL_BARRIER && p->kind != TD_COLL_REPLAY) {
         at = put(at, end, "(");
         at = put(at, end, td_dtype_name((td_dtype)p->dtype));
-        at = put(at, end, ", ");
-        at = put_number(at, end, (uint64_t)p->count);
-        if (p->op > TD_SUM && p->op <= TD_MAX)
+        if (p->kind != TD_COLL_ALL_TO_ALL || !p->uneven)
+            at = put_number(put(at, end, ", "), end, (uint64_t)p->count);
+        if (p->op > TD_SUM && p->op <= TD_PRODUCT)
             at = put(at, end, ops[p->op]);
-        if (p->kind == TD_COLL_BROADCAST)
+        if (p->uneven)
+            at = put(at, end, ", uneven");
+        if (p->kind == TD_COLL_BROADCAST || p->kind == TD_COLL_REDUCE || p->kind == TD_COLL_GATHER || p->kind == TD_COLL_SCATTER)
             at = put_number(put(at, end, ", root "), end, (uint64_t)p->root);
         if (p->device == TD_CUDA)
             at = put(at, end, ", cuda");
@@ -77,7 +80,7 @@ void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT])
 bool td__fingerprint_equal(const td_fingerprint *a, const td_fingerprint *b)
 {
     return a->seq == b->seq && a->count == b->count && a->kind == b->kind && a->dtype == b->dtype && a->op == b->op && a->root == b->root &&
-           a->device == b->device;
+           a->device == b->device && a->uneven == b->uneven;
 }
 
 static void entry_text(td__control *c, int i, const td_fingerprint *print, const char label[TD_LABEL], uint64_t site, char into[TD_CALL_TEXT])

@@ -23,7 +23,7 @@ typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], out[3], mask[4]; bool 
 /* What a random mask is drawn from; first: the first row's sample number where no table of them is given. at: the same four numbers in this
  * order in the kernel's device's memory, read when the kernel runs, instead (a captured step); NULL: these. */
 typedef struct { uint64_t seed; int64_t step, call, first; const int64_t *at; } td_draw;
-typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX } td_combine;
+typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX, TD_COMBINE_PRODUCT } td_combine;
 
 /* A number that may change from step to step, or that only the device knows: by, times *at where at is not NULL (a f64 in the memory of the
  * kernel's device, read when the kernel runs). */
@@ -264,9 +264,9 @@ typedef struct td_kernels {
     void (*mark_not_finite)(const double *squares, double *mark);
     void (*scale_update)(double *scale, const double *found, double growth, double backoff, int64_t interval);
 
-    /* collectives: tensor/cpu/combine.c (arith): out[j][i] = post * sum over r of pre[r] * in[r][i], for all j of k buffers, r in
-     * order; the same pointers may be in and out. pre NULL: ones; an input whose factor is 0 is not read (never 0*NaN). MIN and MAX ignore
-     * pre and post, and pass NaN on. */
+    /* collectives: tensor/cpu/combine.c (every dtype; f16 and bf16 in f32, rounded once): out[j][i] = post * sum over r of pre[r] * in[r][i],
+     * for all j of k buffers, r in order; the same pointers may be in and out. pre NULL: ones; an input whose factor is 0 is not read (never
+     * 0*NaN). MIN, MAX and PRODUCT ignore pre and post; MIN and MAX pass NaN on. Of bool: MIN is and, MAX is or; others are not asked for. */
     void (*combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post,
                     void *const *out, int outs);
 } td_kernels;

@@ -17,7 +17,7 @@ extern "C" {
 
 typedef struct td_comm td_comm;
 typedef struct td_work td_work;                                           /* a started collective                     */
-typedef enum { TD_SUM, TD_MEAN, TD_MIN, TD_MAX } td_reduce;
+typedef enum { TD_SUM, TD_MEAN, TD_MIN, TD_MAX, TD_PRODUCT } td_reduce;
 
 TD_API td_comm    *td_world(void);                                        /* after td_init; before: a world of one      */
 TD_API int         td_rank(const td_comm *comm);
