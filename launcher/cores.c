@@ -1,23 +1,31 @@
-/* launcher/cores.c: who gets which cores.
- *
- * The cores that the launcher itself may use (its affinity, its cgroup's cpuset) are cut into runs of neighbours in
- * hwloc's order, so that a rank stays within a package and a cache where that is possible. Whole cores only, never one
- * core for two ranks. All ranks get the same number of threads: the slowest rank sets the pace, and a core that does not
- * divide evenly is only room to move. With fewer cores than ranks, or less time than cores (a container's quota), binding
- * would do harm and is left out.
+/* launcher/cores.c: which cores there are: those that the launcher itself may use (its affinity, its cgroup's cpuset), and how much of
+ * their time a cgroup grants. Dividing them is place.c's.
  */
 #include "launcher.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-int td__cores_load(hwloc_topology_t *topology)
+/* Parts of hwloc that ask drivers: opening CUDA or OpenCL takes seconds on a large machine, and leaves a context behind. PCI tells enough. */
+static void without_drivers(hwloc_topology_t topology)
+{
+    static const char *const parts[] = { "cuda", "nvml", "opencl", "gl", "rsmi", "levelzero" };
+    for (size_t i = 0; i < TD_COUNT(parts); i++)
+        hwloc_topology_set_components(topology, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST, parts[i]);   /* refused: it is not there */
+}
+
+int td__cores_load(hwloc_topology_t *topology, bool devices)
 {
     if (hwloc_topology_init(topology) != 0)
         return -1;
     hwloc_topology_set_all_types_filter(*topology, HWLOC_TYPE_FILTER_KEEP_NONE);   /* caches and devices cost time to find */
     hwloc_topology_set_type_filter(*topology, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL);
     hwloc_topology_set_type_filter(*topology, HWLOC_OBJ_PACKAGE, HWLOC_TYPE_FILTER_KEEP_ALL);
+    if (devices) {
+        without_drivers(*topology);
+        hwloc_topology_set_io_types_filter(*topology, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+        hwloc_topology_set_type_filter(*topology, HWLOC_OBJ_GROUP, HWLOC_TYPE_FILTER_KEEP_STRUCTURE);   /* where devices hang on half a package */
+    }
     if (hwloc_topology_load(*topology) == 0)
         return 0;
     hwloc_topology_destroy(*topology);
@@ -36,7 +44,7 @@ hwloc_bitmap_t td__cores_allowed(hwloc_topology_t topology)
 }
 
 /* Machines without core objects (some virtual ones): a processor counts as a core. */
-static hwloc_obj_type_t core_type(hwloc_topology_t topology)
+hwloc_obj_type_t td__cores_type(hwloc_topology_t topology)
 {
     return hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
 }
@@ -44,7 +52,7 @@ static hwloc_obj_type_t core_type(hwloc_topology_t topology)
 int td__cores_count(hwloc_topology_t topology, hwloc_const_bitmap_t allowed)
 {
     int cores = 0;
-    for (hwloc_obj_t core = NULL; (core = hwloc_get_next_obj_by_type(topology, core_type(topology), core));)
+    for (hwloc_obj_t core = NULL; (core = hwloc_get_next_obj_by_type(topology, td__cores_type(topology), core));)
         cores += hwloc_bitmap_intersects(core->cpuset, allowed);
     return cores;
 }
@@ -108,48 +116,4 @@ double td__cores_quota(void)
     if (f)
         fclose(f);
     return least;
-}
-
-/* ---- dividing ------------------------------------------------------------------------------------------------------------------ */
-
-static int at_least_one(int n)
-{
-    return n > 0 ? n : 1;
-}
-
-void td__cores_divide(hwloc_topology_t topology, hwloc_const_bitmap_t allowed, double quota, int ranks, td__division *out)
-{
-    int cores = td__cores_count(topology, allowed);
-    *out = (td__division){ .cores = cores, .quota = quota, .ranks = ranks, .threads = at_least_one(cores / ranks) };
-    if (quota > 0 && quota < cores) {
-        out->threads = at_least_one((int)(quota / ranks));
-        return;
-    }
-    if (cores < ranks || !(out->set = calloc((size_t)ranks, sizeof *out->set)))
-        return;
-    for (int r = 0; r < ranks; r++)
-        if (!(out->set[r] = hwloc_bitmap_alloc())) {
-            td__division_free(out);
-            return;
-        }
-    hwloc_bitmap_t part = hwloc_bitmap_alloc();
-    int i = 0, rank = 0;
-    for (hwloc_obj_t core = NULL; part && (core = hwloc_get_next_obj_by_type(topology, core_type(topology), core));) {
-        hwloc_bitmap_and(part, core->cpuset, allowed);
-        if (hwloc_bitmap_iszero(part))
-            continue;
-        while (i >= (int)((int64_t)(rank + 1) * cores / ranks))
-            rank++;
-        hwloc_bitmap_or(out->set[rank], out->set[rank], part);
-        i++;
-    }
-    hwloc_bitmap_free(part);
-}
-
-void td__division_free(td__division *division)
-{
-    for (int r = 0; division->set && r < division->ranks; r++)
-        hwloc_bitmap_free(division->set[r]);
-    free(division->set);
-    division->set = NULL;
 }

@@ -43,7 +43,7 @@ static bool symbol(void *library, const char *name, void *function_pointer)
 void td__doctor_cores(td__finding *f)
 {
     hwloc_topology_t topology;
-    if (td__cores_load(&topology) != 0) {
+    if (td__cores_load(&topology, false) != 0) {
         hint(f, "hwloc cannot read this machine's topology");
         return;
     }

@@ -5,7 +5,8 @@
  *   job.c       the life of a job: signals, ends of ranks, ending everything; one libuv loop
  *   start.c     what a job needs before its first rank; starting one with its pipes
  *   spawn.c     one rank: fork, session, cores, exec          environ.c  what a rank finds in its environment
- *   cores.c     who gets which cores                           lines.c    the ranks' output, line by line
+ *   cores.c     which cores there are                          lines.c    the ranks' output, line by line
+ *   place*.c    who gets which cores, memory, GPU; who is near  membind.c  a process's memory nodes
  *   tree.c      which processes descend from us                verdict.c  which rank is the cause, how and why
  *   site.c      a place in a file of code as "train.c:41"      doctor.c, env.c: the other subcommands
  */
@@ -29,21 +30,66 @@ extern const td__command td__command_run, td__command_doctor, td__command_env;
 /* "tandem NAME: sentence" on stderr, and where to read more. Returns TD_EXIT_USAGE. */
 int td__usage(const char *name, const char *format, ...) TD_PRINTF(2, 3);
 
-/* ---- cores.c ----------------------------------------------------------------------------------------------------------------- */
+/* ---- cores.c: which cores there are ----------------------------------------------------------------------------------------------- */
+/* devices: GPUs and network devices too (some ten milliseconds). 0 or -1. */
+int    td__cores_load(hwloc_topology_t *topology, bool devices);
+/* The processors that this process may run on, as far as the topology knows them; the caller frees. */
+hwloc_bitmap_t td__cores_allowed(hwloc_topology_t topology);
+int    td__cores_count(hwloc_topology_t topology, hwloc_const_bitmap_t allowed);
+double td__cores_quota(void);                  /* processors' worth of time that the cgroup grants; 0: no limit            */
+hwloc_obj_type_t td__cores_type(hwloc_topology_t topology);   /* CORE; on machines that show none (some virtual ones), PU    */
+
+/* ---- place_gpu.c: the GPUs of this host as CUDA numbers them ------------------------------------------------------------------------ */
+enum { TD_GPUS_MAX = 64 };
+typedef struct {
+    int n;
+    hwloc_obj_t pci[TD_GPUS_MAX];              /* the topology's, by CUDA's number; NULL: it is there, but not known where   */
+    int every;                                 /* TANDEM_DEVICE=cuda:N, every rank takes N; -1: rank r takes GPU r           */
+} td__gpus;
+/* device, visible: the values of TANDEM_DEVICE and CUDA_VISIBLE_DEVICES, or NULL. root: before /proc and /dev, where NVIDIA's driver tells
+ * each GPU's UUID and device node ("" in life); NULL: it is not asked, all GPUs are usable. */
+void   td__gpus_find(hwloc_topology_t topology, const char *device, const char *visible, const char *root, td__gpus *out);
+
+/* ---- place.c, place_near.c, place_here.c: which of it each rank of this host gets ----------------------------------------------------- */
+typedef struct {
+    int  cores;                                /* whole ones                                                              */
+    int  gpu;                                  /* CUDA's number; -1: none                                                 */
+    char gpu_bus[16];                          /* "0000:11:00.0"                                                          */
+    char nic[32];                              /* the nearest network device, "mlx5_0"; "": none. Reported only             */
+} td__seat;
 typedef struct {
     int cores;                                 /* whole cores that this process may use                                   */
     double quota;                              /* processors' worth of time that the cgroup grants; 0: no limit            */
     int threads;                               /* per rank                                                                */
-    int ranks;
+    int ranks;                                 /* of this host                                                            */
     hwloc_bitmap_t *set;                       /* one per rank; NULL: ranks are not bound                                  */
+    hwloc_bitmap_t *nodes;                     /* memory nodes, one set per rank; NULL: memory is not bound                 */
+    td__seat *seat;                            /* one per rank; NULL: nothing is known                                     */
 } td__division;
-int    td__cores_load(hwloc_topology_t *topology);
-/* The processors that this process may run on, as far as the topology knows them; the caller frees. */
-hwloc_bitmap_t td__cores_allowed(hwloc_topology_t topology);
-int    td__cores_count(hwloc_topology_t topology, hwloc_const_bitmap_t allowed);
-double td__cores_quota(void);
-void   td__cores_divide(hwloc_topology_t topology, hwloc_const_bitmap_t allowed, double quota, int ranks, td__division *out);
-void   td__division_free(td__division *division);
+/* A pure function: the same on every rank of a host that asks with the same values. gpus: NULL for none. */
+void td__place(hwloc_topology_t topology, hwloc_const_bitmap_t allowed, double quota, int ranks, const td__gpus *gpus, td__division *out);
+/* td__place on this machine with this process's cores and environment; binds nothing yet. network: the nearest network device, too (jobs on
+ * several hosts). On a made-up machine (hwloc's variables) set and nodes are NULL: its processors are not ours to bind to. The processors that
+ * an engine hands to each of its processes must be all of the job's on this host: mpirun --bind-to none, srun --cpu-bind=none. */
+void td__place_here(int ranks, bool network, td__division *out);
+void td__division_free(td__division *division);
+void td__division_unbind(td__division *division);          /* neither cores nor memory; what is near stays known            */
+void td__division_unbind_memory(td__division *division);
+/* "processors 0-7 (4 cores), node 0, GPU 0 at 0000:11:00.0, mlx5_0" or "not bound, …". Returns `into`. */
+const char *td__place_text(const td__division *division, int rank, char *into, size_t size);
+/* What --nproc-per-node auto, gpu or cpu means here: GPUs; cores (no more than the quota grants); auto: GPUs, cores where there are none.
+ * 0: after a sentence in `error`, there is no GPU or `word` is none of the three. */
+int  td__place_ranks(const char *word, char *error, size_t size);
+
+/* ---- membind.c: a process's memory nodes ------------------------------------------------------------------------------------------------- */
+enum { TD_NODES_MAX = 1024 };
+typedef struct {
+    int nodes;                                 /* 0: memory is left as it is                                              */
+    unsigned long mask[TD_NODES_MAX / (8 * sizeof(unsigned long))];
+} td__membind;
+bool td__membind_free(void);                   /* this process has the kernel's default policy (numactl has not been here)   */
+void td__membind_make(hwloc_const_bitmap_t nodes, td__membind *out);
+void td__membind_apply(const td__membind *membind);   /* between fork and exec                                              */
 
 /* ---- job.c ------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
@@ -97,6 +143,7 @@ typedef struct {
     char **argv, **variables;
     int in, out, err;                          /* descriptors that become 0, 1, 2                                         */
     hwloc_const_bitmap_t cores;                /* NULL: not bound                                                         */
+    hwloc_const_bitmap_t nodes;                /* where its memory shall lie; NULL: left as it is                           */
 } td__start;
 /* The rank leads a session of its own and dies with this process. 0 and *pid, or a negative errno. */
 int td__spawn(const td__start *start, pid_t *pid);

@@ -1,7 +1,7 @@
 /* launcher/spawn.c: one rank becomes a process.
  *
  * fork and exec by hand and not uv_spawn: between the two, the child must become the leader of a session of its own (so
- * that a terminal's signals reach it only through us), ask to die with us, and take its cores; libuv offers no such
+ * that a terminal's signals reach it only through us), ask to die with us, and take its cores and memory nodes; libuv offers no such
  * place, and a helper program in between would cost every start a second exec. The child calls only async-signal-safe
  * functions, because the launcher has a thread (the store's). A pipe that closes at exec brings back why exec failed.
  */
@@ -88,8 +88,8 @@ static void put_at(int from, int to)
         dup2(from, to);
 }
 
-_Noreturn static void become(const td__start *start, pid_t launcher, const cpu_set_t *cpus, size_t cpus_size, const sigset_t *mask,
-                             int report)
+_Noreturn static void become(const td__start *start, pid_t launcher, const cpu_set_t *cpus, size_t cpus_size, const td__membind *memory,
+                             const sigset_t *mask, int report)
 {
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -97,6 +97,7 @@ _Noreturn static void become(const td__start *start, pid_t launcher, const cpu_s
         _exit(1);
     if (cpus)
         sched_setaffinity(0, cpus_size, cpus); /* a refusal (a cpuset that shrank just now) costs speed, not the job */
+    td__membind_apply(memory);
     signal(SIGPIPE, SIG_DFL);
     put_at(start->in, STDIN_FILENO);
     put_at(start->out, STDOUT_FILENO);
@@ -123,6 +124,8 @@ int td__spawn(const td__start *start, pid_t *pid)
         for (int i = hwloc_bitmap_first(start->cores); i >= 0; i = hwloc_bitmap_next(start->cores, i))
             CPU_SET_S(i, cpus_size, cpus);
     }
+    td__membind memory;
+    td__membind_make(start->nodes, &memory);
     int report[2], reason = 0;
     if (pipe2(report, O_CLOEXEC) != 0) {       /* never 0, 1 or 2, which dup2 replaces: main keeps those occupied */
         reason = -errno;
@@ -135,7 +138,7 @@ int td__spawn(const td__start *start, pid_t *pid)
     sigprocmask(SIG_SETMASK, &all, &mask);
     pid_t launcher = getpid(), child = fork();
     if (child == 0)
-        become(start, launcher, cpus, cpus_size, &mask, report[1]);
+        become(start, launcher, cpus, cpus_size, &memory, &mask, report[1]);
     int fork_error = errno;
     sigprocmask(SIG_SETMASK, &mask, NULL);
     close(report[1]);

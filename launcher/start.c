@@ -55,22 +55,6 @@ static int columns_for_ranks(const td__run_options *options, bool prefix)
     return columns > taken ? columns - taken : 0;
 }
 
-static void divide_cores(td__job *job)
-{
-    job->division = (td__division){ .threads = 1 };
-    hwloc_topology_t topology;
-    if (td__cores_load(&topology) != 0)
-        return;
-    hwloc_bitmap_t allowed = td__cores_allowed(topology);
-    if (allowed) {
-        td__cores_divide(topology, allowed, td__cores_quota(), job->options->ranks, &job->division);
-        if (!hwloc_topology_is_thissystem(topology))   /* a made-up machine: its processors are not ours to bind to */
-            td__division_free(&job->division);
-    }
-    hwloc_bitmap_free(allowed);
-    hwloc_topology_destroy(topology);
-}
-
 int td__job_prepare(td__job *job, td__store_server **server)
 {
     unsigned char random[8], secret[32];
@@ -94,7 +78,7 @@ int td__job_prepare(td__job *job, td__store_server **server)
         return complain("memory cannot be had", strerror(ENOMEM));
     for (int r = 0; r < job->options->ranks; r++)
         job->rank[r].rank = r;
-    divide_cores(job);
+    td__place_here(job->options->ranks, false, &job->division);
     return 0;
 }
 
@@ -102,7 +86,8 @@ int td__job_start_rank(td__job *job, int rank, bool piped)
 {
     int out[2] = { -1, -1 }, err[2] = { -1, -1 }, none = -1, error = 0;
     td__start start = { .path = job->options->path, .argv = job->options->argv, .in = STDIN_FILENO, .out = STDOUT_FILENO,
-                        .err = STDERR_FILENO, .cores = job->division.set ? job->division.set[rank] : NULL };
+                        .err = STDERR_FILENO, .cores = job->division.set ? job->division.set[rank] : NULL,
+                        .nodes = job->division.nodes ? job->division.nodes[rank] : NULL };
     if (rank > 0) {
         start.in = none = open("/dev/null", O_RDONLY | O_CLOEXEC);
         error = none < 0 ? -errno : 0;

@@ -25,7 +25,7 @@ static void expect(const char *description, const char *allowed_list, double quo
     if (allowed_list)
         hwloc_bitmap_list_sscanf(allowed, allowed_list);
     td__division division;
-    td__cores_divide(topology, allowed, quota, ranks, &division);
+    td__place(topology, allowed, quota, ranks, NULL, &division);
     assert_int_equal(division.threads, threads);
     if (!sets)
         assert_null(division.set);
