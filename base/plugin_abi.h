@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <tandem/plugin.h>
 
-#define TD_PLUGIN_ABI 2
+#define TD_PLUGIN_ABI 3
 struct td_host {                               /* services of the library                                                  */
     int    abi;
     int    (*fail)(int code, const char *format, ...);

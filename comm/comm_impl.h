@@ -77,6 +77,17 @@ typedef struct td_comm_host {
     void (*combine)(td_dtype t, int op, int64_t n, int k, const void *const *in, const double *pre, double post, void *const *out, int outs);
 } td_comm_host;
 
+/* Plain memory between two ranks of the communicator, from any thread; nothing here blocks. Messages of one channel, sender, receiver and tag arrive in
+ * order; a receive may be larger than what comes (one of more than 1 GiB must not be). send and recv: 0, or negative after host->fail. */
+typedef struct { void *of[4]; } td_wire_request;                       /* the caller's memory, which must not move               */
+enum { TD_WIRE_SCHEDULES, TD_WIRE_USERS };                             /* channels: the library's schedules; td_send and td_recv */
+typedef struct td_wire {
+    int  (*send)(void *state, int channel, int peer, int tag, const void *data, size_t n, td_wire_request *r);
+    int  (*recv)(void *state, int channel, int peer, int tag, void *data, size_t n, td_wire_request *r);
+    int  (*test)(void *state, td_wire_request *r);                     /* 1 done, 0 not yet, negative after host->fail           */
+    void (*drop)(void *state, td_wire_request *r);                     /* given up: after a failure; its memory must stay        */
+} td_wire;
+
 typedef struct td_comm_backend {
     const char *name;
     bool on_thread;                        /* every collective runs on the communicator's thread, and cannot see a peer die: MPI */
@@ -85,6 +96,7 @@ typedef struct td_comm_backend {
     /* 0 and *state, or a negative code after host->fail */
     int  (*open)(const td_comm_host *host, void *world, td_comm *comm, void **state);
     int  (*run)(void *state, td_coll *coll);   /* compares fingerprints, then moves data; blocks; negative after host->fail      */
+    const td_wire *wire;                   /* point to point; NULL: none                                                      */
     void *(*alloc)(void *state, size_t bytes); /* arena memory for tensors, zeroed; NULL row: plain memory                      */
     void (*free)(void *arena, void *block);    /* also after close                                                              */
     void *(*arena)(void *state);               /* what free wants                                                               */

@@ -8,21 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#ifndef TD_MPI_MOST
-#define TD_MPI_MOST (1 << 30)                  /* elements or bytes per call: counts are int                                  */
-#endif
-
-typedef struct { td_fingerprint print; double arrived; } ticket;
-
-typedef struct {
-    const td_comm_host *host;
-    td_comm *comm;
-    MPI_Comm mpi;
-    int      rank, size;
-    bool     one_host;
-    ticket  *tickets;                          /* of all ranks                                                              */
-} mpi_state;
-
 static int check(mpi_state *s, const td_coll *coll, const char *call, int rc)
 {
     if (rc == MPI_SUCCESS)
@@ -87,7 +72,7 @@ static int mismatch(mpi_state *s, td_coll *coll)
 
 static int compare(mpi_state *s, td_coll *coll)
 {
-    ticket mine;
+    mpi_ticket mine;
     memset(&mine, 0, sizeof mine);
     s->host->fingerprint(coll, &mine.print);
     mine.arrived = coll->arrived;
@@ -224,7 +209,7 @@ int mpi_open(const td_comm_host *host, void *world, td_comm *comm, void **state)
 {
     MPI_Comm given = world ? *(MPI_Comm *)world : MPI_COMM_WORLD, here;
     mpi_state *s = host->base->alloc(sizeof *s);
-    ticket *tickets = host->base->alloc((size_t)td_size(comm) * sizeof *tickets);
+    mpi_ticket *tickets = host->base->alloc((size_t)td_size(comm) * sizeof *tickets);
     if (!s || !tickets) {
         host->base->free(s);
         host->base->free(tickets);
@@ -245,6 +230,12 @@ int mpi_open(const td_comm_host *host, void *world, td_comm *comm, void **state)
         MPI_Comm_free(&here);
     }
     s->one_host = local == s->size;
+    int code = wire_open(s);
+    if (code) {
+        host->base->free(s);
+        host->base->free(tickets);
+        return code;
+    }
     *state = s;
     return 0;
 }
@@ -259,8 +250,10 @@ void mpi_close(void *state, bool well)
 {
     mpi_state *s = state;
     mpi_ended(well);
-    if (well)                                  /* else peers may be gone, and freeing is collective */
+    if (well) {                                /* else peers may be gone, and freeing is collective */
+        wire_close(s);
         MPI_Comm_free(&s->mpi);
+    }
     s->host->base->free(s->tickets);
     s->host->base->free(s);
 }

@@ -139,6 +139,7 @@ const td_comm_backend mpi_backend = {
     .find = find,
     .open = mpi_open,
     .run = mpi_run,
+    .wire = &mpi_wire,
     .abort = mpi_abort,
     .close = mpi_close,
 };
