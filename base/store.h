@@ -21,4 +21,37 @@ int  td__store_set(td__store *store, const char *key, const void *value, size_t 
 /* waits until the key is set or the deadline passes; *size: room in, bytes out */
 int  td__store_get(td__store *store, const char *key, void *into, size_t *size, double timeout_s);
 int  td__store_add(td__store *store, const char *key, int64_t delta, int64_t *now);               /* counters from 0         */
+
+/* ---- without td__fail: `why` gets the sentence ------------------------------------------------------------------------------
+ * As td__store_serve; with the port said, *code is TD_ERR_STATE when another program has it. */
+td__store_server *td__store_try_serve(const char *where, const unsigned char secret[32], int *code, char *why, size_t size);
+/* One attempt. *code: TD_ERR_IO nobody is there, TD_ERR_TIMEOUT it does not answer, TD_ERR_PEER it is no store, TD_ERR_MISMATCH it does not
+ * know this secret. */
+td__store *td__store_try(const char *address, const unsigned char secret[32], double timeout_s, int *code, char *why, size_t size);
+
+/* ---- meetings: every rank brings some bytes and takes everybody's ------------------------------------------------------------
+ * A key is SCOPE/ANYTHING, used once. A rank belongs to the scopes in which it has met: when its connection breaks, or it leaves, those who
+ * wait for it there are told at once. The server forgets a meeting that has taken place. */
+enum { TD__STORE_MEET_BYTES = 65536 - 64 };    /* over all ranks                                                           */
+typedef enum { TD__ABSENT_NONE, TD__ABSENT_LATE, TD__ABSENT_LEFT, TD__ABSENT_FAILED, TD__ABSENT_LOST, TD__ABSENT_TWICE, TD__ABSENT_SIZE,
+               TD__ABSENT_SERVER } td__store_absence;
+typedef struct {
+    td__store_absence why;                     /* LATE: `rank` has the ranks that have not come; FAILED: text is its sentence; TWICE: another process is
+                                                  this rank; SIZE: it believes in another number of ranks; SERVER: the store itself is gone */
+    int count, rank[32];                       /* count may be more than 32                                                */
+    char text[1024];
+} td__store_absent;
+/* A wait asks this about 20 times a second whether to go on: 0, or another code: give up (the connection is then of no more use). */
+typedef struct { int (*ask)(void *of); void *of; } td__store_patience;
+/* 0 and *got bytes, the ranks' one after the other; or negative with *absent told: TD_ERR_TIMEOUT, TD_ERR_PEER, what `patience` said. */
+int  td__store_meet(td__store *store, const char *key, int rank, int ranks, const void *mine, size_t bytes, void *all, size_t room, size_t *got,
+                    double timeout_s, const td__store_patience *patience, td__store_absent *absent);
+/* The same number of bytes from every rank, however many: in as many meetings as it takes, of which *turn counts the number. */
+int  td__store_gather(td__store *store, const char *scope, uint64_t *turn, int rank, int ranks, const void *mine, size_t bytes, void *all,
+                      double timeout_s, const td__store_patience *patience, td__store_absent *absent);
+/* This rank comes to no more meetings of the scope. sentence NULL: all went well. Negative when nobody could be told. */
+int  td__store_leave(td__store *store, const char *scope, int rank, const char *sentence);
+int  td__store_has(td__store *store, const char *key);       /* 1, 0, or negative when nobody could be asked                */
+/* How many clients are connected that have met somewhere and not left it. */
+int  td__store_server_members(td__store_server *server);
 #endif

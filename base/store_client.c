@@ -6,8 +6,6 @@
 #include "store_wire.h"
 #include <errno.h>
 #include <math.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -28,22 +26,27 @@ static const double ANSWER_TIME = 30;          /* for what the server does at on
 
 /* ---- bytes, with a deadline ------------------------------------------------------------------------------------------------ */
 
-static int wait_for(int fd, short events, double deadline)
+typedef struct { double deadline; const td__store_patience *patience; } waiting;
+
+static int wait_for(int fd, short events, const waiting *w)
 {
     for (;;) {
-        double left = deadline - td__now();
+        double left = w->deadline - td__now(), most = w->patience ? 50 : 1e9;
         struct pollfd p = { .fd = fd, .events = events };
-        int n = poll(&p, 1, left <= 0 ? 0 : (int)fmin(ceil(left * 1000), 1e9));
+        int n = poll(&p, 1, left <= 0 ? 0 : (int)fmin(ceil(left * 1000), most));
         if (n > 0)
             return 0;
         if (n < 0 && errno != EINTR)
             return TD_ERR_IO;
         if (n == 0 && left <= 0)
             return TD_ERR_TIMEOUT;
+        int enough = w->patience ? w->patience->ask(w->patience->of) : 0;
+        if (enough)
+            return enough;
     }
 }
 
-static int send_all(int fd, const unsigned char *bytes, size_t size, double deadline)
+static int send_all(int fd, const unsigned char *bytes, size_t size, const waiting *w)
 {
     while (size > 0) {
         ssize_t n = send(fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -51,7 +54,7 @@ static int send_all(int fd, const unsigned char *bytes, size_t size, double dead
             bytes += n;
             size -= (size_t)n;
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            int code = wait_for(fd, POLLOUT, deadline);
+            int code = wait_for(fd, POLLOUT, w);
             if (code)
                 return code;
         } else if (errno != EINTR) {
@@ -61,7 +64,7 @@ static int send_all(int fd, const unsigned char *bytes, size_t size, double dead
     return 0;
 }
 
-static int receive_all(int fd, unsigned char *bytes, size_t size, double deadline)
+static int receive_all(int fd, unsigned char *bytes, size_t size, const waiting *w)
 {
     while (size > 0) {
         ssize_t n = recv(fd, bytes, size, MSG_DONTWAIT);
@@ -69,7 +72,7 @@ static int receive_all(int fd, unsigned char *bytes, size_t size, double deadlin
             bytes += n;
             size -= (size_t)n;
         } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            int code = wait_for(fd, POLLIN, deadline);
+            int code = wait_for(fd, POLLIN, w);
             if (code)
                 return code;
         } else if (n == 0 || errno != EINTR) {
@@ -81,6 +84,15 @@ static int receive_all(int fd, unsigned char *bytes, size_t size, double deadlin
 
 /* ---- connecting ---------------------------------------------------------------------------------------------------------------- */
 
+TD_PRINTF(3, 4) static int say(char *why, size_t size, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, size, format, args);
+    va_end(args);
+    return 0;
+}
+
 /* A socket that is connected, or -1 with errno. */
 static int try_connect(const td__store_place *place, double deadline)
 {
@@ -90,7 +102,7 @@ static int try_connect(const td__store_place *place, double deadline)
     int error = connect(fd, (const struct sockaddr *)&place->address, place->size) == 0 ? 0 : errno;
     if (error == EINPROGRESS) {
         socklen_t size = sizeof error;
-        if (wait_for(fd, POLLOUT, deadline) != 0)
+        if (wait_for(fd, POLLOUT, &(waiting){ deadline, NULL }) != 0)
             error = ETIMEDOUT;
         else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
             error = errno;
@@ -102,72 +114,88 @@ static int try_connect(const td__store_place *place, double deadline)
     return -1;
 }
 
-/* The server may come later than its clients: until the deadline, nobody there is no failure. */
-static int connect_until(const td__store_place *place, double deadline)
+/* 0, or a negative code with the sentence in `why`. */
+static int shake_hands(td__store *store, const unsigned char *secret, double deadline, char *why, size_t size)
 {
+    unsigned char hello[TD__STORE_HELLO], challenge[TD__STORE_CHALLENGE], proof[TD__STORE_PROOF];
+    const unsigned char *mine = hello + TD__STORE_MAGIC, *theirs = challenge;
+    const waiting w = { deadline, NULL };
+    memcpy(hello, TD__STORE_HELLO_TEXT, TD__STORE_MAGIC);
+    if (td__store_random(hello + TD__STORE_MAGIC))
+        return say(why, size, "store %s: libsodium cannot start", store->address), TD_ERR_INTERNAL;
+    int code = send_all(store->fd, hello, sizeof hello, &w);
+    if (code == 0)
+        code = receive_all(store->fd, challenge, sizeof challenge, &w);
+    if (code == TD_ERR_TIMEOUT)
+        return say(why, size, "store %s: the server did not answer in time", store->address), code;
+    if (code)
+        return say(why, size, "store %s: the server closed the connection before it proved who it is", store->address), code;
+    td__store_proof(secret, TD__STORE_SERVER, mine, theirs, proof);
+    if (!td__store_proof_equal(proof, challenge + TD__STORE_NONCE))
+        return say(why, size, "store %s: the server does not know this job's secret: it belongs to another job", store->address), TD_ERR_MISMATCH;
+    td__store_proof(secret, TD__STORE_CLIENT, mine, theirs, proof);
+    td__store_proof(secret, TD__STORE_KEY, mine, theirs, store->session.key);
+    store->session.me = TD__STORE_CLIENT;
+    if (send_all(store->fd, proof, sizeof proof, &w))
+        return say(why, size, "store %s: the server closed the connection", store->address), TD_ERR_PEER;
+    return 0;
+}
+
+/* `patient`: the server may come later than its clients; until the deadline, nobody there is no failure. */
+static td__store *open_store(const char *address, const unsigned char *secret, double timeout_s, bool patient, int *code, char *why, size_t size)
+{
+    char what[260];
+    td__store_place place;
+    *code = td__store_resolve(address, &place, what, sizeof what);
+    if (*code)
+        return say(why, size, "store %s", what), NULL;
+    td__store *store = td__calloc(sizeof *store);
+    if (!store) {
+        *code = TD_ERR_MEMORY;
+        return say(why, size, "store %s: no memory", address), NULL;
+    }
+    pthread_mutex_init(&store->lock, NULL);
+    snprintf(store->address, sizeof store->address, "%s", address);
+    double deadline = td__now() + timeout_s;
     for (long pause_ns = 1000000;;) {
-        int fd = try_connect(place, deadline);
-        bool nobody = errno == ECONNREFUSED || errno == ENOENT || errno == EAGAIN || errno == EINTR;
-        if (fd >= 0 || !nobody || td__now() >= deadline)
-            return fd;
+        store->fd = try_connect(&place, deadline);
+        bool nobody = store->fd < 0 && (errno == ECONNREFUSED || errno == ENOENT || errno == EAGAIN || errno == EINTR);
+        if (!patient || !nobody || td__now() >= deadline)
+            break;
         nanosleep(&(struct timespec){ .tv_nsec = pause_ns }, NULL);
         if (pause_ns < 50000000)
             pause_ns *= 2;
     }
-}
-
-static int shake_hands(td__store *store, const unsigned char *secret, double deadline)
-{
-    unsigned char hello[TD__STORE_HELLO], challenge[TD__STORE_CHALLENGE], proof[TD__STORE_PROOF];
-    const unsigned char *mine = hello + TD__STORE_MAGIC, *theirs = challenge;
-    memcpy(hello, TD__STORE_HELLO_TEXT, TD__STORE_MAGIC);
-    if (td__store_random(hello + TD__STORE_MAGIC))
-        return td__fail(TD_ERR_INTERNAL, "store %s: libsodium cannot start", store->address);
-    int code = send_all(store->fd, hello, sizeof hello, deadline);
-    if (code == 0)
-        code = receive_all(store->fd, challenge, sizeof challenge, deadline);
-    if (code == TD_ERR_TIMEOUT)
-        return td__fail(code, "store %s: the server did not answer in time", store->address);
-    if (code)
-        return td__fail(code, "store %s: the server closed the connection before it proved who it is", store->address);
-    td__store_proof(secret, TD__STORE_SERVER, mine, theirs, proof);
-    if (!td__store_proof_equal(proof, challenge + TD__STORE_NONCE))
-        return td__fail(TD_ERR_PEER, "store %s: the server does not know this job's secret: it belongs to another job", store->address);
-    td__store_proof(secret, TD__STORE_CLIENT, mine, theirs, proof);
-    td__store_proof(secret, TD__STORE_KEY, mine, theirs, store->session.key);
-    store->session.me = TD__STORE_CLIENT;
-    if (send_all(store->fd, proof, sizeof proof, deadline))
-        return td__fail(TD_ERR_PEER, "store %s: the server closed the connection", store->address);
-    return 0;
+    if (store->fd < 0) {
+        *code = TD_ERR_IO;
+        say(why, size, "store %s: cannot connect within %g s: %s", address, timeout_s, strerror(errno));
+    } else if (place.family == AF_UNIX && !td__store_same_user(store->fd)) {
+        *code = TD_ERR_PEER;
+        say(why, size, "store %s: the server belongs to another user", address);
+    } else {
+        if (place.family != AF_UNIX)
+            td__store_tune(store->fd);
+        *code = shake_hands(store, secret, deadline, why, size);
+    }
+    if (*code == 0)
+        return store;
+    td__store_close(store);
+    return NULL;
 }
 
 td__store *td__store_connect(const char *address, const unsigned char secret[32], double timeout_s)
 {
-    char why[300];
-    td__store_place place;
-    int code = td__store_resolve(address, &place, why, sizeof why);
-    if (code) {
-        td__fail(code, "store %s", why);
-        return NULL;
-    }
-    td__store *store = td__calloc(sizeof *store);
-    if (!store)
-        return NULL;
-    pthread_mutex_init(&store->lock, NULL);
-    snprintf(store->address, sizeof store->address, "%s", address);
-    double deadline = td__now() + timeout_s;
-    store->fd = connect_until(&place, deadline);
-    if (store->fd < 0)
-        td__fail(TD_ERR_IO, "store %s: cannot connect within %g s: %s", address, timeout_s, strerror(errno));
-    else if (place.family == AF_UNIX && !td__store_same_user(store->fd))
-        td__fail(TD_ERR_PEER, "store %s: the server belongs to another user", address);
-    else if (shake_hands(store, secret, deadline) == 0) {
-        if (place.family != AF_UNIX)
-            setsockopt(store->fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
-        return store;
-    }
-    td__store_close(store);
-    return NULL;
+    char why[400] = "";
+    int code = 0;
+    td__store *store = open_store(address, secret, timeout_s, true, &code, why, sizeof why);
+    if (!store && !td__pending_here())
+        td__fail(code == TD_ERR_MISMATCH ? TD_ERR_PEER : code, "%s", why);
+    return store;
+}
+
+td__store *td__store_try(const char *address, const unsigned char secret[32], double timeout_s, int *code, char *why, size_t size)
+{
+    return open_store(address, secret, timeout_s, false, code, why, size);
 }
 
 void td__store_close(td__store *store)
@@ -183,28 +211,40 @@ void td__store_close(td__store *store)
 
 /* ---- one question, one answer ------------------------------------------------------------------------------------------------------ */
 
-/* The answer lies in store->frame until the next call. 0 when there is one, whatever it says. */
-static int ask(td__store *store, const td__store_frame *question, td__store_frame *answer, double wait_s)
+/* The answer lies in store->frame until the next call. 0 when there is one, whatever it says; else how it failed. */
+static int exchange(td__store *store, const td__store_frame *question, td__store_frame *answer, double wait_s, const td__store_patience *patience)
 {
     if (store->broken)
-        return td__fail(TD_ERR_STATE, "store %s: the connection broke in an earlier call", store->address);
-    double deadline = td__now() + wait_s + ANSWER_TIME;
+        return TD_ERR_STATE;
+    const waiting w = { td__now() + wait_s + ANSWER_TIME, patience };
     size_t size = td__store_pack(&store->session, question, store->frame);
-    int code = send_all(store->fd, store->frame, size, deadline);
+    int code = send_all(store->fd, store->frame, size, &w);
     if (code == 0)
-        code = receive_all(store->fd, store->frame, TD__STORE_HEADER, deadline);
+        code = receive_all(store->fd, store->frame, TD__STORE_HEADER, &w);
     size = code ? 0 : td__store_frame_size(store->frame);
     if (size)
-        code = receive_all(store->fd, store->frame + TD__STORE_HEADER, size - TD__STORE_HEADER, deadline);
+        code = receive_all(store->fd, store->frame + TD__STORE_HEADER, size - TD__STORE_HEADER, &w);
     if (code == 0 && size && td__store_unpack(&store->session, store->frame, answer))
         return 0;
     store->broken = true;
-    if (code == TD_ERR_TIMEOUT)
-        return td__fail(code, "store %s: no answer for %g s: its process is stopped or cannot be reached", store->address,
-                        wait_s + ANSWER_TIME);
-    if (code)
+    return code ? code : TD_ERR_MISMATCH;
+}
+
+static int ask(td__store *store, const td__store_frame *question, td__store_frame *answer, double wait_s)
+{
+    int code = exchange(store, question, answer, wait_s, NULL);
+    switch (code) {
+    case 0:
+        return 0;
+    case TD_ERR_STATE:
+        return td__fail(code, "store %s: the connection broke in an earlier call", store->address);
+    case TD_ERR_TIMEOUT:
+        return td__fail(code, "store %s: no answer for %g s: its process is stopped or cannot be reached", store->address, wait_s + ANSWER_TIME);
+    case TD_ERR_MISMATCH:
+        return td__fail(TD_ERR_PEER, "store %s: the answer is not from the server that was greeted", store->address);
+    default:
         return td__fail(TD_ERR_PEER, "store %s: the server closed the connection: it ended, or refused this process", store->address);
-    return td__fail(TD_ERR_PEER, "store %s: the answer is not from the server that was greeted", store->address);
+    }
 }
 
 static int check(td__store *store, const char *key, size_t value_size)
@@ -287,6 +327,125 @@ int td__store_add(td__store *store, const char *key, int64_t delta, int64_t *now
         code = refused(store, key, answer.op, 0);
     if (code == 0 && now)
         *now = td__store_get_i64(answer.value);
+    pthread_mutex_unlock(&store->lock);
+    return code;
+}
+
+int td__store_has(td__store *store, const char *key)
+{
+    unsigned char wait_ms[8] = { 0 };
+    td__store_frame answer, question = { TD__STORE_GET, (const void *)key, wait_ms, strlen(key), sizeof wait_ms };
+    pthread_mutex_lock(&store->lock);
+    int code = exchange(store, &question, &answer, 0, NULL);
+    if (code == 0)
+        code = answer.op == TD__STORE_DONE;
+    pthread_mutex_unlock(&store->lock);
+    return code;
+}
+
+/* ---- meetings ------------------------------------------------------------------------------------------------------------------ */
+
+/* What the server says when the meeting cannot take place. */
+static int told_why(const td__store_frame *answer, td__store_absent *absent)
+{
+    *absent = (td__store_absent){ .why = TD__ABSENT_SERVER };
+    if (answer->op == TD__STORE_LATE && answer->value_size >= 4) {
+        absent->why = TD__ABSENT_LATE;
+        absent->count = td__store_get_i32(answer->value);
+        size_t named = answer->value_size / 4 - 1;
+        for (size_t i = 0; i < named && i < TD_COUNT(absent->rank); i++)
+            absent->rank[i] = td__store_get_i32(answer->value + 4 * (i + 1));
+        return TD_ERR_TIMEOUT;
+    }
+    if (answer->op == TD__STORE_ABSENT && answer->value_size >= 8) {
+        size_t n = answer->value_size - 8;
+        absent->count = 1;
+        absent->rank[0] = td__store_get_i32(answer->value);
+        absent->why = (td__store_absence)td__store_get_i32(answer->value + 4);
+        n = n < sizeof absent->text ? n : sizeof absent->text - 1;
+        memcpy(absent->text, answer->value + 8, n);
+        return TD_ERR_PEER;
+    }
+    snprintf(absent->text, sizeof absent->text, "the store has no room");
+    return TD_ERR_MEMORY;
+}
+
+int td__store_meet(td__store *store, const char *key, int rank, int ranks, const void *mine, size_t bytes, void *all, size_t room, size_t *got,
+                   double timeout_s, const td__store_patience *patience, td__store_absent *absent)
+{
+    *absent = (td__store_absent){ .why = TD__ABSENT_SERVER };
+    unsigned char *value = td__alloc(TD__STORE_MEET_HEAD + bytes);
+    if (!value || bytes > TD__STORE_MEET_BYTES || strlen(key) > TD__STORE_KEY_MAX) {
+        td__free(value);
+        snprintf(absent->text, sizeof absent->text, "%zu bytes are too many, or there is no memory", bytes);
+        return TD_ERR_ARGUMENT;
+    }
+    timeout_s = fmin(fmax(timeout_s, 0), 1e9);
+    td__store_put_i32(value, rank);
+    td__store_put_i32(value + 4, ranks);
+    td__store_put_i64(value + 8, (int64_t)ceil(timeout_s * 1000));
+    if (bytes)
+        memcpy(value + TD__STORE_MEET_HEAD, mine, bytes);
+    td__store_frame answer, question = { TD__STORE_MEET, (const void *)key, value, strlen(key), TD__STORE_MEET_HEAD + bytes };
+    pthread_mutex_lock(&store->lock);
+    int code = exchange(store, &question, &answer, timeout_s, patience);
+    if (code) {
+        snprintf(absent->text, sizeof absent->text, "%s",
+                 code == TD_ERR_STATE ? "the connection broke in an earlier call" :
+                 code == TD_ERR_TIMEOUT ? "it does not answer" :
+                 code == TD_ERR_MISMATCH ? "its answer is not from the server that was greeted" : "it closed the connection, or cannot be reached");
+        if (code == TD_ERR_TIMEOUT || code == TD_ERR_STATE || code == TD_ERR_MISMATCH)
+            code = TD_ERR_PEER;
+    } else if (answer.op != TD__STORE_DONE) {
+        code = told_why(&answer, absent);
+    } else if (answer.value_size > room) {
+        code = TD_ERR_MISMATCH;
+        snprintf(absent->text, sizeof absent->text, "it sends %zu bytes where %zu were expected", answer.value_size, room);
+    } else {
+        *absent = (td__store_absent){ 0 };
+        *got = answer.value_size;
+        if (*got)
+            memcpy(all, answer.value, *got);
+    }
+    pthread_mutex_unlock(&store->lock);
+    td__free(value);
+    return code;
+}
+
+int td__store_gather(td__store *store, const char *scope, uint64_t *turn, int rank, int ranks, const void *mine, size_t bytes, void *all,
+                     double timeout_s, const td__store_patience *patience, td__store_absent *absent)
+{
+    size_t piece = TD__STORE_MEET_BYTES / (size_t)ranks, n = 0, got = 0;
+    unsigned char *pieces = td__alloc(TD__STORE_MEET_BYTES);
+    char key[TD__STORE_KEY_MAX + 1];
+    int code = pieces ? 0 : TD_ERR_MEMORY;
+    *absent = (td__store_absent){ .why = TD__ABSENT_SERVER };
+    for (size_t at = 0; at < bytes && !code; at += n) {
+        n = bytes - at < piece ? bytes - at : piece;
+        snprintf(key, sizeof key, "%s/%llu", scope, (unsigned long long)(*turn)++);
+        code = td__store_meet(store, key, rank, ranks, (const char *)mine + at, n, pieces, n * (size_t)ranks, &got, timeout_s, patience, absent);
+        if (!code && got != n * (size_t)ranks) {
+            code = TD_ERR_MISMATCH;
+            snprintf(absent->text, sizeof absent->text, "ranks brought different numbers of bytes");
+        }
+        for (size_t r = 0; r < (size_t)ranks && !code; r++)
+            memcpy((char *)all + r * bytes + at, pieces + r * n, n);
+    }
+    td__free(pieces);
+    return code;
+}
+
+int td__store_leave(td__store *store, const char *scope, int rank, const char *sentence)
+{
+    unsigned char value[TD__STORE_LEAVE_HEAD + 1024];
+    size_t n = sentence ? strnlen(sentence, sizeof value - TD__STORE_LEAVE_HEAD) : 0;
+    td__store_put_i32(value, rank);
+    td__store_put_i32(value + 4, sentence != NULL);
+    if (n)
+        memcpy(value + TD__STORE_LEAVE_HEAD, sentence, n);
+    td__store_frame answer, question = { TD__STORE_LEAVE, (const void *)scope, value, strlen(scope), TD__STORE_LEAVE_HEAD + n };
+    pthread_mutex_lock(&store->lock);
+    int code = exchange(store, &question, &answer, 0, NULL);
     pthread_mutex_unlock(&store->lock);
     return code;
 }

@@ -37,11 +37,12 @@ static void flush(td__store_peer *c)
     c->out_sent = c->out_used = 0;
 }
 
-static void answer(td__store_peer *c, td__store_op op, const unsigned char *value, size_t size)
+void td__store_answer(td__store_peer *c, td__store_op op, const unsigned char *value, size_t size)
 {
     td__store_frame frame = { .op = op, .value = value, .value_size = size };
     c->state = TD__PEER_READY;
     c->deadline = INFINITY;
+    c->meets = NULL;
     if (!make_room(&c->out, &c->out_room, 0, TD__STORE_HEADER + size + TD__STORE_PROOF)) {
         c->lost = true;
         return;
@@ -56,8 +57,8 @@ static void answer(td__store_peer *c, td__store_op op, const unsigned char *valu
 static void wake_parked(td__store_server *server, const td__store_entry *entry)
 {
     for (td__store_peer *c = server->clients; c; c = c->next)
-        if (c->state == TD__PEER_PARKED && !c->lost && c->key_size == entry->key_size && memcmp(c->key, entry->key, c->key_size) == 0)
-            answer(c, TD__STORE_DONE, entry->value, entry->value_size);
+        if (c->state == TD__PEER_PARKED && !c->lost && !c->meets && c->key_size == entry->key_size && memcmp(c->key, entry->key, c->key_size) == 0)
+            td__store_answer(c, TD__STORE_DONE, entry->value, entry->value_size);
 }
 
 /* Stores a value, answers the client and then everybody who has waited for the key. */
@@ -68,11 +69,11 @@ static void store_value(td__store_server *server, td__store_peer *c, const td__s
     bool stored = td__store_put(&server->table, f->key, f->key_size, value, size);
     pthread_mutex_unlock(&server->lock);
     if (!stored) {
-        answer(c, TD__STORE_FULL, NULL, 0);
+        td__store_answer(c, TD__STORE_FULL, NULL, 0);
         return;
     }
     const td__store_entry *entry = td__store_find(&server->table, f->key, f->key_size);
-    answer(c, TD__STORE_DONE, tell ? value : NULL, tell ? size : 0);
+    td__store_answer(c, TD__STORE_DONE, tell ? value : NULL, tell ? size : 0);
     wake_parked(server, entry);
 }
 
@@ -81,7 +82,7 @@ static void add(td__store_server *server, td__store_peer *c, const td__store_fra
     const td__store_entry *entry = td__store_find(&server->table, f->key, f->key_size);
     unsigned char sum[8];
     if (entry && entry->value_size != sizeof sum) {
-        answer(c, TD__STORE_NO_COUNTER, NULL, 0);
+        td__store_answer(c, TD__STORE_NO_COUNTER, NULL, 0);
         return;
     }
     int64_t now = entry ? td__store_get_i64(entry->value) : 0;
@@ -94,9 +95,9 @@ static void get(td__store_server *server, td__store_peer *c, const td__store_fra
     const td__store_entry *entry = td__store_find(&server->table, f->key, f->key_size);
     int64_t wait_ms = td__store_get_i64(f->value);
     if (entry) {
-        answer(c, TD__STORE_DONE, entry->value, entry->value_size);
+        td__store_answer(c, TD__STORE_DONE, entry->value, entry->value_size);
     } else if (wait_ms <= 0) {
-        answer(c, TD__STORE_LATE, NULL, 0);
+        td__store_answer(c, TD__STORE_LATE, NULL, 0);
     } else {
         memcpy(c->key, f->key, f->key_size);
         c->key_size = f->key_size;
@@ -118,6 +119,10 @@ static void obey(td__store_server *server, td__store_peer *c)
         add(server, c, &f);
     else if (f.op == TD__STORE_GET && f.value_size == 8)
         get(server, c, &f);
+    else if (f.op == TD__STORE_MEET && f.value_size >= TD__STORE_MEET_HEAD)
+        td__store_obey_meet(server, c, &f);
+    else if (f.op == TD__STORE_LEAVE && f.value_size >= TD__STORE_LEAVE_HEAD)
+        td__store_obey_leave(server, c, &f);
     else
         c->lost = true;
 }
@@ -222,8 +227,10 @@ void td__store_peer_turn(td__store_server *server, td__store_peer *c)
             c->lost = true;
     }
     if (!c->lost && td__now() >= c->deadline) {
-        if (c->state == TD__PEER_PARKED)
-            answer(c, TD__STORE_LATE, NULL, 0);
+        if (c->meets)
+            td__store_meet_late(c);
+        else if (c->state == TD__PEER_PARKED)
+            td__store_answer(c, TD__STORE_LATE, NULL, 0);
         else
             c->lost = true;
     }

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <math.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -30,6 +30,7 @@ static void remove_lost(td__store_server *server)
         }
         *p = c->next;
         server->count--;
+        td__store_meet_lost(server, c);
         td__store_peer_free(c);
     }
 }
@@ -73,7 +74,7 @@ static void accept_some(td__store_server *server)
             return;
         }
         if (!server->local)
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+            td__store_tune(fd);
         c->fd = fd;
         c->deadline = td__now() + PROOF_TIME;
         c->next = server->clients;
@@ -161,20 +162,26 @@ static int format_address(td__store_server *server, const char *where)
     return 0;
 }
 
-static int listen_at(td__store_server *server, const char *where)
+static int listen_at(td__store_server *server, const char *where, char *why, size_t size)
 {
-    char why[300];
+    char what[260];
     td__store_place place;
-    int code = td__store_resolve(where, &place, why, sizeof why);
-    if (code)
-        return td__fail(code, "store %s", why);
+    int code = td__store_resolve(where, &place, what, sizeof what);
+    if (code) {
+        snprintf(why, size, "store %s", what);
+        return code;
+    }
     server->local = place.family == AF_UNIX;
     server->listener = socket(place.family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     server->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (server->listener < 0 || server->wake < 0 || bind(server->listener, (struct sockaddr *)&place.address, place.size) != 0 ||
-        listen(server->listener, SOMAXCONN) != 0 || format_address(server, where) != 0)
-        return td__fail(TD_ERR_IO, "store %s: cannot listen: %s", where, strerror(errno));
-    return 0;
+    if (!server->local && server->listener >= 0)   /* what is left of connections of a job before this one does not hold a port */
+        setsockopt(server->listener, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+    if (server->listener >= 0 && server->wake >= 0 && bind(server->listener, (struct sockaddr *)&place.address, place.size) == 0 &&
+        listen(server->listener, SOMAXCONN) == 0 && format_address(server, where) == 0)
+        return 0;
+    int error = errno;
+    snprintf(why, size, "store %s: cannot listen: %s", where, strerror(error));
+    return error == EADDRINUSE ? TD_ERR_STATE : TD_ERR_IO;
 }
 
 static void free_server(td__store_server *server)
@@ -183,6 +190,7 @@ static void free_server(td__store_server *server)
         close(server->listener);
     if (server->wake >= 0)
         close(server->wake);
+    td__store_meet_clear(server);
     td__store_clear(&server->table);
     td__free(server->polled);
     pthread_mutex_destroy(&server->lock);
@@ -190,25 +198,53 @@ static void free_server(td__store_server *server)
     td__free(server);
 }
 
-td__store_server *td__store_serve(const char *where, const unsigned char secret[32])
+/* Signals are for the user's threads. */
+static int start_thread(td__store_server *server)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&server->thread, NULL, serve, server);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+td__store_server *td__store_try_serve(const char *where, const unsigned char secret[32], int *code, char *why, size_t size)
 {
     td__store_server *server = td__calloc(sizeof *server);
-    if (!server)
+    if (!server) {
+        *code = TD_ERR_MEMORY;
+        snprintf(why, size, "store %s: no memory", where);
         return NULL;
+    }
     server->listener = server->wake = -1;
     memcpy(server->secret, secret, sizeof server->secret);
     pthread_mutex_init(&server->lock, NULL);
-    if (listen_at(server, where) != 0) {
-        free_server(server);
-        return NULL;
-    }
-    int error = pthread_create(&server->thread, NULL, serve, server);
+    *code = listen_at(server, where, why, size);
+    int error = *code ? 0 : start_thread(server);
     if (error) {
-        td__fail(TD_ERR_MEMORY, "store %s: cannot start its thread: %s", where, strerror(error));
-        free_server(server);
-        return NULL;
+        *code = TD_ERR_MEMORY;
+        snprintf(why, size, "store %s: cannot start its thread: %s", where, strerror(error));
     }
+    if (!*code)
+        return server;
+    free_server(server);
+    return NULL;
+}
+
+td__store_server *td__store_serve(const char *where, const unsigned char secret[32])
+{
+    char why[400] = "";
+    int code = 0;
+    td__store_server *server = td__store_try_serve(where, secret, &code, why, sizeof why);
+    if (!server && !td__pending_here())
+        td__fail(code == TD_ERR_STATE ? TD_ERR_IO : code, "%s", why);
     return server;
+}
+
+int td__store_server_members(td__store_server *server)
+{
+    return atomic_load(&server->here);
 }
 
 const char *td__store_address(const td__store_server *server)

@@ -1,6 +1,7 @@
-/* base/store_server_impl.h: what the two files of the store server share. Internal to base/.
+/* base/store_server_impl.h: what the three files of the store server share. Internal to base/.
  *
- * store_server.c owns the thread, the poll set and the list of peers; store_peer.c knows what one peer may say next.
+ * store_server.c owns the thread, the poll set and the list of peers; store_peer.c knows what one peer may say next; store_meet.c knows
+ * who meets whom.
  */
 #ifndef TD_STORE_SERVER_IMPL_H
 #define TD_STORE_SERVER_IMPL_H
@@ -24,6 +25,7 @@ typedef struct td__store_peer {
     size_t in_room, in_used, out_room, out_used, out_sent;
     unsigned char key[TD__STORE_KEY_MAX];      /* that a parked client waits for */
     size_t key_size;
+    struct td__store_room *meets;              /* … or the meeting */
 } td__store_peer;
 
 struct td__store_server {
@@ -36,6 +38,9 @@ struct td__store_server {
     td__store_table table;
     td__store_peer *clients;
     size_t count;
+    struct td__store_room *rooms;              /* meetings that have not taken place yet */
+    struct td__store_member *members;
+    _Atomic int here;                          /* members that have neither left nor been lost */
     double accept_after;
     struct pollfd *polled;
     size_t polled_room;
@@ -44,4 +49,12 @@ struct td__store_server {
 void td__store_peer_turn(td__store_server *server, td__store_peer *c);   /* after poll: reads, obeys, answers, or marks it lost */
 bool td__store_peer_may_read(const td__store_peer *c);          /* its next bytes are wanted                              */
 void td__store_peer_free(td__store_peer *c);
+void td__store_answer(td__store_peer *c, td__store_op op, const unsigned char *value, size_t size);
+
+/* ---- store_meet.c ---- */
+void td__store_obey_meet(td__store_server *server, td__store_peer *c, const td__store_frame *f);
+void td__store_obey_leave(td__store_server *server, td__store_peer *c, const td__store_frame *f);
+void td__store_meet_late(td__store_peer *c);                    /* its deadline has passed                                 */
+void td__store_meet_lost(td__store_server *server, td__store_peer *c);   /* its connection is gone                          */
+void td__store_meet_clear(td__store_server *server);
 #endif

@@ -2,6 +2,8 @@
  */
 #include "store_wire.h"
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +57,20 @@ int64_t td__store_get_i64(const unsigned char from[8])
     return (int64_t)value;
 }
 
+void td__store_put_i32(unsigned char into[4], int32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        into[i] = (unsigned char)((uint32_t)value >> 8 * i);
+}
+
+int32_t td__store_get_i32(const unsigned char from[4])
+{
+    uint32_t value = 0;
+    for (int i = 0; i < 4; i++)
+        value |= (uint32_t)from[i] << 8 * i;
+    return (int32_t)value;
+}
+
 static size_t value_size(const unsigned char *header)
 {
     return (size_t)header[4] | (size_t)header[5] << 8 | (size_t)header[6] << 16 | (size_t)header[7] << 24;
@@ -62,7 +78,7 @@ static size_t value_size(const unsigned char *header)
 
 size_t td__store_frame_size(const unsigned char *header)
 {
-    if (header[0] < TD__STORE_SET || header[0] > TD__STORE_FULL || header[2] || header[3] ||
+    if (header[0] < TD__STORE_SET || header[0] > TD__STORE_LAST || header[2] || header[3] ||
         value_size(header) > TD__STORE_VALUE_MAX)
         return 0;
     return TD__STORE_HEADER + header[1] + value_size(header) + TD__STORE_PROOF;
@@ -174,4 +190,15 @@ bool td__store_same_user(int fd)
     struct ucred peer;
     socklen_t size = sizeof peer;
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+}
+
+/* The kernel answers these probes, so a process that is stopped or busy is no lost one: only its host or the way to it can be. */
+void td__store_tune(int fd)
+{
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){ 1 }, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){ 2 }, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){ 1 }, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){ 2 }, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &(unsigned){ 4000 }, sizeof(unsigned));
 }

@@ -34,9 +34,13 @@ typedef enum {
     TD__STORE_GET,                             /* key, milliseconds to wait (8 bytes) -> DONE value, or LATE               */
     TD__STORE_ADD,                             /* key, delta (8 bytes)                -> DONE now (8 bytes), or NO_COUNTER */
     TD__STORE_DONE,
-    TD__STORE_LATE,
+    TD__STORE_LATE,                            /* to MEET: how many have not come, and the first of them (4 bytes each)      */
     TD__STORE_NO_COUNTER,
-    TD__STORE_FULL
+    TD__STORE_FULL,
+    TD__STORE_MEET,                            /* key; rank, ranks (4 bytes each), milliseconds (8), data -> DONE all data, LATE or ABSENT */
+    TD__STORE_LEAVE,                           /* scope; rank, has it failed (4 bytes each), sentence     -> DONE              */
+    TD__STORE_ABSENT,                          /* rank, why (4 bytes each), sentence                                        */
+    TD__STORE_LAST = TD__STORE_ABSENT
 } td__store_op;
 
 typedef enum { TD__STORE_SERVER = 's', TD__STORE_CLIENT = 'c', TD__STORE_KEY = 'k' } td__store_role;
@@ -64,6 +68,9 @@ size_t td__store_pack(td__store_session *s, const td__store_frame *frame, unsign
 bool   td__store_unpack(td__store_session *s, const unsigned char *bytes, td__store_frame *frame);
 void    td__store_put_i64(unsigned char into[8], int64_t value);
 int64_t td__store_get_i64(const unsigned char from[8]);
+void    td__store_put_i32(unsigned char into[4], int32_t value);
+int32_t td__store_get_i32(const unsigned char from[4]);
+enum { TD__STORE_MEET_HEAD = 16, TD__STORE_LEAVE_HEAD = 8, TD__STORE_LATE_NAMED = 32 };
 
 /* "unix:@NAME" or "tcp:HOST:PORT" ("tcp:[::1]:PORT"). 0, or a negative code with the sentence in `why`. */
 typedef struct {
@@ -73,4 +80,6 @@ typedef struct {
 } td__store_place;
 int  td__store_resolve(const char *where, td__store_place *place, char *why, size_t why_size);
 bool td__store_same_user(int fd);              /* the Unix socket's peer runs under our user id */
+/* A TCP connection that sends at once, and whose end notices within seconds that the other cannot be reached any more. */
+void td__store_tune(int fd);
 #endif

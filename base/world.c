@@ -149,11 +149,39 @@ static int find_secret(search *s)
     return 0;
 }
 
+static bool is(search *s, const char *name, int expected)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", expected);
+    return value(s, name) && strcmp(value(s, name), text) == 0;
+}
+
+/* `tandem run` has mpirun or srun start an agent per rank, whose child this process is: then it can be that rank of theirs, too. What is
+ * left of another job's launcher does not fit. */
+static bool agent_of_mpi(search *s)
+{
+    const td__world *w = s->out;
+    if (is(s, OPENMPI.size, w->size))
+        return is(s, OPENMPI.rank, w->rank);
+    return value(s, "PMIX_NAMESPACE") && is(s, "PMIX_RANK", w->rank) && is(s, SLURM.size, w->size);
+}
+
+/* A job that is started anew under the same name is another job: nobody of the one before may come to its meeting. */
+static const char *again(search *s, const char *name, char into[24])
+{
+    const char *count = value(s, name);
+    into[0] = '\0';
+    if (count && strcmp(count, "0") != 0)
+        snprintf(into, 24, "-again%.12s", count);
+    return into;
+}
+
 static int from_tandem(search *s)
 {
     int code = numbers(s, &TANDEM);
     if (code)
         return code;
+    s->out->offers_mpi = agent_of_mpi(s);
     const char *job = value(s, "TANDEM_JOB");
     if (!job && s->out->size > 1)
         return both(s, "TANDEM_RANK", "TANDEM_JOB");
@@ -167,8 +195,9 @@ static int from_torchrun(search *s)
     if (code)
         return code;
     /* Run ids may be chosen by hand ("none" is torchrun's default), the port is free on the host while the job lives. */
-    name_job(s->out, "torchrun-%lu-%.40s-%.30s-%.8s", (unsigned long)geteuid(), or_else(value(s, "TORCHELASTIC_RUN_ID"), "none"),
-             or_else(value(s, "MASTER_ADDR"), "local"), or_else(value(s, "MASTER_PORT"), "0"));
+    char restarts[24];
+    name_job(s->out, "torchrun-%lu-%.40s-%.30s-%.8s%s", (unsigned long)geteuid(), or_else(value(s, "TORCHELASTIC_RUN_ID"), "none"),
+             or_else(value(s, "MASTER_ADDR"), "local"), or_else(value(s, "MASTER_PORT"), "0"), again(s, "TORCHELASTIC_RESTART_COUNT", restarts));
     return 0;
 }
 
@@ -186,36 +215,41 @@ static int from_openmpi(search *s)
         return complain(s, "OMPI_COMM_WORLD_SIZE is %d but the job has no name (PMIX_NAMESPACE and OMPI_MCA_ess_base_jobid are "
                         "not set): start the ranks with mpirun or tandem run", s->out->size);
     name_job(s->out, "openmpi-%lu-%.80s", (unsigned long)geteuid(), or_else(job, "0"));
+    s->out->offers_mpi = true;
     return 0;
 }
 
-/* How many tasks of the step run on this node: entry SLURM_NODEID of a list such as "3,1" or "2(x2),1". 0: not known. */
-static int slurm_tasks_here(search *s)
+/* How many tasks of the step run on this node: entry SLURM_NODEID of a list such as "3,1" or "2(x2),1". 0: not known. *all: on all nodes,
+ * 0 where the list cannot be read. */
+static int slurm_tasks_here(search *s, long *all)
 {
     const char *list = value(s, "SLURM_STEP_TASKS_PER_NODE"), *node = value(s, "SLURM_NODEID");
+    *all = 0;
     if (!list || !node)
         return 0;
     char *end;
-    long index = strtol(node, &end, 10);
+    long index = strtol(node, &end, 10), here = 0, sum = 0;
     if (*end != '\0' || index < 0)
         return 0;
-    while (*list) {
+    for (bool more = true; more; list = end + 1) {
         long tasks = strtol(list, &end, 10), repeat = 1;
         if (end == list || tasks < 1 || tasks > INT_MAX)
             return 0;
         if (strncmp(end, "(x", 2) == 0) {
             repeat = strtol(end + 2, &end, 10);
-            if (*end++ != ')')
+            if (*end++ != ')' || repeat < 1 || repeat > INT_MAX)
                 return 0;
         }
-        if (index < repeat)
-            return (int)tasks;
+        if (index >= 0 && index < repeat)
+            here = tasks;
         index -= repeat;
-        if (*end != ',')
+        sum = tasks <= (INT_MAX - sum) / repeat ? sum + tasks * repeat : INT_MAX;
+        more = *end == ',';
+        if (!more && *end)
             return 0;
-        list = end + 1;
     }
-    return 0;
+    *all = sum;
+    return (int)here;
 }
 
 /* PMIx and PMI under srun say nothing about this host, Slurm itself does: taken when it speaks of the same step. */
@@ -225,7 +259,11 @@ static int add_slurm_locals(search *s)
     int tasks = 0;
     if (!value(s, SLURM.size) || number(s, SLURM.size, 1, &tasks) != 0 || tasks != w->size)
         return 0;
-    int code = 0, here = slurm_tasks_here(s);
+    long all = 0;
+    int code = 0, here = slurm_tasks_here(s, &all);
+    if (all && all != tasks)
+        return complain(s, "SLURM_STEP_NUM_TASKS is %d, but SLURM_STEP_TASKS_PER_NODE (%.60s) adds up to %ld", tasks,
+                        value(s, "SLURM_STEP_TASKS_PER_NODE"), all);
     if (w->local_rank < 0 && value(s, SLURM.local_rank))
         code = number(s, SLURM.local_rank, 0, &w->local_rank);
     if (w->local_size == 0)
@@ -250,6 +288,7 @@ static int from_pmix(search *s)
     if (code)
         return code;
     name_job(s->out, "pmix-%lu-%.80s", (unsigned long)geteuid(), space);
+    s->out->offers_mpi = true;
     return add_slurm_locals(s);
 }
 
@@ -259,6 +298,7 @@ static int from_pmi(search *s)
     if (code)
         return code;
     const char *job = value(s, "SLURM_JOB_ID"), *step = value(s, "SLURM_STEP_ID");
+    char restarts[24];
     if (!job)
         job = value(s, "PMI_JOBID");
     if (!job)
@@ -269,7 +309,7 @@ static int from_pmi(search *s)
     if (!job)
         name_job(s->out, "pmi-%lu-parent%ld", (unsigned long)geteuid(), (long)getppid());
     else
-        name_job(s->out, "pmi-%lu-%.60s.%.20s", (unsigned long)geteuid(), job, or_else(step, "0"));
+        name_job(s->out, "pmi-%lu-%.60s.%.20s%s", (unsigned long)geteuid(), job, or_else(step, "0"), again(s, "SLURM_RESTART_COUNT", restarts));
     return add_slurm_locals(s);
 }
 
@@ -283,7 +323,8 @@ static int from_slurm(search *s)
         return both(s, "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID");
     if (!step)
         return both(s, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID");
-    name_job(s->out, "slurm-%lu-%.40s.%.20s", (unsigned long)geteuid(), job, step);
+    char restarts[24];
+    name_job(s->out, "slurm-%lu-%.40s.%.20s%s", (unsigned long)geteuid(), job, step, again(s, "SLURM_RESTART_COUNT", restarts));
     return add_slurm_locals(s);
 }
 
