@@ -14,6 +14,7 @@
 
 static void release_objects(void)
 {
+    td__job_state_free_all();
     td__data_free_all();
     td__on_batch = NULL;
     td_samples(NULL);
@@ -26,6 +27,12 @@ static void release_objects(void)
     td__scope_close_root();
 }
 
+static int exit_status(bool well)
+{
+    bool again = td__job_state_ended();
+    return !well ? 1 : again ? TD_EXIT_AGAIN : 0;
+}
+
 int td_finish(void)
 {
     TD_ENTER();
@@ -33,7 +40,7 @@ int td_finish(void)
     if (!td__job_running) {
         release_objects();
         td__comm_close_world(true);            /* the world of one that exists without td_init                             */
-        return td__pending() || td__had_error() ? 1 : 0;
+        return exit_status(!td__pending() && !td__had_error());
     }
     td__comm_drain();
     release_objects();
@@ -44,5 +51,5 @@ int td_finish(void)
     td__box_close(well);
     td__world_set(&(td__world){ .size = 1, .local_size = 1, .launcher = "none" });
     td__job_running = false;
-    return well ? 0 : 1;
+    return exit_status(well);
 }

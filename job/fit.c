@@ -81,6 +81,16 @@ static int train_batch(td__fit *f, const td_batch *b, int64_t at, int64_t batche
 
 /* ---- one epoch ------------------------------------------------------------------------------------------------------------------ */
 
+/* Between two steps: has somebody asked for the end? Then the state is saved. */
+static int look_for_request(td__fit *f)
+{
+    if (!f->asked || td_job_state_step(f->asked))
+        return 0;
+    int code = td_error_pending();
+    f->requested = code == 0;
+    return code ? code : td__fit_state_save(f);
+}
+
 static int train_epoch(td__fit *f)
 {
     const int64_t batches = td_loader_batches(f->o->train);
@@ -91,12 +101,14 @@ static int train_epoch(td__fit *f)
     int code = 0;
     td_batch b;
     td_train(f->model, true);
-    while (!code && td_loader_next(f->o->train, &b)) {
+    while (!code && !f->requested && td_loader_next(f->o->train, &b)) {
         code = train_batch(f, &b, at, batches, progress);
         bool stepped = ends_step(f->o, at, batches);
         at++;
         if (!code && stepped && f->o->save_every > 0 && f->step % f->o->save_every == 0 && at < batches)
             code = td__fit_state_save(f);
+        if (!code && stepped)
+            code = look_for_request(f);
     }
     if (progress)
         td_progress_end(progress);
@@ -146,6 +158,8 @@ static int run_epoch(td__fit *f, td_fit_epoch *e)
 {
     double began = td__now();
     int code = train_epoch(f);
+    if (f->requested)
+        return code;
     *e = (td_fit_epoch){ .val_loss = NAN };
     for (int i = 0; i < TD_FIT_MAX_METRICS; i++)
         e->metric[i] = e->val_metric[i] = NAN;
@@ -180,6 +194,8 @@ static int check(const td_module *model, const td_fit_opts *o)
     if (o->n_metrics < 0 || o->n_metrics > TD_FIT_MAX_METRICS || (o->n_metrics && !o->metrics))
         return td__fail(TD_ERR_ARGUMENT, "td_fit: n_metrics is %d, expected 0 to %d%s", o->n_metrics, TD_FIT_MAX_METRICS,
                         o->n_metrics > 0 && !o->metrics ? ", with metrics" : "");
+    if (o->on_request && !o->state)
+        return td__fail(TD_ERR_ARGUMENT, "td_fit: on_request is true, but there is no file for the state (opts.state)");
     for (int i = 0; i < o->n_metrics; i++)
         if (!o->metrics[i].name || !o->metrics[i].fn)
             return td__fail(TD_ERR_ARGUMENT, "td_fit: metric %d of %d has no name or no function", i, o->n_metrics);
@@ -223,7 +239,13 @@ static int begin(td__fit *f)
         f->own_scaler = true;
         code = td_error_pending();
     }
-    return code ? code : td__fit_state_open(f);
+    if (!code)
+        code = td__fit_state_open(f);
+    if (!code && o->on_request) {
+        f->asked = td_job_state_open(NULL, NULL, &(td_job_state_opts){ .quiet = o->quiet });
+        code = td_error_pending();
+    }
+    return code;
 }
 
 static void end(td__fit *f)
@@ -234,6 +256,7 @@ static void end(td__fit *f)
     td__fit_totals_end(&f->totals);
     if (f->memory)
         td_release(f->memory);
+    td_job_state_free(f->asked);
     if (f->own_scaler)
         td_scaler_free(f->scaler);
     if (f->own_ddp)
@@ -254,11 +277,19 @@ td_fit_result td_fit(td_module *model, const td_fit_opts *opts)
         if (r.stopped)
             break;
         r.code = run_epoch(&f, &r.last);
+        if (f.requested)
+            break;
         if (!r.code && opts->on_epoch && !opts->on_epoch(&r.last, opts->user))
             r.stopped = true;
         if (!r.code && opts->patience > 0 && f.not_better >= opts->patience)
             r.stopped = true;
+        if (!r.code && !r.stopped && f.epoch < f.epochs)     /* a signal during the validation */
+            r.code = look_for_request(&f);
+        if (f.requested)
+            break;
     }
+    r.requested = f.requested;
+    r.stopped |= f.requested;
     r.best_epoch = f.best_epoch;
     r.best_value = f.best_epoch ? f.best_value : NAN;
     end(&f);

@@ -20,6 +20,8 @@ typedef struct {
     td_ddp *ddp;
     td_scaler *scaler;
     bool own_ddp, own_scaler;
+    td_job_state *asked;           /* NULL: without opts.on_request                                                     */
+    bool requested;                /* … it said that the end has been asked for, and the state is saved                 */
     int64_t epochs, epoch, step, steps_per_epoch;   /* epochs: of all; epoch, step: complete                                 */
     int64_t best_epoch, not_better;
     double best_value;

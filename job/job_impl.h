@@ -6,4 +6,7 @@
 #include <tandem/job.h>
 
 extern bool td__job_running;               /* between td_init and td_finish                                                   */
+/* state.c */
+void td__job_state_free_all(void);
+bool td__job_state_ended(void);            /* was a loop ended on request? Forgets it                                                 */
 #endif

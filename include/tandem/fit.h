@@ -56,6 +56,8 @@ typedef struct {
     int        patience;           /* default 0: never; stops after so many epochs in a row that were not better          */
     double     min_delta;          /* default 0; better by more than this                                             */
     bool       quiet;              /* default false: rank 0 prints a bar and a line for each epoch                      */
+    bool       on_request;         /* default false; true: SIGTERM and SIGUSR1 save `state` after the step under way and stop; then
+                                      td_finish returns TD_EXIT_AGAIN (td_job_state, job.h). Not during a validation, but after it */
     bool     (*on_epoch)(const td_fit_epoch *epoch, void *user);   /* default none; after each epoch, on every rank; false stops (say the
                                       same on every rank)                                                              */
     uint64_t   reserved[8];
@@ -63,7 +65,8 @@ typedef struct {
 
 typedef struct {
     int          code;             /* 0, or a negative code: what was pending, or happened on the way                  */
-    bool         stopped;          /* by patience or on_epoch                                                         */
+    bool         stopped;          /* by patience, on_epoch or on request                                             */
+    bool         requested;        /* on request: the state is saved, more is to be done                               */
     td_fit_epoch last;             /* all 0 when no epoch was run                                                     */
     int64_t      best_epoch;       /* from 1; 0: none                                                                 */
     double       best_value;       /* of `monitor`                                                                   */
