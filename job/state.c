@@ -26,33 +26,35 @@ static bool ended;                /* a loop of this job has been ended on reques
 
 /* ---- signals ------------------------------------------------------------------------------------------------------------------ */
 
-/* Handlers that were there before ours. Somebody may put one above ours that calls it, or replaces it: from here the two look alike. So when the ranks'
- * signals are asked for anew ours goes on top once more, and `depth` says, when it is called from above, which of them is next below. */
+/* Handlers that were there before ours. Somebody may put one above ours that calls it, or replaces it: from here the two look alike. So when
+ * signals are asked for anew ours goes on top once more, and `depth` says, when it is called from above, which of them is next below. (Not per thread:
+ * a handler must not be the first to touch a thread's variables, which takes memory.) */
 enum { LEVELS = 8 };
 static struct hook {
     const int number;
     atomic_int levels;            /* how often ours is in the chain                                                   */
+    atomic_int depth;
     struct sigaction before[LEVELS];
 } hooks[] = { { .number = SIGTERM }, { .number = SIGUSR1 } };
-static __thread int depth[TD_COUNT(hooks)] __attribute__((tls_model("initial-exec")));
 static atomic_int asked;          /* the first signal that came; 0: none                                               */
 
 /* Async-signal-safe: a lock-free store, and what the program itself wants to be called. */
 static void on_signal(int number, siginfo_t *info, void *context)
 {
-    const int error = errno, which = number == hooks[0].number ? 0 : 1;
+    const int error = errno;
+    struct hook *h = &hooks[number != hooks[0].number];
     int none = 0;
     atomic_compare_exchange_strong(&asked, &none, number);
-    int level = atomic_load(&hooks[which].levels) - 1 - depth[which];
+    int levels = atomic_load(&h->levels), level = levels > 1 ? levels - 1 - atomic_fetch_add(&h->depth, 1) : levels - 1;
     if (level >= 0) {
-        const struct sigaction *before = &hooks[which].before[level];
-        depth[which]++;
+        const struct sigaction *before = &h->before[level];
         if (before->sa_flags & SA_SIGINFO)
             before->sa_sigaction(number, info, context);
         else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN)
             before->sa_handler(number);
-        depth[which]--;
     }
+    if (levels > 1)
+        atomic_fetch_sub(&h->depth, 1);
     errno = error;
 }
 
