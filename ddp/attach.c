@@ -151,6 +151,7 @@ void td_ddp_free(td_ddp *ddp)
     if (ddp->header)
         td__work_wait(ddp->header, NULL);
     td__ddp_wait_all(ddp);
+    td__hook_drop(ddp);
     if (ddp->prev)
         ddp->prev->next = ddp->next;
     else if (all_ddps == ddp)

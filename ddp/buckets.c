@@ -72,6 +72,7 @@ void td__ddp_buckets_drop(td_ddp *ddp)
             td__storage_unref(bucket->low);
         if (bucket->wide)
             td__storage_unref(bucket->wide);
+        td__hook_forget(bucket);
         for (int e = 0; e < 4; e++)
             if (bucket->waits[e / 2][e % 2])
                 ops->event_free(ddp->device.index, bucket->waits[e / 2][e % 2]);

@@ -96,6 +96,9 @@ int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
 {
     td__flat *flat = bucket->flat;
     int code = zero_missing(flat);
+    bucket->figures.ready_ms = (td__now() - ddp->backward_began) * 1e3;
+    if (!code && ddp->hook.start)
+        return td__hook_start(ddp, bucket);
     if (!code && narrow(ddp, flat))
         code = lower(ddp, bucket);
     if (code)
@@ -113,7 +116,6 @@ int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
             coll.out = (char *)bucket->low->data + (size_t)flat->n * td_dtype_size(coll.dtype);
         }
     }
-    bucket->figures.ready_ms = (td__now() - ddp->backward_began) * 1e3;
     bucket->figures.bytes = flat->n * (int64_t)td_dtype_size(coll.dtype);
     bucket->work = td__coll_start(ddp->comm, &coll);
     ddp->stats.bytes += bucket->figures.bytes;
@@ -170,6 +172,8 @@ static void mark(td_ddp *ddp, td__bucket *bucket, int end)
 
 int td__bucket_wait(td_ddp *ddp, td__bucket *bucket)
 {
+    if (bucket->hooked)
+        return td__hook_finish(ddp, bucket);
     if (!bucket->work)
         return 0;
     td_coll figures;

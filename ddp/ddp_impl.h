@@ -2,7 +2,7 @@
  *
  * The walk of one gradient: backward writes it straight into its bucket (autograd/backward.c); ready -> bucket full -> launch
  * (reducer.c, cross.c); wait and finish when the optimizer or a reader asks (cross.c, reducer.c). header.c is the small collective that opens each
- * synchronised backward; buckets.c decides which leaf lies where; verify.c compares models; order.c
+ * synchronised backward; hook.c lets the user decide what crosses, hook_top_k.c and hook_power_sgd.c do; buckets.c decides which leaf lies where; verify.c compares models; order.c
  * reads and sets the order of leaves for training states; attach.c is birth and death.
  *
  * Invariants
@@ -18,7 +18,7 @@
 #include <string.h>
 #include <comm_impl.h>
 #include <nn_impl.h>
-#include <tandem/ddp.h>
+#include <tandem/ddp_hook.h>
 
 typedef struct {
     td__flat *flat;
@@ -31,6 +31,9 @@ typedef struct {
     bool      waited[2];        /* and whether they were recorded                                                     */
     char      label[48];
     td_ddp_bucket figures, last; /* of this step, of the last                                                          */
+    bool      hooked;           /* a hook has started it and not finished                                              */
+    td_ddp_hook_bucket seen;    /* by the hook                                                                         */
+    td_tensor **parameter; int64_t *place;
 } td__bucket;
 
 /* What each rank says in the header of a synchronised backward; a bit per parameter follows. */
@@ -78,6 +81,9 @@ struct td_ddp {
     size_t      header_bytes;
     int         verdict;        /* of this backward: a code when some rank has an error                                */
 
+    td_ddp_hook hook;           /* start NULL: none                                                                    */
+    void       *hook_user;
+
     td_ddp_stats stats, last;
     double      step_began, backward_began;
 };
@@ -94,6 +100,12 @@ int  td__ddp_stop_wait(td_ddp *ddp);                 /* as a bucket's wait      
 void td__ddp_exposed(td_ddp *ddp);                   /* at a step's end: what the step before waited for, without waiting         */
 int  td__ddp_rebuild(td_ddp *ddp);                   /* once, before the first step                                       */
 td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live                                              */
+/* hook.c: the same ways by the user's rules */
+int  td__hook_start(td_ddp *ddp, td__bucket *bucket);
+int  td__hook_end(td_ddp *ddp);                      /* all buckets of this backward have been started                     */
+int  td__hook_finish(td_ddp *ddp, td__bucket *bucket);
+void td__hook_forget(td__bucket *bucket);            /* the bucket goes                                                    */
+void td__hook_drop(td_ddp *ddp);                     /* the hook goes                                                      */
 /* header.c */
 int  td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight);
 int  td__ddp_headers_finish(td_comm *comm);          /* waits; total, used, skip, active; negative when some rank has an error */

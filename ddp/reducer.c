@@ -195,6 +195,11 @@ static int reducer_end(td__group *group)
             launch_full(comm);
             code = td__pending();
         }
+        for (td_ddp *d = td__ddps(); d && !code; d = d->next)
+            if (d->comm == comm && d->syncing && d->active)
+                code = td__hook_end(d);
+        if (code && active && td__pending() && ddp->size > 1)      /* of a hook, on this rank alone */
+            td_abort(comm, td_error_message());
         for (td_ddp *d = td__ddps(); d && !code; d = d->next)      /* every index of this backward has been checked by now, on every rank */
             if (d->comm == comm && d->syncing && d->active)
                 code = td__ddp_stop_cross(d);

@@ -44,6 +44,7 @@
 #include <tandem/data.h>
 #include <tandem/comm.h>
 #include <tandem/ddp.h>
+#include <tandem/ddp_hook.h>
 #include <tandem/io.h>
 #include <tandem/fit.h>
 #include <tandem/job.h>
