@@ -35,10 +35,16 @@ int td__comm_report(td_comm *comm, int code)
 
 /* ---- the black box ------------------------------------------------------------------------------------------------------------ */
 
+/* Several communicators may be in a collective at once; the box shows the one that was entered last of those that are not left. */
+enum { BOX_TEXTS = 8 };
+static pthread_mutex_t box_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct { const td_coll *coll; char text[TD_CALL_TEXT]; } in_box[BOX_TEXTS];
+static int boxed;
+
 static void note_site(td__box *box, const void *site)
 {
     static __thread struct { const void *site; const char *module; uint64_t offset; } cache[8];
-    static __thread const char *written;
+    static const char *written;
     size_t i = ((uintptr_t)site >> 2) % TD_COUNT(cache);
     if (cache[i].site != site) {
         Dl_info info;
@@ -60,18 +66,37 @@ static void box_enter(const td_coll *coll)
     char text[TD_CALL_TEXT];
     td_fingerprint p;
     td__coll_fingerprint(coll, &p);
-    td__coll_text(&p, coll->label, text);
+    td__coll_text(&p, coll->label, coll->group, text);
     td__box *box = td__box_get();
+    pthread_mutex_lock(&box_lock);
+    if (boxed < BOX_TEXTS) {
+        in_box[boxed].coll = coll;
+        memcpy(in_box[boxed++].text, text, sizeof text);
+    }
     memcpy(box->doing, text, sizeof box->doing - 1);
     note_site(box, coll->site);
+    pthread_mutex_unlock(&box_lock);
     atomic_fetch_add_explicit(&box->collectives, 1, memory_order_relaxed);
 }
 
-static void box_leave(void)
+static void box_leave(const td_coll *coll, bool well)
 {
     td__box *box = td__box_get();
-    memcpy(box->last, box->doing, sizeof box->last);
-    box->doing[0] = '\0';
+    pthread_mutex_lock(&box_lock);
+    int i = boxed - 1;
+    while (i >= 0 && in_box[i].coll != coll)
+        i--;
+    if (i >= 0) {
+        if (well)
+            memcpy(box->last, in_box[i].text, sizeof box->last - 1);
+        boxed--;
+        memmove(&in_box[i], &in_box[i + 1], (size_t)(boxed - i) * sizeof *in_box);
+    }
+    if (well && boxed)                         /* what failed is what it is doing: the black box keeps it                     */
+        memcpy(box->doing, in_box[boxed - 1].text, sizeof box->doing - 1);
+    else if (well)
+        box->doing[0] = '\0';
+    pthread_mutex_unlock(&box_lock);
 }
 
 /* ---- running ------------------------------------------------------------------------------------------------------------------- */
@@ -94,12 +119,11 @@ int td__comm_execute(td_comm *comm, td_coll *coll)
     td__control_enter(comm->control, coll);
     if (comm->backend->on_thread)
         atomic_fetch_add(&comm->control->mine->step, 1);
-    code = comm->backend->run(comm->state, coll);
+    code = coll->kind == TD_COLL_SPLIT ? td__group_split_run(comm, coll) : comm->backend->run(comm->state, coll);
     coll->ended = td__now();
-    if (!code) {                               /* what failed is what it is doing: the black box keeps it */
+    if (!code)
         td__control_leave(comm->control);
-        box_leave();
-    }
+    box_leave(coll, !code);
     return code;
 }
 
@@ -115,6 +139,7 @@ int td__coll_run(td_comm *comm, td_coll *coll)
         return td__comm_report(comm, code);
     if (td__on_device(coll))
         return td__work_wait(td__coll_start(comm, coll), coll);
+    coll->group = td__comm_group(comm);
     coll->seq = ++comm->seq;
     coll->turn = ++comm->turn;
     if (in_caller(comm))
@@ -148,6 +173,7 @@ td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a
     if (!work)
         return td__work_failed(NULL, 0);
     work->coll = *coll;
+    work->coll.group = td__comm_group(comm);
     work->code = atomic_load(&comm->code);
     if (work->code) {
         atomic_store(&work->state, TD_WORK_DONE);
@@ -252,7 +278,8 @@ void td_abort(td_comm *comm, const char *why)
     if (!comm)
         return;
     char text[TD_SENTENCE];
-    snprintf(text, sizeof text, "rank %d gave up its communicator: %.800s", comm->rank, why ? why : "td_abort was called");
+    snprintf(text, sizeof text, "rank %d gave up %s: %.800s", td__comm_world_rank(comm, comm->rank), comm->name[0] ? comm->name : "its communicator",
+             why ? why : "td_abort was called");
     if (!comm->control)
         return;
     td__verdict(comm->control, TD_ERR_ABORTED, text);

@@ -22,7 +22,7 @@
 
 typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_REDUCE_SCATTER, TD_COLL_ALL_GATHER,
                TD_COLL_REDUCE, TD_COLL_GATHER, TD_COLL_SCATTER, TD_COLL_ALL_TO_ALL,
-               TD_COLL_REPLAY /* device.c alone: those of a captured step */ } td_coll_kind;
+               TD_COLL_REPLAY /* device.c alone: those of a captured step */, TD_COLL_SPLIT /* group.c alone */ } td_coll_kind;
 
 /* One collective, raw. pre: each rank's own factor before the sum (ranks may differ), post: one factor after it (all ranks the same).
  * MEAN is a sum with post / size. MIN and MAX ignore the factors. */
@@ -50,6 +50,7 @@ typedef struct td_coll {
     uint64_t turn;                         /* the same, of those that take the same way (host, device)                            */
     const void *site;                      /* caller; reported, never compared                                                */
     const char *label;                     /* "bucket 3" or NULL; reported, never compared                                     */
+    const char *group;                     /* the communicator's name; NULL: the world                                         */
     double begun, ended;                   /* td__now when running began (all ranks had arrived) and ended: for ddp's figures     */
     double arrived, last_arrived; int last_rank;   /* this rank's arrival; the last rank's and who it was (0, -1: not known)     */
 } td_coll;
@@ -100,6 +101,9 @@ typedef struct td_comm_backend {
     void *(*alloc)(void *state, size_t bytes); /* arena memory for tensors, zeroed; NULL row: plain memory                      */
     void (*free)(void *arena, void *block);    /* also after close                                                              */
     void *(*arena)(void *state);               /* what free wants                                                               */
+    /* The state of a group of the parent's ranks, ordered by key, where the parent's collectives run, on all its ranks. group NULL: this rank is
+     * in none. What only the group's host shares (control page, memory) stands already. NULL row: one sentence. */
+    int  (*split)(void *parent, td_coll *coll, td_comm *group, int color, int key, void **state);
     void (*abort)(void *state);            /* ends ranks of other hosts, when this process is about to end                      */
     void (*close)(void *state, bool well);
 } td_comm_backend;

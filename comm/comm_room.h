@@ -26,12 +26,24 @@ struct td_work {
     double   checked;                      /* td_test: when peers were last looked at                                         */
 };
 
+/* Memory of the ranks of this host as it is mapped here, by their slot in the control page. The arena is this rank's own. The world's is unmapped
+ * when it closes; groups have a choice of it. Empty: nobody else is on this host. */
+typedef struct { td__arena *arena; int n; void **base; size_t *bytes; } td__reach;
+enum { TD_COMM_NAME = 48 };
+
 typedef struct td__device_side td__device_side;
 struct td_comm {
     int rank, size;
+    char name[TD_COMM_NAME];               /* "group 2 of world"; empty: the world                                              */
+    int *world_rank;                       /* of each rank; NULL: the world itself                                               */
+    int  groups;                           /* split off so far                                                                   */
+    td_comm *next;                         /* group.c's list of all that are open                                                */
     const td_comm_backend *backend;
     void *state;
-    td__control *control;                  /* NULL: self                                                                      */
+    td__reach reach;
+    td__control *control, page;            /* &page; NULL: self                                                               */
+    bool page_elsewhere;                   /* the page lies in some rank's arena                                                */
+    void *block;                           /* … in this rank's: group.c gives it back                                           */
     td__device_side *dev;                  /* opened by the first collective of device memory                                  */
     double timeout;
     uint64_t seq, turn;                    /* collectives issued; those of host memory                                        */
@@ -48,8 +60,19 @@ struct td_comm {
     char      sentence[TD_SENTENCE];
 };
 
-extern const td_comm_backend td__comm_self, td__comm_shm;
+extern const td_comm_backend td__comm_self;
 extern const td_comm_host td__comm_host;
+
+/* "group 2 of world", or NULL for the world. */
+static inline const char *td__comm_group(const td_comm *comm)
+{
+    return comm->name[0] ? comm->name : NULL;
+}
+/* Of this communicator's rank in the world: what sentences name. */
+static inline int td__comm_world_rank(const td_comm *comm, int rank)
+{
+    return comm->world_rank ? comm->world_rank[rank] : rank;
+}
 
 /* ---- comm.c ---- */
 int  td__comm_fail(td_comm *comm, int code, const char *format, ...) TD_PRINTF(3, 4);
@@ -117,6 +140,17 @@ void *td__note_begin(td__note what, bool started, td_comm *comm, td_tensor *a, t
 void  td__note_started(void *note, td_work *work);
 void  td__note_wait(td_work *work);
 
-/* ---- shm: what open.c hands over ---- */
-typedef struct { td__control *control; td__arena *arena; int n; void **base; size_t *bytes; } td__shm_parts;
+/* ---- open.c ---- */
+extern const td_comm_backend td__comm_shm;
+void td__comm_close_parts(td_comm *comm, bool well);
+int  td__comm_drain_one(td_comm *comm);                           /* 0 or negative after td__fail                             */
+bool td__comm_asked_for(const char *transport);                   /* by TANDEM_COMM                                            */
+
+/* ---- group.c ---- */
+void td__group_enlist(td_comm *comm);                             /* the world, too                                            */
+void td__group_delist(td_comm *comm);
+void td__groups_each(void (*fn)(td_comm *comm, void *arg), void *arg);   /* oldest first; under the list's lock               */
+int  td__groups_drain(void);
+void td__groups_close(bool well);                                 /* all groups of this process, at its end: nobody waits     */
+int  td__group_split_run(td_comm *parent, td_coll *coll);         /* where the parent's collectives run                       */
 #endif

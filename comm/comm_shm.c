@@ -11,7 +11,6 @@
  * inputs in the same order by everyone: they are the same on every rank, bit for bit.
  */
 #include <stdio.h>
-#include <sys/mman.h>
 #include "comm_room.h"
 
 enum { FEW = 3, SMALL_TOTAL = 128 * 1024 };
@@ -19,7 +18,7 @@ enum { FEW = 3, SMALL_TOTAL = 128 * 1024 };
 typedef struct {
     td__control *c;
     td__arena *arena;
-    void  **base;                              /* every rank's arena as mapped here                                           */
+    void  **base;                              /* every rank's arena as mapped here; base and bytes are the communicator's    */
     size_t *bytes;
     int     n, me;
     uint64_t turn;                             /* pieces staged so far, the same on every rank                                */
@@ -291,13 +290,6 @@ static void close_state(void *state, bool well)
     shm *s = state;
     if (!s)
         return;
-    for (int i = 0; i < s->n; i++)
-        if (i != s->me && s->base && s->base[i])
-            munmap(s->base[i], s->bytes[i]);
-    if (s->arena)
-        td__arena_close(s->arena);
-    td__free(s->base);
-    td__free(s->bytes);
     td__free(s->in);
     td__free(s->out);
     td__free(s->pre);
@@ -307,13 +299,14 @@ static void close_state(void *state, bool well)
 static int open_state(const td_comm_host *host, void *world, td_comm *comm, void **state)
 {
     (void)host;
-    td__shm_parts *parts = world;              /* open.c has met the other ranks; what it maps is ours from here on */
-    size_t n = (size_t)parts->n;
+    (void)world;
+    const td__reach *reach = &comm->reach;     /* of whoever made the communicator: open.c, group.c                           */
+    size_t n = (size_t)reach->n;
     shm *s = td__calloc(sizeof *s);
     *state = s;
     if (!s)
         return td__pending();
-    *s = (shm){ .c = comm->control, .arena = parts->arena, .base = parts->base, .bytes = parts->bytes, .n = parts->n,
+    *s = (shm){ .c = comm->control, .arena = reach->arena, .base = reach->base, .bytes = reach->bytes, .n = reach->n,
                 .me = comm->control->me, .kernels = td__cpu_kernels() };
     s->in = td__alloc(n * sizeof *s->in);
     s->out = td__alloc(n * sizeof *s->out);

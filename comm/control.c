@@ -75,13 +75,38 @@ void td__process_identity(int pid, uint64_t *started)
 
 /* A rank on the same host whose process ends in a normal way leaves word, whether or not it called td_finish. Registered when the world
  * opens, so that it runs before what other libraries do at the end, which may take its time. */
-static td__control *open_control;
+static td__control *open_controls;
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void leave_word(void)
 {
-    td__control *c = open_control;
-    if (c && c->mine && c->mine->pid == getpid() && atomic_load(&c->mine->state) == TD_SLOT_RUNNING)
-        atomic_store(&c->mine->state, TD_SLOT_EXITED);
+    pthread_mutex_lock(&open_lock);
+    for (td__control *c = open_controls; c; c = c->next)
+        if (c->mine->pid == getpid() && atomic_load(&c->mine->state) == TD_SLOT_RUNNING)
+            atomic_store(&c->mine->state, TD_SLOT_EXITED);
+    pthread_mutex_unlock(&open_lock);
+}
+
+static void enlist(td__control *c)
+{
+    static bool registered;
+    pthread_mutex_lock(&open_lock);
+    c->next = open_controls;
+    open_controls = c;
+    if (!registered)
+        registered = atexit(leave_word) == 0;
+    pthread_mutex_unlock(&open_lock);
+}
+
+static void delist(td__control *c)
+{
+    pthread_mutex_lock(&open_lock);
+    for (td__control **at = &open_controls; *at; at = &(*at)->next)
+        if (*at == c) {
+            *at = c->next;
+            break;
+        }
+    pthread_mutex_unlock(&open_lock);
 }
 
 static bool seen_stopped(td__control *c, int i, bool stopped)
@@ -296,15 +321,15 @@ static int find_program(struct dl_phdr_info *info, size_t size, void *into)
     return 1;
 }
 
-int td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int n, int rank)
+int td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int n, int rank, const char *opening, td__head *above)
 {
     *c = (td__control){ .me = me, .n = n, .whole = n == comm->size, .timeout = comm->timeout, .comm = comm, .spin_ns = 50 * 1000,
-                        .next_check = me };
+                        .next_check = me, .opening = opening, .above = above };
     td__control_view(c, memory, n);
+    td__slot *slot = c->mine = &c->slot[me];
     c->stopped_since = td__calloc((size_t)n * sizeof *c->stopped_since);
     if (!c->stopped_since)
-        return td__pending();
-    td__slot *slot = c->mine = &c->slot[me];
+        return td__comm_fail(comm, TD_ERR_MEMORY, "no memory for what a communicator knows of its ranks");
     slot->rank = rank;
     uint64_t started;                          /* never 0 in the page beside a pid: another rank would take us for a process that is gone */
     td__process_identity((int)getpid(), &started);
@@ -317,12 +342,9 @@ int td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int 
     CPU_ZERO(&slot->cpus);
     sched_getaffinity(0, sizeof slot->cpus, &slot->cpus);
     atomic_store(&slot->state, TD_SLOT_RUNNING);
-    open_control = c;
-    static bool registered;
-    if (!registered)
-        registered = atexit(leave_word) == 0;
+    enlist(c);
 
-    td_coll first = { .kind = TD_COLL_BARRIER, .seq = 0, .label = "td_init", .site = td__site, .arrived = td__now() };
+    td_coll first = { .kind = TD_COLL_BARRIER, .seq = 0, .label = opening, .group = td__comm_group(comm), .site = td__site, .arrived = td__now() };
     td__control_enter(c, &first);
     int code = td__control_meet(c, &first);
     td__control_leave(c);
@@ -342,8 +364,8 @@ void td__control_detach(td__control *c, bool well)
     atomic_store(&c->mine->state, well ? TD_SLOT_FINISHED : TD_SLOT_FAILED);
     if (atomic_load(&c->head->sleepers))
         futex_wake_all(&c->head->arrivals);
-    if (open_control == c)
-        open_control = NULL;
+    delist(c);
     td__free(c->stopped_since);
     c->stopped_since = NULL;
+    atomic_fetch_add(&c->head->left, 1);
 }

@@ -57,6 +57,7 @@ typedef struct {
     _Alignas(64) _Atomic uint32_t arrivals;   /* over all ranks, at all meeting points                                        */
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic int32_t verdict;               /* 0 none, 1 being written, 2 there                                                */
+    _Atomic uint32_t left;                 /* ranks that touch this memory no more                                             */
     int32_t  verdict_code, verdict_slot;
     int32_t  blind;                        /* ranks live in different pid namespaces: only the deadline can tell              */
     char     verdict_text[TD_SENTENCE];
@@ -77,13 +78,16 @@ typedef struct td__control {
     double    last_check, last_tick;
     double   *stopped_since;               /* per rank: seen stopped since; 0: not                                            */
     td_comm  *comm;
+    const char *opening;                   /* what ranks do before their first collective: "td_init"                           */
+    td__head *above;                       /* a group: the world's, since td_abort of the world reaches all; else NULL           */
+    struct td__control *next;              /* of this process, for the word at its end                                         */
 } td__control;
 
 /* ---- control.c ---- */
 size_t td__control_bytes(int n);
 void td__control_view(td__control *c, void *memory, int n);       /* where things lie in it                                     */
-/* takes the mapping; fills this rank's slot */
-int  td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int n, int rank);
+/* Takes the memory; fills this rank's slot and meets the others, who are in `opening`, too. rank: in the world. */
+int  td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int n, int rank, const char *opening, td__head *above);
 void td__control_detach(td__control *c, bool well);
 static inline char *td__control_inline(td__control *c, int i, uint64_t turn)
 {
@@ -113,7 +117,7 @@ int  td__verdict_take(td__control *c);     /* somebody's verdict, when there is 
 int  td__verdict_peer(td__control *c, int peer, td__peer_fault fault, const td_coll *waiting);
 int  td__verdict_turn(td__control *c, uint64_t turn);            /* fingerprints of this turn of the device differ               */
 int  td__verdict_mismatch(td__control *c, const td_coll *coll);  /* after a meeting where fingerprints differed                 */
-void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL_TEXT]);   /* without the caller's line; fast     */
+void td__coll_text(const td_fingerprint *p, const char *label, const char *group, char into[TD_CALL_TEXT]);   /* without the caller's line; fast */
 void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT]);
 void td__mismatch_sentence(int n, const int *rank, const td_fingerprint *prints, const char (*texts)[TD_CALL_TEXT], char *into, size_t size);
 bool td__fingerprint_equal(const td_fingerprint *a, const td_fingerprint *b);

@@ -218,7 +218,7 @@ static void note_in_box(const td_coll *coll)
     char text[TD_CALL_TEXT];
     td_fingerprint p;
     td__coll_fingerprint(coll, &p);
-    td__coll_text(&p, coll->label, text);
+    td__coll_text(&p, coll->label, coll->group, text);
     td__box *box = td__box_get();
     memcpy(box->last, text, sizeof box->last - 1);
     atomic_fetch_add_explicit(&box->collectives, 1, memory_order_relaxed);
@@ -234,7 +234,7 @@ static int give_up(td_comm *comm, int code, const td_coll *coll, const char *err
     if (known)
         return known;
     td__coll_call_text(coll, call);
-    snprintf(text, sizeof text, "rank %d could not start %s: %s", comm->rank, call, error);
+    snprintf(text, sizeof text, "rank %d could not start %s: %s", td__comm_world_rank(comm, comm->rank), call, error);
     return comm->control ? td__verdict(comm->control, code, text) : td__comm_fail(comm, code, "%s", text);
 }
 

@@ -11,7 +11,6 @@
 #include "comm_room.h"
 
 static td_comm *world_comm;
-static td__control world_control;              /* outlives the communicator: the abort hook may still run                    */
 
 static td_comm self = { .size = 1, .backend = &td__comm_self };
 static pthread_once_t self_once = PTHREAD_ONCE_INIT;
@@ -37,7 +36,7 @@ static int host_mismatch(td_comm *comm, const td_fingerprint *prints, const char
     char sentence[TD_SENTENCE];
     int *rank = td__alloc((size_t)comm->size * sizeof *rank);
     for (int i = 0; rank && i < comm->size; i++)
-        rank[i] = i;
+        rank[i] = td__comm_world_rank(comm, i);
     snprintf(sentence, sizeof sentence, "ranks called different collectives");
     if (rank)
         td__mismatch_sentence(comm->size, rank, prints, texts, sentence, sizeof sentence);
@@ -78,6 +77,20 @@ static void name_boxes(const td__control *c)
         td__say("what each rank did last is in%s", text);
 }
 
+/* To one communicator. */
+static void tell(td_comm *comm, void *of)
+{
+    const char *sentence = of;
+    td__control *c = comm->control;
+    if (!c)
+        return;
+    if (!atomic_load(&c->head->verdict)) {
+        char text[TD_SENTENCE];
+        snprintf(text, sizeof text, "rank %d (pid %d) failed: %.900s", c->mine->rank, (int)getpid(), sentence);
+        td__verdict(c, TD_ERR_PEER, text);
+    }
+}
+
 static void tell_the_others(const char *sentence)
 {
     td_comm *comm = world_comm;
@@ -88,12 +101,7 @@ static void tell_the_others(const char *sentence)
         return;
     }
     td__control *c = comm->control;
-    int32_t before = atomic_load(&c->head->verdict);
-    if (!before) {
-        char text[TD_SENTENCE];
-        snprintf(text, sizeof text, "rank %d (pid %d) failed: %.900s", comm->rank, (int)getpid(), sentence);
-        td__verdict(c, TD_ERR_PEER, text);
-    }
+    td__groups_each(tell, (void *)sentence);
     if (atomic_load(&c->head->verdict) == 2 && c->head->verdict_slot == c->me)
         name_boxes(c);
     if (!c->whole && comm->backend->abort)
@@ -102,34 +110,41 @@ static void tell_the_others(const char *sentence)
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------------------------ */
 
-/* Meets the other ranks of the host. arena NULL: control memory only. */
-static int join_host(td_comm *comm, const td__world *w, td__arena *arena, td__shm_parts *parts)
+/* Meets the other ranks of the host; each brings an arena. */
+static int join_host(td_comm *comm, const td__world *w)
 {
     char error[600] = "";
     size_t bytes = td__control_bytes(w->local_size);
     td__meeting met = { .control = -1 };
-    int code = 0;
+    td__reach *reach = &comm->reach;
     void *memory;
-    if (w->local_size > 1)
-        code = td__bootstrap(w, comm->timeout, bytes, arena ? td__arena_fd(arena) : -1, &met, error, sizeof error);
+    int code = td__arena_open(&reach->arena, w->local_size, error, sizeof error);
+    if (!code) {
+        reach->n = w->local_size;
+        reach->base = td__calloc((size_t)w->local_size * sizeof *reach->base);
+        reach->bytes = td__calloc((size_t)w->local_size * sizeof *reach->bytes);
+        code = reach->base && reach->bytes ? 0 : td__pending();
+    }
+    if (!code && w->local_size > 1)
+        code = td__bootstrap(w, comm->timeout, bytes, td__arena_fd(reach->arena), &met, error, sizeof error);
     if (code)
-        return td__fail(code, "%s", error);
+        return td__pending() ? td__pending() : td__fail(code, "%s", error);
     memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, met.control < 0 ? MAP_SHARED | MAP_ANONYMOUS : MAP_SHARED, met.control, 0);
     if (memory == MAP_FAILED)
         code = td__fail(TD_ERR_MEMORY, "td_init: %zu KiB of shared memory cannot be mapped (%s)", bytes >> 10, strerror(errno));
-    for (int i = 0; arena && i < w->local_size && !code; i++) {
-        off_t end = lseek(met.arena[i], 0, SEEK_END);
-        if (i == w->local_rank) {
-            parts->base[i] = td__arena_base(arena, &parts->bytes[i]);
+    for (int i = 0; i < w->local_size && !code; i++) {
+        if (i == w->local_rank || w->local_size == 1) {
+            reach->base[i] = td__arena_base(reach->arena, &reach->bytes[i]);
             continue;
         }
+        off_t end = lseek(met.arena[i], 0, SEEK_END);
         void *at = end <= 0 ? MAP_FAILED : mmap(NULL, (size_t)end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, met.arena[i], 0);
         if (at == MAP_FAILED) {
             code = td__fail(TD_ERR_MEMORY, "td_init: address space for the memory of %d ranks (%lld MiB each) cannot be had (%s; see ulimit -v)",
                             w->local_size, (long long)end >> 20, strerror(errno));
         } else {
-            parts->base[i] = at;
-            parts->bytes[i] = (size_t)end;
+            reach->base[i] = at;
+            reach->bytes[i] = (size_t)end;
             madvise(at, (size_t)end, MADV_DONTDUMP);
         }
     }
@@ -141,35 +156,19 @@ static int join_host(td_comm *comm, const td__world *w, td__arena *arena, td__sh
     td__free(met.arena);
     if (code)
         return code;
-    comm->control = &world_control;
-    code = td__control_attach(comm->control, comm, memory, w->local_rank, w->local_size, w->rank);
+    comm->control = &comm->page;
+    code = td__control_attach(comm->control, comm, memory, w->local_rank, w->local_size, w->rank, "td_init", NULL);
     return code ? td__comm_report(comm, code) : 0;
 }
 
 static int open_shm(td_comm *comm, const td__world *w)
 {
-    char error[300];
-    td__shm_parts parts = { .n = w->local_size };
     comm->backend = &td__comm_shm;
-    int code = td__arena_open(&parts.arena, w->local_size, error, sizeof error);
-    if (code)
-        return td__pending() ? td__pending() : td__fail(code, "%s", error);
-    parts.base = td__calloc((size_t)w->local_size * sizeof *parts.base);
-    parts.bytes = td__calloc((size_t)w->local_size * sizeof *parts.bytes);
-    code = parts.base && parts.bytes ? join_host(comm, w, parts.arena, &parts) : td__pending();
-    parts.control = comm->control;
-    if (!code)
-        return td__comm_shm.open(&td__comm_host, &parts, comm, &comm->state);
-    for (int i = 0; i < w->local_size && parts.base; i++)
-        if (i != w->local_rank && parts.base[i])
-            munmap(parts.base[i], parts.bytes[i]);
-    td__arena_close(parts.arena);
-    td__free(parts.base);
-    td__free(parts.bytes);
-    return code;
+    int code = join_host(comm, w);
+    return code ? code : td__comm_shm.open(&td__comm_host, NULL, comm, &comm->state);
 }
 
-static bool asked_for(const char *transport)
+bool td__comm_asked_for(const char *transport)
 {
     const char *wanted = td__env(TD_ENV_COMM);
     return wanted && !strcmp(wanted, transport);
@@ -183,7 +182,7 @@ static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
         plugin = td__plugin_open("mpi", why, sizeof why);
     if (!plugin || !plugin->comm)
         return td__fail(TD_ERR_UNSUPPORTED, "td_init: %d ranks %s need the MPI plug-in: %s", comm->size,
-                        asked_for("mpi") ? "with TANDEM_COMM=mpi" : "on several hosts", plugin ? "it brings no transport" : why);
+                        td__comm_asked_for("mpi") ? "with TANDEM_COMM=mpi" : "on several hosts", plugin ? "it brings no transport" : why);
     comm->backend = plugin->comm;
     td__world w = *td__world_now();
     if (ours && plugin->comm->find) {
@@ -197,7 +196,7 @@ static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
         w.local_rank = found.local_rank, w.local_size = found.local_size;
         td__world_set(&w);
     }
-    int code = join_host(comm, &w, NULL, NULL);
+    int code = join_host(comm, &w);
     return code ? code : comm->backend->open(&td__comm_host, given, comm, &comm->state);
 }
 
@@ -213,9 +212,17 @@ static int choose(const td__world *w, bool *shm)
     return 0;
 }
 
-static void close_parts(td_comm *comm, bool well)
+static void *own_base(const td__reach *reach)
+{
+    size_t bytes;
+    return reach->arena ? td__arena_base(reach->arena, &bytes) : NULL;
+}
+
+/* What the communicator holds besides its thread. The world unmaps the host's memory; a group's page is in it, or its own. */
+void td__comm_close_parts(td_comm *comm, bool well)
 {
     td__device_close(comm, well);
+    td__reach *reach = &comm->reach;
     void *memory = comm->control ? comm->control->head : NULL;
     size_t bytes = comm->control ? comm->control->bytes : 0;
     if (comm->control)
@@ -224,8 +231,16 @@ static void close_parts(td_comm *comm, bool well)
         comm->backend->close(comm->state, well);
     comm->state = NULL;
     comm->control = NULL;
-    if (memory)
+    if (memory && !comm->page_elsewhere)
         munmap(memory, bytes);
+    for (int i = 0; i < reach->n && !comm->world_rank && reach->base; i++)
+        if (reach->base[i] && reach->base[i] != own_base(reach))
+            munmap(reach->base[i], reach->bytes[i]);
+    if (reach->arena && !comm->world_rank)
+        td__arena_close(reach->arena);
+    td__free(reach->base);
+    td__free(reach->bytes);
+    td__free(comm->world_rank);
     td__comm_destroy(comm);
     td__free(comm);
 }
@@ -248,20 +263,20 @@ int td__comm_open_world(const td_plugin *plugin, void *world)
     if (!code && comm->backend->on_thread)
         code = td__comm_thread_start(comm);
     if (code) {
-        close_parts(comm, false);
+        td__comm_close_parts(comm, false);
         return code;
     }
     world_comm = comm;
+    td__group_enlist(comm);
     return 0;
 }
 
 /* ---- closing --------------------------------------------------------------------------------------------------------------------------------- */
 
-int td__comm_drain(void)
+int td__comm_drain_one(td_comm *comm)
 {
-    td_comm *comm = world_comm;
-    int device = td__device_drain(comm ? comm : &self);
-    if (device || !comm || !comm->thread_up)
+    int device = td__device_drain(comm);
+    if (device || !comm->control || !comm->thread_up)
         return device;
     double end = td__now() + comm->timeout + 10;
     while (atomic_load(&comm->pending) && !atomic_load(&comm->code) && td__now() < end) {
@@ -274,9 +289,16 @@ int td__comm_drain(void)
     return code ? td__comm_report(comm, code) : 0;
 }
 
+int td__comm_drain(void)
+{
+    int code = world_comm ? 0 : td__comm_drain_one(&self), groups = td__groups_drain();
+    return code ? code : groups;
+}
+
 void td__comm_close_world(bool well)
 {
     td_comm *comm = world_comm;
+    td__groups_close(well);
     td__device_close(&self, well);
     td__comm_trim(&self);
     td__on_abort(NULL);
@@ -286,8 +308,9 @@ void td__comm_close_world(bool well)
     world_comm = NULL;
     if (ended)
         td__comm_trim(comm);
+    td__group_delist(comm);
     if (ended)
-        close_parts(comm, well && !atomic_load(&comm->code));
+        td__comm_close_parts(comm, well && !atomic_load(&comm->code));
     else                                       /* a thread hangs inside the transport: what it uses stays as it is */
         td__control_detach(comm->control, false);
 }

@@ -149,7 +149,7 @@ int td__comm_await(td_comm *comm, td_work *work)
         if (comm->backend->on_thread)
             code = td__control_check(comm->control, &work->coll, from);
         else if (td__now() - from > comm->timeout + 10)
-            code = td__comm_fail(comm, TD_ERR_TIMEOUT, "rank %d waited %g s for the communicator's own thread", comm->rank, comm->timeout + 10);
+            code = td__comm_fail(comm, TD_ERR_TIMEOUT, "rank %d waited %g s for the communicator's own thread", td__comm_world_rank(comm, comm->rank), comm->timeout + 10);
         pthread_mutex_lock(&comm->lock);
     }
     if (atomic_load(&work->state) == TD_WORK_DONE)

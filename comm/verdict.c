@@ -10,7 +10,7 @@
 #include "comm_room.h"
 
 static const char *const kinds[] = { "barrier", "broadcast", "all_reduce", "reduce_scatter", "all_gather", "reduce", "gather", "scatter", "all_to_all",
-                                    "replay of a captured step" };
+                                    "replay of a captured step", "td_comm_split" };
 static const char *const ops[] = { "", ", mean", ", min", ", max", ", product" };
 
 static char *put(char *at, char *end, const char *text)
@@ -31,12 +31,12 @@ static char *put_number(char *at, char *end, uint64_t n)
 }
 
 /* By hand: every collective writes this into the black box. */
-void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL_TEXT])
+void td__coll_text(const td_fingerprint *p, const char *label, const char *group, char into[TD_CALL_TEXT])
 {
     char *at = into, *end = into + TD_CALL_TEXT - 1;
-    bool known = p->kind >= TD_COLL_BARRIER && p->kind <= TD_COLL_REPLAY;
+    bool known = p->kind >= TD_COLL_BARRIER && p->kind <= TD_COLL_SPLIT;
     at = put(at, end, known ? kinds[p->kind] : "collective");
-    if (p->kind != TD_COLL_BARRIER && p->kind != TD_COLL_REPLAY) {
+    if (p->kind != TD_COLL_BARRIER && p->kind != TD_COLL_REPLAY && p->kind != TD_COLL_SPLIT) {
         at = put(at, end, "(");
         at = put(at, end, td_dtype_name((td_dtype)p->dtype));
         if (p->kind != TD_COLL_ALL_TO_ALL || !p->uneven)
@@ -52,6 +52,8 @@ void td__coll_text(const td_fingerprint *p, const char *label, char into[TD_CALL
         at = put(at, end, ")");
     }
     at = put_number(put(at, end, " #"), end, p->seq);
+    if (group)
+        at = put(put(at, end, " of "), end, group);
     if (label && *label)
         at = put(put(put(at, end, " ("), end, label), end, ")");
     *at = '\0';
@@ -68,11 +70,11 @@ static void add_site(const void *site, char into[TD_CALL_TEXT])
 void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT])
 {
     if (coll->seq == 0) {
-        snprintf(into, TD_CALL_TEXT, "td_init");
+        snprintf(into, TD_CALL_TEXT, "%s%s%s", coll->label ? coll->label : "td_init", coll->group ? " of " : "", coll->group ? coll->group : "");
     } else {
         td_fingerprint p;
         td__coll_fingerprint(coll, &p);
-        td__coll_text(&p, coll->label, into);
+        td__coll_text(&p, coll->label, coll->group, into);
     }
     add_site(coll->site, into);
 }
@@ -87,10 +89,10 @@ static void entry_text(td__control *c, int i, const td_fingerprint *print, const
 {
     const td__slot *slot = &c->slot[i];
     if (print->seq == 0) {
-        snprintf(into, TD_CALL_TEXT, "td_init");
+        snprintf(into, TD_CALL_TEXT, "%s", c->opening);
         return;
     }
-    td__coll_text(print, label, into);
+    td__coll_text(print, label, td__comm_group(c->comm), into);
     uint64_t offset = site - slot->exe_base;
     if (site && slot->exe_id && slot->exe_id == c->mine->exe_id && offset < slot->exe_size)
         add_site((const void *)(uintptr_t)(c->mine->exe_base + offset), into);
@@ -116,6 +118,8 @@ static void peer_device_text(td__control *c, int i, uint64_t turn, char into[TD_
 int td__verdict_take(td__control *c)
 {
     td__head *head = c->head;
+    if (c->above && atomic_load(&c->above->verdict) == 2 && c->above->verdict_code == TD_ERR_ABORTED)
+        return td__comm_fail(c->comm, TD_ERR_ABORTED, "%s", c->above->verdict_text);
     for (int i = 0; atomic_load(&head->verdict) == 1 && i < 500; i++)   /* its writer may have died over it */
         nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
     if (atomic_load(&head->verdict) != 2)
@@ -160,7 +164,7 @@ int td__verdict_peer(td__control *c, int peer, td__peer_fault fault, const td_co
         inside = atomic_load(&slot->device_passed) < device_calls, calls = device_calls;
     char where[TD_CALL_TEXT + 64];
     if (calls == 0)
-        snprintf(where, sizeof where, inside ? "it was in td_init" : "it has entered no collective");
+        snprintf(where, sizeof where, inside ? "it was in %s" : "it has entered no collective", c->opening);
     else
         snprintf(where, sizeof where, inside ? "it is in %s" : "its last was %s", theirs);
     switch (fault) {

@@ -34,7 +34,7 @@ void td__watch_passed(td__device_side *dev, td_comm *comm)
         td__flight *oldest = &dev->flight[(dev->passed + 1) % dev->room];
         int done = !oldest->enqueued ? 0 : oldest->mark.end ? dev->ops->event_done(dev->device.index, oldest->mark.end) : 1;
         if (done < 0)
-            td__comm_fail(comm, TD_ERR_DEVICE, "rank %d: the device failed before or in the %llu. collective of its memory", comm->rank,
+            td__comm_fail(comm, TD_ERR_DEVICE, "rank %d: the device failed before or in the %llu. collective of its memory", td__comm_world_rank(comm, comm->rank),
                           (unsigned long long)oldest->coll.turn);
         if (done <= 0)
             break;
@@ -85,7 +85,7 @@ int td__watch_look(td_comm *comm, const td_coll *coll, double since)
         return 0;
     char call[TD_CALL_TEXT];
     td__coll_call_text(coll, call);
-    return td__comm_fail(comm, TD_ERR_TIMEOUT, "rank %d waited %g s (TANDEM_TIMEOUT) in %s and it did not end", comm->rank, comm->timeout, call);
+    return td__comm_fail(comm, TD_ERR_TIMEOUT, "rank %d waited %g s (TANDEM_TIMEOUT) in %s and it did not end", td__comm_world_rank(comm, comm->rank), comm->timeout, call);
 }
 
 static int library_error(td_comm *comm, const td_coll *oldest)
@@ -103,7 +103,7 @@ static int library_error(td_comm *comm, const td_coll *oldest)
     if (now - dev->troubled < ECHO)
         return 0;
     td__coll_call_text(oldest, call);
-    snprintf(text, sizeof text, "%s on rank %d (pid %d) in %s", error, comm->rank, comm->control ? comm->control->mine->pid : 0, call);
+    snprintf(text, sizeof text, "%s on rank %d (pid %d) in %s", error, td__comm_world_rank(comm, comm->rank), comm->control ? comm->control->mine->pid : 0, call);
     return comm->control ? td__verdict(comm->control, code, text) : td__comm_fail(comm, code, "%s", text);
 }
 

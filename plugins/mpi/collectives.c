@@ -205,39 +205,81 @@ int mpi_run(void *state, td_coll *coll)
 
 /* ---- life ---------------------------------------------------------------------------------------------------------------------------------- */
 
-int mpi_open(const td_comm_host *host, void *world, td_comm *comm, void **state)
+static mpi_state *new_state(const td_comm_host *host, td_comm *comm)
 {
-    MPI_Comm given = world ? *(MPI_Comm *)world : MPI_COMM_WORLD, here;
     mpi_state *s = host->base->alloc(sizeof *s);
     mpi_ticket *tickets = host->base->alloc((size_t)td_size(comm) * sizeof *tickets);
-    if (!s || !tickets) {
-        host->base->free(s);
-        host->base->free(tickets);
-        return host->base->pending();
+    if (s && tickets) {
+        *s = (mpi_state){ .host = host, .comm = comm, .rank = td_rank(comm), .size = td_size(comm), .tickets = tickets };
+        return s;
     }
-    *s = (mpi_state){ .host = host, .comm = comm, .rank = td_rank(comm), .size = td_size(comm), .tickets = tickets };
-    int rc = MPI_Comm_dup(given, &s->mpi), local = 0;
-    if (rc != MPI_SUCCESS) {
-        char text[200];
-        mpi_text(rc, text, sizeof text);
-        host->base->free(s);
-        host->base->free(tickets);
-        return host->base->fail(TD_ERR_LAUNCH, "td_init: MPI_Comm_dup failed: %s", text);
-    }
+    host->base->free(s);
+    host->base->free(tickets);
+    return NULL;
+}
+
+static void free_state(mpi_state *s)
+{
+    s->host->base->free(s->tickets);
+    s->host->base->free(s);
+}
+
+/* s->mpi is there. 0 or negative after the base's fail. */
+static int complete(mpi_state *s)
+{
+    MPI_Comm here;
+    int local = 0;
     MPI_Comm_set_errhandler(s->mpi, MPI_ERRORS_RETURN);
     if (MPI_Comm_split_type(s->mpi, MPI_COMM_TYPE_SHARED, s->rank, MPI_INFO_NULL, &here) == MPI_SUCCESS) {
         MPI_Comm_size(here, &local);
         MPI_Comm_free(&here);
     }
     s->one_host = local == s->size;
-    int code = wire_open(s);
+    return wire_open(s);
+}
+
+int mpi_open(const td_comm_host *host, void *world, td_comm *comm, void **state)
+{
+    MPI_Comm given = world ? *(MPI_Comm *)world : MPI_COMM_WORLD;
+    mpi_state *s = new_state(host, comm);
+    if (!s)
+        return host->base->pending();
+    int rc = MPI_Comm_dup(given, &s->mpi);
+    if (rc != MPI_SUCCESS) {
+        char text[200];
+        mpi_text(rc, text, sizeof text);
+        free_state(s);
+        return host->base->fail(TD_ERR_LAUNCH, "td_init: MPI_Comm_dup failed: %s", text);
+    }
+    s->world = true;
+    int code = complete(s);
     if (code) {
-        host->base->free(s);
-        host->base->free(tickets);
+        free_state(s);
         return code;
     }
     *state = s;
     return 0;
+}
+
+/* A rank without memory still takes its part in the split. */
+int mpi_split(void *parent, td_coll *coll, td_comm *group, int color, int key, void **state)
+{
+    mpi_state *p = parent, *s = group ? new_state(p->host, group) : NULL;
+    MPI_Comm made = MPI_COMM_NULL;
+    int code = compare(p, coll);
+    if (!code)
+        code = check(p, coll, "MPI_Comm_split", MPI_Comm_split(p->mpi, group ? color : MPI_UNDEFINED, key, &made));
+    if (!code && s) {
+        s->mpi = made;
+        code = complete(s);
+    } else if (!code && group) {
+        code = p->host->fail(group, TD_ERR_MEMORY, "no memory for a group of MPI");
+    }
+    if (code && s)
+        free_state(s);
+    else if (s)
+        *state = s;
+    return code;
 }
 
 void mpi_abort(void *state)
@@ -249,11 +291,11 @@ void mpi_abort(void *state)
 void mpi_close(void *state, bool well)
 {
     mpi_state *s = state;
-    mpi_ended(well);
+    if (s->world || !well)
+        mpi_ended(well);
     if (well) {                                /* else peers may be gone, and freeing is collective */
         wire_close(s);
         MPI_Comm_free(&s->mpi);
     }
-    s->host->base->free(s->tickets);
-    s->host->base->free(s);
+    free_state(s);
 }

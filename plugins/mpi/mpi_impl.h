@@ -18,7 +18,7 @@ typedef struct {
     MPI_Comm mpi;
     MPI_Comm channel[2];                       /* the wire's                                                                */
     int      rank, size;
-    bool     one_host;
+    bool     one_host, world;
     mpi_ticket *tickets;                       /* of all ranks                                                              */
 } mpi_state;
 
@@ -30,6 +30,7 @@ void mpi_text(int rc, char *into, size_t size);
 void mpi_ended(bool well);
 int  mpi_open(const td_comm_host *host, void *world, td_comm *comm, void **state);
 int  mpi_run(void *state, td_coll *coll);
+int  mpi_split(void *parent, td_coll *coll, td_comm *group, int color, int key, void **state);
 void mpi_abort(void *state);
 void mpi_close(void *state, bool well);
 #endif

@@ -22,7 +22,9 @@ void mpi_text(int rc, char *into, size_t size)
 
 void mpi_ended(bool ended_well)
 {
-    well = ended_well;
+    static bool failed;                        /* also a group: its peers may be gone                                           */
+    failed |= !ended_well;
+    well = !failed;
 }
 
 static void finalise(void)
@@ -139,6 +141,7 @@ const td_comm_backend mpi_backend = {
     .find = find,
     .open = mpi_open,
     .run = mpi_run,
+    .split = mpi_split,
     .wire = &mpi_wire,
     .abort = mpi_abort,
     .close = mpi_close,
