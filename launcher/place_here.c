@@ -18,6 +18,12 @@ static void find_gpus(hwloc_topology_t topology, td__gpus *gpus)
     td__gpus_find(topology, td__env(TD_ENV_DEVICE), td__getenv("CUDA_VISIBLE_DEVICES"), root, gpus);
 }
 
+/* The quota is this machine's, and says nothing of a described one. */
+static double quota_of(hwloc_topology_t topology)
+{
+    return hwloc_topology_is_thissystem(topology) ? td__cores_quota() : 0;
+}
+
 void td__place_here(int ranks, bool network, td__division *out)
 {
     *out = (td__division){ .threads = 1, .ranks = ranks };
@@ -28,7 +34,7 @@ void td__place_here(int ranks, bool network, td__division *out)
     find_gpus(topology, &gpus);
     hwloc_bitmap_t allowed = td__cores_allowed(topology);
     if (allowed) {
-        td__place(topology, allowed, td__cores_quota(), ranks, &gpus, out);
+        td__place(topology, allowed, quota_of(topology), ranks, &gpus, out);
         if (!hwloc_topology_is_thissystem(topology))
             td__division_unbind(out);
         else if (!td__membind_free())
@@ -84,7 +90,7 @@ int td__place_ranks(const char *word, char *error, size_t size)
                  td__env(TD_ENV_DEVICE) ? " (TANDEM_DEVICE is set)" : td__getenv("CUDA_VISIBLE_DEVICES") ? " (CUDA_VISIBLE_DEVICES is set)" : "");
     if (!gpu && n == 0) {
         hwloc_bitmap_t allowed = td__cores_allowed(topology);
-        double quota = td__cores_quota();
+        double quota = quota_of(topology);
         n = allowed ? td__cores_count(topology, allowed) : 1;
         if (quota > 0 && quota < n)
             n = (int)quota;
