@@ -48,7 +48,7 @@ for _name in $(compgen -e | grep -E '^(SLURM|OMPI|PMIX|PMI|TANDEM|TORCHELASTIC)_
     grep -v '^TANDEM_CASE_'); do
     unset "$_name"
 done
-export TMPDIR=$LOCAL XDG_RUNTIME_DIR=$LOCAL/run OMP_NUM_THREADS=1
+export LOCAL TMPDIR=$LOCAL XDG_RUNTIME_DIR=$LOCAL/run OMP_NUM_THREADS=1
 export TANDEM_PLUGIN_DIR=$BUILD/plugins/mpi:$BUILD/plugins/cuda
 export PATH=$BUILD/launcher:$PATH
 # Open MPI as root and with more ranks than cores: waiting ranks give way. Hosts know each other by eth0 alone; $WORK/rsh is their ssh.
