@@ -1,7 +1,10 @@
 /* base/meet.c: the ranks of a world meet at a store: one serves it, all connect, and everybody learns who is where. See meet.h.
  *
- * The secret is our launcher's, or derived from the user's key and the job (key.c); the how many-th meeting of these processes goes into it, so that
- * a rank that is still in the one before cannot be taken for one that has come. On one host the peers' user id is proof enough.
+ * The secret is our launcher's, or derived from the user's key and the job (key.c); on one host the peers' user id is proof enough.
+ *
+ * One rank may already be in the next meeting of the job while another is still in the last: td_init may be called again, and a shell may run one
+ * program after the other. So the how many-th meeting of the process goes into the secret, and each rank counts itself at the store: at a store
+ * that a rank serves it must be the first, or it has come to an old one; our launcher's counts the meetings for everybody.
  */
 #include "meet.h"
 #include <stdio.h>
@@ -196,28 +199,39 @@ static int start_server(const td__world *w, const td__meet_plan *plan, double ti
     return code;
 }
 
-/* The rank that serves goes by the name of the host, too, so that all use one way. */
+static td__store *connect_once(const td__world *w, const td__meet_plan *plan, double timeout, int *code, char *error, size_t size)
+{
+    if (!meeting.server && !plan->launcher && !plan->one_host) {
+        snprintf(meeting.address, sizeof meeting.address, "%s", plan->host);
+        return td__meet_connect(plan->host, plan->port, w->job, meeting.secret, timeout, code, error, size);
+    }
+    snprintf(meeting.address, sizeof meeting.address, "%s", meeting.server ? td__store_address(meeting.server) : plan->address);
+    return td__store_try(meeting.address, meeting.secret, timeout, code, error, size);
+}
+
+/* Until the deadline: the server may come late, and an old one may still be there. */
 static int connect_to(const td__world *w, const td__meet_plan *plan, double timeout, char *error, size_t size)
 {
     int code = 0;
     double end = td__now() + timeout;
-    if (meeting.server) {
-        snprintf(meeting.address, sizeof meeting.address, "%s", td__store_address(meeting.server));
-        meeting.store = td__store_try(meeting.address, meeting.secret, timeout, &code, error, size);
-        return code;
+    char key[32];
+    snprintf(key, sizeof key, "meet.count.%d", w->rank);
+    for (;;) {
+        double left = end - td__now();
+        meeting.store = connect_once(w, plan, left > 0.001 ? left : 0.001, &code, error, size);
+        int64_t count = meeting.store ? td__store_count(meeting.store, key) : 0;
+        if (count > 0 && plan->launcher)
+            meeting.number = (unsigned)count;
+        if (count > 0 && (plan->launcher || count == 1))
+            return 0;
+        if (count > 0)
+            snprintf(error, size, "another process of job %s is rank %d already", w->job, w->rank);
+        td__store_close(meeting.store);
+        meeting.store = NULL;
+        if (td__now() >= end || meeting.server || (code && code != TD_ERR_IO && code != TD_ERR_MISMATCH && code != TD_ERR_PEER))
+            return code ? code : TD_ERR_LAUNCH;
+        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
     }
-    if (!plan->launcher && !plan->one_host) {
-        snprintf(meeting.address, sizeof meeting.address, "%s", plan->host);
-        meeting.store = td__meet_connect(plan->host, plan->port, w->job, meeting.secret, timeout, &code, error, size);
-        return code;
-    }
-    snprintf(meeting.address, sizeof meeting.address, "%s", plan->address);
-    do {
-        meeting.store = td__store_try(plan->address, meeting.secret, timeout, &code, error, size);
-        if (!meeting.store)
-            nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
-    } while (!meeting.store && td__now() < end && (code == TD_ERR_IO || code == TD_ERR_MISMATCH || code == TD_ERR_PEER));
-    return code;
 }
 
 static int gather(const td__world *w, const td__meet_plan *plan, double timeout)

@@ -52,6 +52,7 @@ int  td__store_gather(td__store *store, const char *scope, uint64_t *turn, int r
 /* This rank comes to no more meetings of the scope. sentence NULL: all went well. Negative when nobody could be told. */
 int  td__store_leave(td__store *store, const char *scope, int rank, const char *sentence);
 int  td__store_has(td__store *store, const char *key);       /* 1, 0, or negative when nobody could be asked                */
+int64_t td__store_count(td__store *store, const char *key);  /* one more; the same                                          */
 /* How many clients are connected that have met somewhere and not left it. */
 int  td__store_server_members(td__store_server *server);
 #endif

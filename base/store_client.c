@@ -343,6 +343,19 @@ int td__store_has(td__store *store, const char *key)
     return code;
 }
 
+int64_t td__store_count(td__store *store, const char *key)
+{
+    unsigned char one[8];
+    td__store_put_i64(one, 1);
+    td__store_frame answer, question = { TD__STORE_ADD, (const void *)key, one, strlen(key), sizeof one };
+    pthread_mutex_lock(&store->lock);
+    int64_t now = exchange(store, &question, &answer, 0, NULL);
+    if (now == 0)
+        now = answer.op == TD__STORE_DONE && answer.value_size == sizeof one ? td__store_get_i64(answer.value) : TD_ERR_STATE;
+    pthread_mutex_unlock(&store->lock);
+    return now;
+}
+
 /* ---- meetings ------------------------------------------------------------------------------------------------------------------ */
 
 /* What the server says when the meeting cannot take place. */

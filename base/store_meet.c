@@ -75,7 +75,7 @@ static member *join(td__store_server *server, td__store_peer *c, const unsigned 
 {
     member *m = find_member(server, scope, size, rank);
     if (m)
-        return m;
+        return m;                              /* has it left, it does not come back: scopes are used once, too */
     m = td__calloc(sizeof *m);
     if (!m)
         return NULL;

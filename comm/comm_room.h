@@ -60,7 +60,7 @@ struct td_comm {
     char      sentence[TD_SENTENCE];
 };
 
-extern const td_comm_backend td__comm_self;
+extern const td_comm_backend td__comm_self, td__comm_store;
 extern const td_comm_host td__comm_host;
 
 /* "group 2 of world", or NULL for the world. */

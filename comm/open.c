@@ -1,10 +1,11 @@
 /* comm/open.c: which transport carries the world, and the world's life.
  *
  * A world of one needs none. All ranks on one host: shared memory, and MPI is not even initialised, also under mpirun. Else, or when
- * TANDEM_COMM says so, MPI. With any transport the ranks of one host share the control page, through which each notices that another
- * died, stopped or left.
+ * TANDEM_COMM says so, MPI where the launcher offers it, else the store at which the ranks meet, for small ones. With any transport the
+ * ranks of one host share the control page, through which each notices that another died, stopped or left.
  */
 #include <errno.h>
+#include <meet.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -200,15 +201,31 @@ static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
     return code ? code : comm->backend->open(&td__comm_host, given, comm, &comm->state);
 }
 
-static int choose(const td__world *w, bool *shm)
+/* Ranks that nobody has asked for the store have met in td_init already, as far as it was needed. */
+static int open_store(td_comm *comm)
+{
+    td__world w = *td__world_now();
+    int code = td__meeting_store() ? 0 : td__meet(&w);
+    td__world_set(&w);
+    comm->backend = &td__comm_store;
+    code = code ? code : join_host(comm, &w);
+    return code ? code : comm->backend->open(&td__comm_host, NULL, comm, &comm->state);
+}
+
+typedef enum { OVER_SHM, OVER_MPI, OVER_STORE } transport;
+
+static int choose(const td__world *w, bool given, transport *over)
 {
     const char *wanted = td__env(TD_ENV_COMM);
     bool one_host = w->local_size == w->size && w->local_rank >= 0;
-    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "mpi") && strcmp(wanted, "nccl"))
-        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm, mpi or nccl", wanted);
-    if (wanted && !strcmp(wanted, "shm") && !one_host)
+    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "mpi") && strcmp(wanted, "nccl") && strcmp(wanted, "store"))
+        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm, mpi, store or nccl", wanted);
+    if (td__comm_asked_for("shm") && !one_host)
         return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=shm needs all %d ranks on one host; %d are on this one", w->size, w->local_size);
-    *shm = one_host && !(wanted && !strcmp(wanted, "mpi"));
+    if (td__comm_asked_for("mpi") || td__comm_asked_for("store"))
+        *over = td__comm_asked_for("mpi") ? OVER_MPI : OVER_STORE;
+    else
+        *over = one_host ? OVER_SHM : given || w->offers_mpi ? OVER_MPI : OVER_STORE;
     return 0;
 }
 
@@ -248,9 +265,9 @@ void td__comm_close_parts(td_comm *comm, bool well)
 int td__comm_open_world(const td_plugin *plugin, void *world)
 {
     const td__world *w = td__world_now();
-    bool shm = false;
+    transport over = OVER_SHM;
     td__on_abort(tell_the_others);
-    int code = choose(w, &shm);
+    int code = choose(w, plugin != NULL, &over);
     if (code || w->size == 1)
         return code;
     td_comm *comm = td__calloc(sizeof *comm);
@@ -259,11 +276,12 @@ int td__comm_open_world(const td_plugin *plugin, void *world)
     td__comm_init(comm);
     comm->rank = w->rank, comm->size = w->size;
     comm->timeout = td__host.timeout();
-    code = shm ? open_shm(comm, w) : open_plugin(comm, plugin, world);
+    code = over == OVER_SHM ? open_shm(comm, w) : over == OVER_STORE ? open_store(comm) : open_plugin(comm, plugin, world);
     if (!code && comm->backend->on_thread)
         code = td__comm_thread_start(comm);
     if (code) {
         td__comm_close_parts(comm, false);
+        td__meet_end(false);
         return code;
     }
     world_comm = comm;
@@ -309,8 +327,11 @@ void td__comm_close_world(bool well)
     if (ended)
         td__comm_trim(comm);
     td__group_delist(comm);
-    if (ended)
-        td__comm_close_parts(comm, well && !atomic_load(&comm->code));
-    else                                       /* a thread hangs inside the transport: what it uses stays as it is */
+    well = well && !atomic_load(&comm->code);
+    if (ended) {
+        td__comm_close_parts(comm, well);
+        td__meet_end(well);
+    } else {                                   /* a thread hangs inside the transport: what it uses stays as it is */
         td__control_detach(comm->control, false);
+    }
 }

@@ -1,10 +1,12 @@
 /* job/init.c: from a process to a rank: the world, the black box, threads, the device, the communicator.
  */
 #include <omp.h>
+#include <string.h>
 #include <sched.h>
 #include <unistd.h>
 #include <stdlib.h>
 #include <data_impl.h>
+#include <meet.h>
 #include <tandem/ops.h>
 #include "job_impl.h"
 
@@ -43,6 +45,7 @@ static int start(const td__world *w, const td_plugin *plugin, void *given)
     code = code ? code : td__device_set_default((td_device){ TD_DEFAULT, 0 });
     code = code ? code : td__comm_open_world(plugin, given);
     if (code) {
+        td__meet_end(false);
         td__box_close(true);                   /* the error has said it; there is nothing more in the box                    */
         td__world_set(&(td__world){ .size = 1, .local_size = 1, .launcher = "none" });
         return code;
@@ -59,6 +62,18 @@ static int check_first(const char *who)
     return td__pending();
 }
 
+/* Ranks on several hosts that MPI does not carry meet at a store, and so do those whose launcher does not say which of them share a host. */
+static int meet(td__world *w)
+{
+    if (!td__meet_wanted(w))
+        return 0;
+    int code = td__meet(w);
+    const char *wanted = td__env(TD_ENV_COMM);
+    if (code == 0 && w->local_size == w->size && !(wanted && !strcmp(wanted, "store")))
+        td__meet_end(true);                    /* they are all here: nothing more is needed                                  */
+    return code;
+}
+
 int td_init(int *argc, char ***argv)
 {
     TD_ENTER();
@@ -69,7 +84,10 @@ int td_init(int *argc, char ***argv)
     if (code)
         return code;
     code = td__world_find(td__getenv, &w, error, sizeof error);
-    return code ? td__fail(code, "td_init: %s", error) : start(&w, NULL, NULL);
+    if (code)
+        return td__fail(code, "td_init: %s", error);
+    code = meet(&w);
+    return code ? code : start(&w, NULL, NULL);
 }
 
 int td_init_plugin(const td_plugin *plugin, void *world)
