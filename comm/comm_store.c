@@ -123,7 +123,7 @@ static double patience(const store_state *s)
 
 static int meet(store_state *s, const td_coll *coll, size_t bytes, size_t *got)
 {
-    char key[64];
+    char key[160];
     td__store_absent absent;
     snprintf(key, sizeof key, "%s/%llu", s->scope, (unsigned long long)s->turn++);
     int code = td__store_meet(s->store, key, s->rank, s->size, s->mine, bytes, s->all, TD__STORE_MEET_BYTES, got, patience(s),
