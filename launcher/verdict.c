@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 typedef struct {
@@ -128,6 +129,7 @@ void td__verdict_say(const td__job *job, int number, int passed_on, int64_t oom_
     char how[128], why[1600] = "", name[48], doing[800] = "", more[64] = "";
     bool has_error = f.has_box && f.box.error_ns != 0;
     int number_of_signal = rank->ended && WIFSIGNALED(rank->status) ? WTERMSIG(rank->status) : 0;
+    bool again = rank->ended && !has_error && WIFEXITED(rank->status) && WEXITSTATUS(rank->status) == EX_TEMPFAIL;   /* td_job_state's end */
     signal_name(number_of_signal, name, sizeof name);
     if (!rank->ended)
         snprintf(how, sizeof how, "failed");
@@ -136,14 +138,14 @@ void td__verdict_say(const td__job *job, int number, int passed_on, int64_t oom_
     else if (number_of_signal)
         snprintf(how, sizeof how, "was killed by %s%s", name, WCOREDUMP(rank->status) ? ", core dumped" : "");
     else
-        snprintf(how, sizeof how, "exited with code %d", WEXITSTATUS(rank->status));
+        snprintf(how, sizeof how, "exited with code %d%s", WEXITSTATUS(rank->status), again ? ", which asks for another start" : "");
     if (number_of_signal && number_of_signal == passed_on)
         snprintf(doing, sizeof doing, ", which was passed on to all ranks");
     else if (has_error && (!number_of_signal || number_of_signal == SIGABRT))
         without_rank(f.box.error, number, why, sizeof why);
     else if (f.has_box && number_of_signal)
         while_doing(&f.box, doing, sizeof doing);
-    int others = number_of_signal == passed_on && passed_on ? 0 : others_failed(job, number);
+    int others = again || (number_of_signal == passed_on && passed_on) ? 0 : others_failed(job, number);
     if (others)
         snprintf(more, sizeof more, " (%d other rank%s failed too)", others, others > 1 ? "s" : "");
     td__lines_say("rank %d (pid %d) %s%s%s%s%s", number, (int)rank->pid, how, *why ? ": " : "", why, doing, more);
