@@ -101,6 +101,12 @@ static void box_leave(const td_coll *coll, bool well)
 
 /* ---- running ------------------------------------------------------------------------------------------------------------------- */
 
+int td__comm_take_turn(td_comm *comm, td_coll *coll)
+{
+    td__control_enter(comm->control, coll);
+    return coll->kind == TD_COLL_SPLIT ? td__group_split_run(comm, coll) : comm->backend->run(comm->state, coll);
+}
+
 int td__comm_execute(td_comm *comm, td_coll *coll)
 {
     coll->last_rank = -1;
@@ -116,10 +122,10 @@ int td__comm_execute(td_comm *comm, td_coll *coll)
         return code;
     coll->arrived = coll->begun = td__now();
     box_enter(coll);
-    td__control_enter(comm->control, coll);
     if (comm->backend->on_thread)
         atomic_fetch_add(&comm->control->mine->step, 1);
-    code = coll->kind == TD_COLL_SPLIT ? td__group_split_run(comm, coll) : comm->backend->run(comm->state, coll);
+    code = coll->in_counts ? td__uneven_agree(comm, coll) : 0;
+    code = code ? code : td__comm_take_turn(comm, coll);
     coll->ended = td__now();
     if (!code)
         td__control_leave(comm->control);
@@ -141,14 +147,15 @@ int td__coll_run(td_comm *comm, td_coll *coll)
         return td__work_wait(td__coll_start(comm, coll), coll);
     coll->group = td__comm_group(comm);
     coll->seq = ++comm->seq;
-    coll->turn = ++comm->turn;
+    coll->turn = comm->turn += td__coll_turns(coll);
     if (in_caller(comm))
         return (code = td__comm_execute(comm, coll)) ? td__comm_report(comm, code) : 0;
     td_work *work = td__work_new(comm);
     if (!work)
         return td__pending();
     work->coll = *coll;
-    code = td__comm_enqueue(comm, work);
+    code = td__uneven_keep(work);
+    code = code ? code : td__comm_enqueue(comm, work);
     return code ? code : td__work_wait(work, coll);
 }
 
@@ -193,13 +200,14 @@ td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a
         return work;
     }
     work->coll.seq = ++comm->seq;
-    work->coll.turn = ++comm->turn;
+    work->coll.turn = comm->turn += td__coll_turns(coll);
     if (!comm->control) {                      /* alone: there is nobody to wait for */
         work->code = td__comm_execute(comm, &work->coll);
         atomic_store(&work->state, TD_WORK_DONE);
         return work;
     }
-    int code = td__comm_enqueue(comm, work);
+    int code = td__uneven_keep(work);
+    code = code ? code : td__comm_enqueue(comm, work);
     if (code) {
         work->code = code;
         snprintf(work->sentence, sizeof work->sentence, "%s", td_error_message());
@@ -320,6 +328,7 @@ void td__comm_trim(td_comm *comm)
     while (comm->all) {
         td_work *next = comm->all->all;
         td__work_let_go(comm->all);
+        td__free(comm->all->counts);
         td__free(comm->all);
         comm->all = next;
     }
@@ -329,6 +338,7 @@ void td__comm_trim(td_comm *comm)
 void td__comm_destroy(td_comm *comm)
 {
     td__comm_trim(comm);
+    td__free(comm->uneven);
     pthread_mutex_destroy(&comm->lock);
     pthread_cond_destroy(&comm->more);
     pthread_cond_destroy(&comm->done);

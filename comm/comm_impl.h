@@ -1,7 +1,8 @@
 /* comm/comm_impl.h: groups of ranks from inside. Internal; the MPI plug-in, ddp and job include it.
  *
  *   comm.c      the raw functions: number a td_coll, run it in the caller or hand it to the communicator's thread, wait with a deadline
- *   tensors.c   the public functions on tensors: check, make a td_coll
+ *   tensors.c   the public functions on tensors; raw.c: on plain memory
+ *   make.c      what may be passed to them, and the td_coll that becomes of it
  *   thread.c    one sleeping thread per communicator that runs started collectives in order
  *   control.c   a page that all ranks of one host share: fingerprints, arrivals, who is alive, the verdict
  *   verdict.c   the sentences that name the guilty rank
@@ -39,6 +40,7 @@ typedef struct td_coll {
     /* Uneven, NULL: even; `size` each. all_gather: elements of every rank's part, the same on all. all_to_all: counts: elements that come from
      * every rank, in_counts: that go to it. They live as long as tensors do; a started one has a copy (comm.c).                */
     const int64_t *counts, *in_counts;
+    int parts;                             /* how many counts                                                                 */
     uint32_t uneven;                       /* 0: even; else a hash of what all must know of the counts                           */
     /* all_to_all with counts, made by uneven.c for the backend when ranks have compared them. from: `size` pairs: the elements that rank i sends here,
      * and where in its `in` they begin. most: the largest of all counts of all ranks. */

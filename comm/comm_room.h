@@ -18,6 +18,7 @@ struct td_work {
     _Atomic int state;
     int      code;
     char     sentence[TD_SENTENCE];        /* of an error of this work alone                                                  */
+    int64_t *counts; int counts_room;      /* the copy of coll's counts                                                       */
     td_tensor *hold[2];                    /* live until the work has been waited for                                         */
     bool     abandoned;                    /* waited for in vain: the thread still has it and its tensors                     */
     bool     on_device;                    /* device.c started it                                                             */
@@ -47,6 +48,7 @@ struct td_comm {
     td__device_side *dev;                  /* opened by the first collective of device memory                                  */
     double timeout;
     uint64_t seq, turn;                    /* collectives issued; those of host memory                                        */
+    int64_t *uneven;                       /* of the thread that executes: numbers that uneven.c compares                       */
 
     pthread_mutex_t lock;                  /* of everything below                                                             */
     pthread_cond_t  more, done;
@@ -59,6 +61,35 @@ struct td_comm {
     _Atomic bool told;                     /* … and a user's thread knows                                                     */
     char      sentence[TD_SENTENCE];
 };
+
+/* ---- make.c, tensors.c, raw.c: a public call, before anything has been checked ---- */
+typedef struct {
+    td_coll_kind kind;
+    td_comm   *comm;
+    td_tensor *out, *in;                   /* the same where there is one tensor                                              */
+    td_reduce  op;
+    int        root;
+    bool       uneven;
+    const int64_t *rows, *in_rows;         /* uneven: rows of tensors, elements of plain memory                               */
+    bool       raw;                        /* plain memory of the host                                                        */
+    const void *raw_in; void *raw_out;
+    int64_t    count;
+    td_dtype   dtype;
+    int64_t   *made[2];                    /* counts of elements, until td__call_end                                          */
+} td__call;
+int  td__call_make(td__call *call, td_coll *coll);                /* 0 or negative after td__fail                              */
+void td__call_end(td__call *call);
+int  td__call_now(td__call call);                                 /* made, run, noted                                          */
+td_work *td__call_start(td__call call);
+
+/* ---- uneven.c ---- */
+uint32_t td__uneven_hash(const td_coll *coll);
+int  td__uneven_keep(td_work *work);                              /* copies the counts of work->coll                            */
+int  td__uneven_agree(td_comm *comm, td_coll *coll);              /* all_to_all: fills from and most; takes the two turns before coll's */
+int  td__uneven_agree_by_host(td_comm *comm, td_coll *coll);      /* for a device: with collectives of the host, at once         */
+/* elements of a collective of one rank */
+static inline int64_t td__coll_alone(const td_coll *coll) { return coll->in_counts ? coll->counts[0] : coll->count; }
+static inline uint64_t td__coll_turns(const td_coll *coll) { return coll->in_counts ? 3 : 1; }
 
 extern const td_comm_backend td__comm_self, td__comm_store;
 extern const td_comm_host td__comm_host;
@@ -77,6 +108,7 @@ static inline int td__comm_world_rank(const td_comm *comm, int rank)
 /* ---- comm.c ---- */
 int  td__comm_fail(td_comm *comm, int code, const char *format, ...) TD_PRINTF(3, 4);
 int  td__comm_execute(td_comm *comm, td_coll *coll);              /* in the caller or the thread                              */
+int  td__comm_take_turn(td_comm *comm, td_coll *coll);            /* one turn of it                                            */
 int  td__comm_report(td_comm *comm, int code);                    /* the communicator's failure as the calling thread's error   */
 td_work *td__work_failed(td_comm *comm, int code);                /* done already; takes the calling thread's error message    */
 td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a, td_tensor *b);
@@ -135,8 +167,7 @@ int  td__watch_look(td_comm *comm, const td_coll *coll, double since);   /* is a
 int  td__watch_compare(td_comm *comm);                            /* fingerprints of this host's ranks; the same                */
 
 /* ---- record.c: around each public collective (td__record_end ends what begin and wait begin) ---- */
-typedef enum { TD_NOTE_ALL_REDUCE, TD_NOTE_BROADCAST, TD_NOTE_REDUCE_SCATTER, TD_NOTE_ALL_GATHER, TD_NOTE_BARRIER } td__note;
-void *td__note_begin(td__note what, bool started, td_comm *comm, td_tensor *a, td_tensor *b, int number);
+void *td__note_begin(const td__call *call, bool started);
 void  td__note_started(void *note, td_work *work);
 void  td__note_wait(td_work *work);
 

@@ -216,7 +216,7 @@ static void reduce(store_state *s, const td_coll *coll, size_t low, size_t high,
         s->pre[r] = s->tickets[r].pre;
     }
     void *out = (char *)coll->out + (from - low);
-    int op = coll->op == TD_MIN ? TD_COMBINE_MIN : coll->op == TD_MAX ? TD_COMBINE_MAX : TD_COMBINE_SUM;
+    int op = coll->op == TD_MIN ? TD_COMBINE_MIN : coll->op == TD_MAX ? TD_COMBINE_MAX : coll->op == TD_PRODUCT ? TD_COMBINE_PRODUCT : TD_COMBINE_SUM;
     td__comm_host.combine(coll->dtype, op, (int64_t)((until - from) / size), s->size, s->in, s->pre, coll->op == TD_MEAN ? post / s->size : post, &out, 1);
 }
 

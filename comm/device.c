@@ -27,16 +27,17 @@ static bool forced(void)
 static int alone(const td_coll *coll)
 {
     const td_device_ops *ops = td__device_ops(coll->device);
-    bool reduces = coll->kind == TD_COLL_ALL_REDUCE || coll->kind == TD_COLL_REDUCE_SCATTER;
+    bool reduces = coll->kind == TD_COLL_ALL_REDUCE || coll->kind == TD_COLL_REDUCE_SCATTER || coll->kind == TD_COLL_REDUCE;
+    const int64_t n = td__coll_alone(coll);
     if (!ops)
         return td__pending();
-    if (coll->kind == TD_COLL_BARRIER || coll->kind == TD_COLL_REPLAY || coll->count == 0)
+    if (coll->kind == TD_COLL_BARRIER || coll->kind == TD_COLL_REPLAY || n == 0)
         return 0;
     if (reduces && (coll->op == TD_SUM || coll->op == TD_MEAN) && (coll->pre != 1 || coll->post != 1)) {
-        ops->kernels->combine(coll->dtype, TD_COMBINE_SUM, coll->count, 1, &coll->in, &coll->pre, coll->post, &coll->out, 1);
+        ops->kernels->combine(coll->dtype, TD_COMBINE_SUM, n, 1, &coll->in, &coll->pre, coll->post, &coll->out, 1);
         return td__pending();
     }
-    size_t bytes = (size_t)coll->count * td_dtype_size(coll->dtype);
+    size_t bytes = (size_t)n * td_dtype_size(coll->dtype);
     return coll->in == coll->out ? 0 : ops->copy(coll->device.index, coll->out, false, coll->in, false, bytes);
 }
 
@@ -201,7 +202,9 @@ static int enter(td_comm *comm, td_coll *coll, td__marks *mark)
         coll->seq = ++comm->seq;
         coll->turn = ++dev->started;
         coll->arrived = td__now();
-        dev->flight[coll->turn % dev->room] = (td__flight){ .coll = *coll, .mark = *mark, .started = coll->arrived };
+        td__flight *flight = &dev->flight[coll->turn % dev->room];
+        *flight = (td__flight){ .coll = *coll, .mark = *mark, .started = coll->arrived };
+        flight->coll.counts = flight->coll.in_counts = NULL;   /* the caller's: it is told of longer than they live             */
         if (comm->control) {
             td__control_started(comm->control, coll);
             code = td__watch_compare(comm);
@@ -255,7 +258,8 @@ int td__device_start(td_comm *comm, td_work *work)
         atomic_store(&work->state, TD_WORK_DONE);
         return code;
     }
-    int code = open_side(comm, coll->device);
+    int code = coll->in_counts ? td__uneven_agree_by_host(comm, coll) : 0;
+    code = code ? code : open_side(comm, coll->device);
     if (!code && comm->control)
         code = td__verdict_take(comm->control);
     code = code ? code : enter(comm, coll, &mark);

@@ -5,10 +5,7 @@
 #include "comm_room.h"
 
 typedef struct {
-    td__note note;
-    td_comm *comm;
-    td_tensor *a, *b;
-    int number;                                /* reduction or root                                                               */
+    td__call call;                             /* rows and in_rows: its own                                                       */
     bool started;
     td_work *work;                             /* of this turn                                                                    */
 } noted;
@@ -17,36 +14,29 @@ typedef struct { noted *of; } waited;
 static int again(void *state)
 {
     noted *n = state;
-    if (n->started) {
-        n->work = n->note == TD_NOTE_ALL_REDUCE ? td_all_reduce_start(n->comm, n->a, (td_reduce)n->number)
-                : n->note == TD_NOTE_BROADCAST ? td_broadcast_start(n->comm, n->a, n->number)
-                : n->note == TD_NOTE_REDUCE_SCATTER ? td_reduce_scatter_start(n->comm, n->a, n->b, (td_reduce)n->number)
-                                                    : td_all_gather_start(n->comm, n->a, n->b);
-        return n->work ? 0 : td__pending();
-    }
-    switch (n->note) {
-    case TD_NOTE_ALL_REDUCE: return td_all_reduce(n->comm, n->a, (td_reduce)n->number);
-    case TD_NOTE_BROADCAST: return td_broadcast(n->comm, n->a, n->number);
-    case TD_NOTE_REDUCE_SCATTER: return td_reduce_scatter(n->comm, n->a, n->b, (td_reduce)n->number);
-    case TD_NOTE_ALL_GATHER: return td_all_gather(n->comm, n->a, n->b);
-    default: return td_barrier(n->comm);
-    }
+    n->call.made[0] = n->call.made[1] = NULL;
+    if (!n->started)
+        return td__call_now(n->call);
+    n->work = td__call_start(n->call);
+    return n->work ? 0 : td__pending();
 }
 
 static void drop(void *state)
 {
     noted *n = state;
-    if (n->a)
-        td__tensor_unref(n->a);
-    if (n->b)
-        td__tensor_unref(n->b);
+    if (n->call.out)
+        td__tensor_unref(n->call.out);
+    if (n->call.in && n->call.in != n->call.out)
+        td__tensor_unref(n->call.in);
+    td__free((void *)(uintptr_t)n->call.rows);
+    td__free((void *)(uintptr_t)n->call.in_rows);
 }
 
 static void visit(void *state, td__visitor *v)
 {
     noted *n = state;
-    if (n->a)
-        v->storage(v, n->a->storage, "the result of a collective");
+    if (n->call.out)
+        v->storage(v, n->call.out->storage, "the result of a collective");
 }
 
 static int wait_again(void *state)
@@ -62,21 +52,34 @@ static bool usable(const td_tensor *x)
     return !x || !x->poisoned;
 }
 
-void *td__note_begin(td__note what, bool started, td_comm *comm, td_tensor *a, td_tensor *b, int number)
+static const int64_t *kept_rows(const int64_t *rows, int n)
+{
+    int64_t *kept = rows ? td__alloc((size_t)n * sizeof *kept) : NULL;
+    if (kept)
+        memcpy(kept, rows, (size_t)n * sizeof *kept);
+    else if (rows)
+        td__record_refuse("there is no memory to note the numbers of rows of a collective");
+    return kept;
+}
+
+void *td__note_begin(const td__call *call, bool started)
 {
     static const td__record_kind host = { "a collective", sizeof(noted), again, again, drop, visit };
     static const td__record_kind device = { "a collective on a device", sizeof(noted), again, NULL, drop, visit };
     if (!td__recording_now)
         return NULL;
-    bool on_device = a && usable(a) && a->storage->device.kind == TD_CUDA;
-    noted *n = usable(a) && usable(b) ? td__record_begin(on_device ? &device : &host) : (td__recording_now->depth++, NULL);
+    const td_tensor *x = call->in ? call->in : call->out;
+    bool on_device = x && usable(x) && x->storage->device.kind == TD_CUDA, good = usable(call->out) && usable(call->in) && !call->raw && call->comm;
+    noted *n = good ? td__record_begin(on_device ? &device : &host) : (td__recording_now->depth++, NULL);
     if (!n)
         return NULL;
-    *n = (noted){ what, comm, a, b, number, started, NULL };
-    if (a)
-        td__tensor_ref(a);
-    if (b)
-        td__tensor_ref(b);
+    *n = (noted){ *call, started, NULL };
+    n->call.rows = kept_rows(call->rows, call->comm->size);
+    n->call.in_rows = kept_rows(call->in_rows, call->comm->size);
+    if (call->out)
+        td__tensor_ref(call->out);
+    if (call->in && call->in != call->out)
+        td__tensor_ref(call->in);
     return n;
 }
 

@@ -17,7 +17,7 @@ td_work *td__work_new(td_comm *comm)
         comm->spare = work->next;
     pthread_mutex_unlock(&comm->lock);
     if (!work) {
-        work = td__alloc(sizeof *work);
+        work = td__calloc(sizeof *work);
         if (!work)
             return NULL;
         pthread_mutex_lock(&comm->lock);

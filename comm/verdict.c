@@ -67,6 +67,15 @@ static void add_site(const void *site, char into[TD_CALL_TEXT])
         snprintf(into + used, TD_CALL_TEXT - used, " at %s", place);
 }
 
+/* " of parts of 3, 0, 7": what an uneven one lays side by side. */
+static void add_counts(const td_coll *coll, char into[TD_CALL_TEXT])
+{
+    size_t used = strlen(into);
+    for (int i = 0; i < coll->parts && i < 8 && used < TD_CALL_TEXT; i++)
+        used += (size_t)snprintf(into + used, TD_CALL_TEXT - used, "%s%lld%s", i ? ", " : " of parts of ", (long long)coll->counts[i],
+                                 i == 7 && coll->parts > 8 ? ", …" : "");
+}
+
 void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT])
 {
     if (coll->seq == 0) {
@@ -75,6 +84,8 @@ void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT])
         td_fingerprint p;
         td__coll_fingerprint(coll, &p);
         td__coll_text(&p, coll->label, coll->group, into);
+        if (coll->kind == TD_COLL_ALL_GATHER && coll->counts)
+            add_counts(coll, into);
     }
     add_site(coll->site, into);
 }

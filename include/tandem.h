@@ -43,6 +43,7 @@
 #include <tandem/optim.h>
 #include <tandem/data.h>
 #include <tandem/comm.h>
+#include <tandem/comm_raw.h>
 #include <tandem/ddp.h>
 #include <tandem/ddp_hook.h>
 #include <tandem/io.h>

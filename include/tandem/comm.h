@@ -1,12 +1,17 @@
-/* tandem/comm.h: groups of ranks and collectives on tensors.
+/* tandem/comm.h: groups of ranks and collectives on tensors (on plain memory: comm_raw.h).
  *
- * Collectives are called by all ranks of the group in the same order with the same dtype and element count; each call's
+ * Collectives are called by all ranks of the group in the same order with the same dtype, element count, reduction and root; each call's
  * fingerprint is compared before data is touched, and a difference is one sentence that names both calls. Every wait has a
- * deadline (TANDEM_TIMEOUT, 300 s); a peer that is dead, stopped or gone is reported at once. Tensors are contiguous;
- * arithmetic in f32, f64, i64, i32 (data movement in any dtype). The result is the same, bit for bit, on every rank.
+ * deadline (TANDEM_TIMEOUT, 300 s); a peer that is dead, stopped or gone is reported at once. Tensors are contiguous and lie on the same kind
+ * of device on every rank. What every rank gets is the same, bit for bit, on every rank.
  *
- * Tensors of a GPU go through NCCL, on a stream of its own; arithmetic in f16 and bf16, too. There no call waits for the GPU: a blocking one and
- * td_wait return when later work on the tensor is ordered behind the collective. What goes wrong afterwards is the next call's error.
+ * Data moves in every dtype. Arithmetic: f64, f32, i64, i32 and u8 in themselves (integers wrap around); f16 and bf16 in f32, rounded once at the
+ * end; the mean of real dtypes alone; minimum and maximum pass NaN on. Of bool TD_MAX is "or" and TD_MIN is "and", and there is no sum, mean or
+ * product. A refused dtype, a shape that does not fit, a root that is no rank: one sentence and a negative code, before anything is sent.
+ *
+ * Tensors of a GPU go through NCCL, on a stream of its own; f16 and bf16 are rounded by NCCL, at each of its steps. There no call waits for the
+ * GPU: a blocking one and td_wait return when later work on the tensor is ordered behind the collective. What goes wrong afterwards is the
+ * next call's error.
  */
 #ifndef TANDEM_COMM_H
 #define TANDEM_COMM_H
@@ -24,19 +29,40 @@ TD_API int         td_rank(const td_comm *comm);
 TD_API int         td_size(const td_comm *comm);
 TD_API const char *td_comm_backend_name(const td_comm *comm);             /* "self", "shm", "mpi"                       */
 
-/* blocking: 0 or a negative code; x in place */
+/* blocking: 0 or a negative code. x is changed in place; where there are an out and an in they are apart, unless something else is said. */
 TD_API int td_all_reduce(td_comm *comm, td_tensor *x, td_reduce op);
 TD_API int td_broadcast(td_comm *comm, td_tensor *x, int root);
-TD_API int td_reduce_scatter(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op);  /* in (size*n,…) -> out: rank's n */
-TD_API int td_all_gather(td_comm *comm, td_tensor *out, td_tensor *in);                    /* in (n,…) -> out (size*n,…)     */
+TD_API int td_reduce_scatter(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op);  /* in (size*n,…) -> out: rank's n; may be its part of in */
+TD_API int td_all_gather(td_comm *comm, td_tensor *out, td_tensor *in);                    /* in (n,…) -> out (size*n,…); may be its part of out */
 TD_API int td_barrier(td_comm *comm);
+/* To the root alone, or from it. td_reduce_to: the root's x becomes the reduction, the others' stay as they are. td_gather_to: in (n,…) of every
+ * rank -> the root's out (size*n,…), in the order of ranks. td_scatter_from: part r of the root's in (size*n,…) -> rank r's out (n,…). What is
+ * the root's alone is NULL elsewhere; the root's in of a gather may be its part of out, its out of a scatter its part of in. */
+TD_API int td_reduce_to(td_comm *comm, td_tensor *x, td_reduce op, int root);
+TD_API int td_gather_to(td_comm *comm, td_tensor *out, td_tensor *in, int root);
+TD_API int td_scatter_from(td_comm *comm, td_tensor *out, td_tensor *in, int root);
+/* Everybody to everybody: part j of in (size*n,…) -> part `rank` of rank j's out, of the same shape. In place: the same tensor twice. */
+TD_API int td_all_to_all(td_comm *comm, td_tensor *out, td_tensor *in);
+/* Uneven: first dimensions that differ, 0 allowed. all_gather: every rank passes the same `size` numbers of rows; in (rows[rank],…), which may be its
+ * part of out (their sum,…). all_to_all: in_rows[j] rows of in go to rank j, out_rows[i] rows of out come from rank i, `size` numbers each; what
+ * i sends to j must be what j expects from i, else one sentence names both. In place where in_rows and out_rows are equal. On a GPU the
+ * call waits for the other ranks' numbers, also the started one. */
+TD_API int td_all_gather_uneven(td_comm *comm, td_tensor *out, td_tensor *in, const int64_t *rows);
+TD_API int td_all_to_all_uneven(td_comm *comm, td_tensor *out, const int64_t *out_rows, td_tensor *in, const int64_t *in_rows);
 
-/* started: runs on the communicator's thread in the order of the calls; the tensors must not be touched until td_wait.
- * An error gives a work whose td_wait returns it. */
+/* started: runs on the communicator's thread in the order of the calls; the tensors must not be touched until td_wait
+ * (numbers of rows are copied). An error gives a work whose td_wait returns it. */
 TD_API td_work *td_all_reduce_start(td_comm *comm, td_tensor *x, td_reduce op);
 TD_API td_work *td_broadcast_start(td_comm *comm, td_tensor *x, int root);
 TD_API td_work *td_reduce_scatter_start(td_comm *comm, td_tensor *out, td_tensor *in, td_reduce op);
 TD_API td_work *td_all_gather_start(td_comm *comm, td_tensor *out, td_tensor *in);
+TD_API td_work *td_barrier_start(td_comm *comm);
+TD_API td_work *td_reduce_to_start(td_comm *comm, td_tensor *x, td_reduce op, int root);
+TD_API td_work *td_gather_to_start(td_comm *comm, td_tensor *out, td_tensor *in, int root);
+TD_API td_work *td_scatter_from_start(td_comm *comm, td_tensor *out, td_tensor *in, int root);
+TD_API td_work *td_all_to_all_start(td_comm *comm, td_tensor *out, td_tensor *in);
+TD_API td_work *td_all_gather_uneven_start(td_comm *comm, td_tensor *out, td_tensor *in, const int64_t *rows);
+TD_API td_work *td_all_to_all_uneven_start(td_comm *comm, td_tensor *out, const int64_t *out_rows, td_tensor *in, const int64_t *in_rows);
 TD_API int  td_wait(td_work *work);                                       /* frees it; a deadline always stands         */
 TD_API bool td_test(td_work *work);                                       /* finished? does not free it                 */
 /* Gives up all that is under way, on every rank; of the world: in its groups, too. */

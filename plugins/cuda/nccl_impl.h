@@ -17,7 +17,7 @@
 enum { NCCL_OLDEST = 21900, NCCL_CONFIG_SINCE = 21800 };
 enum { NCCL_OK = 0, NCCL_REMOTE_ERROR = 6, NCCL_IN_PROGRESS = 7 };
 enum { NCCL_UINT8 = 1, NCCL_INT32 = 2, NCCL_INT64 = 4, NCCL_FLOAT16 = 6, NCCL_FLOAT32 = 7, NCCL_FLOAT64 = 8, NCCL_BFLOAT16 = 9 };
-enum { NCCL_SUM = 0, NCCL_MAX = 2, NCCL_MIN = 3, NCCL_AVG = 4, NCCL_SCALAR_HOST = 1 };
+enum { NCCL_SUM = 0, NCCL_PRODUCT = 1, NCCL_MAX = 2, NCCL_MIN = 3, NCCL_AVG = 4, NCCL_SCALAR_HOST = 1 };
 typedef struct ncclComm *nccl_comm;
 typedef struct { char bytes[TD_COMM_ID]; } nccl_id;
 typedef struct {                               /* as it was in 2.18; newer versions read as much as `size` says                  */

@@ -65,7 +65,7 @@ static int make_plan(const nccl_state *s, const td_coll *coll, plan *p, char *er
 
 static int operator_of(const nccl_state *s, const td_coll *coll, const plan *p, int *op)
 {
-    *op = coll->op == TD_MIN ? NCCL_MIN : coll->op == TD_MAX ? NCCL_MAX : coll->op == TD_MEAN ? NCCL_AVG : NCCL_SUM;
+    *op = coll->op == TD_MIN ? NCCL_MIN : coll->op == TD_MAX ? NCCL_MAX : coll->op == TD_PRODUCT ? NCCL_PRODUCT : coll->op == TD_MEAN ? NCCL_AVG : NCCL_SUM;
     if (!p->multiplies)
         return NCCL_OK;
     union { double f64; float f32; td_f16 f16; td_bf16 bf16; } scalar;
@@ -135,6 +135,10 @@ int nccl_start(void *state, const td_coll *coll, void *begin, void *end, const t
     if (!code && coll->kind != TD_COLL_BARRIER && type_of(coll->dtype) < 0) {
         snprintf(error, size, "NCCL has no type for %s", td_dtype_name(coll->dtype));
         code = TD_ERR_DTYPE;
+    }
+    if (!code && (coll->kind > TD_COLL_ALL_GATHER || coll->counts)) {
+        snprintf(error, size, "this collective is for the CPU's memory alone");
+        code = TD_ERR_UNSUPPORTED;
     }
     code = code ? code : make_plan(s, coll, &p, error, size);
     const bool moves = coll->kind == TD_COLL_BARRIER || coll->count > 0;

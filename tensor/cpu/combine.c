@@ -2,7 +2,7 @@
  *
  * One pass: every input is read once, in order r = 0 … k-1, and every output written once, in blocks that stay in the first-level cache; so
  * it runs at the speed of memory. Ordinary stores: others read the result next, and non-temporal ones were measured to lose. Not parallel
- * over threads: the ranks are. An input whose factor is 0 is left out, so that a rank with weight 0 contributes exactly nothing, even
+ * over threads: the ranks are. (16 bits, u8 and bool: combine_narrow.c.) An input whose factor is 0 is left out, so that a rank with weight 0 contributes exactly nothing, even
  * where its values are NaN. Outputs may be inputs (the same pointer); they may not overlap in part.
  */
 #include "cpu.h"
@@ -55,6 +55,27 @@ SUM_FLOAT(double)
 SUM_INTEGER(int64_t, uint64_t)
 SUM_INTEGER(int32_t, uint32_t)
 
+/* Integers wrap, too. */
+#define PRODUCT(T, U)                                                                                               \
+    static void product_##T(int64_t n, const group *g, double post, void *out)                                      \
+    {                                                                                                               \
+        (void)post;                                                                                                 \
+        const U *a = g->in[0], *b = g->in[1], *c = g->in[2], *d = g->in[3];                                         \
+        U *o = out;                                                                                                 \
+        if (g->k == 1)                                                                                              \
+            EACH(a[i]);                                                                                             \
+        else if (g->k == 2)                                                                                         \
+            EACH(a[i] * b[i]);                                                                                      \
+        else if (g->k == 3)                                                                                         \
+            EACH(a[i] * b[i] * c[i]);                                                                               \
+        else                                                                                                        \
+            EACH(a[i] * b[i] * c[i] * d[i]);                                                                        \
+    }
+PRODUCT(float, float)
+PRODUCT(double, double)
+PRODUCT(int64_t, uint64_t)
+PRODUCT(int32_t, uint32_t)
+
 /* NaN wins on either side. */
 #define FIRST(x, BETTER, y) ((x)BETTER(y) || (x) != (x) ? (x) : (y))
 #define EXTREME(T, NAME, BETTER)                                                                                    \
@@ -76,8 +97,9 @@ EXTREMES(int64_t)
 EXTREMES(int32_t)
 
 #define GROUP_ROW(op) { [TD_F32] = op##_float, [TD_F64] = op##_double, [TD_I64] = op##_int64_t, [TD_I32] = op##_int32_t }
-static group_fn *const group_table[3][8] = {
+static group_fn *const group_table[4][8] = {
     [TD_COMBINE_SUM] = GROUP_ROW(sum), [TD_COMBINE_MIN] = GROUP_ROW(min), [TD_COMBINE_MAX] = GROUP_ROW(max),
+    [TD_COMBINE_PRODUCT] = GROUP_ROW(product),
 };
 
 /* The next input from *r on that counts. */
@@ -145,8 +167,9 @@ void K(combine)(td_dtype t, td_combine op, int64_t n, int k, const void *const *
         int64_t m = n - i < TD_BLOCK ? n - i : TD_BLOCK;
         size_t offset = (size_t)i * size, bytes = (size_t)m * size;
         char *to = (char *)out[0] + offset;
-        bool any = scaled ? block_scaled(t, m, k, in, pre, post, offset, to)
-                          : block_in_groups(group_table[op][t], m, k, in, pre, post, offset, to);
+        bool any = K(combine_narrow)(t, op, m, k, in, pre, post, offset, to) ? true
+                   : scaled ? block_scaled(t, m, k, in, pre, post, offset, to)
+                            : block_in_groups(group_table[op][t], m, k, in, pre, post, offset, to);
         if (!any)
             memset(to, 0, bytes);
         for (int j = 1; j < outs; j++)

@@ -54,6 +54,9 @@
     X(times) X(clip_factor) X(mark_not_finite) X(scale_update)                       /* optimizer_numbers.c */ \
     X(combine)                                                                       /* combine.c     */
 
+/* combine_narrow.c: one block (at most TD_BLOCK elements, from `offset` bytes on), where t is narrow; else false */
+bool K(combine_narrow)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, size_t offset, void *out);
+
 /* what the CPU leaves to other rows */
 #define TD_CPU_EMPTY_ROWS(X) X(add_half) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
 

@@ -1,4 +1,4 @@
-/* tensor/cuda/combine.cu: several buffers into one value per element, stored to several buffers: the sum, minimum or maximum of an all-reduce.
+/* tensor/cuda/combine.cu: several buffers into one value per element, stored to several buffers: the sum, minimum, maximum or product of an all-reduce.
  *
  * Twin of ../cpu/combine.c: every element by itself, inputs in order, the same operations in the same order (f16 and bf16: in float, rounded once).
  * An input whose factor is 0 is left out on the host. Outputs may be inputs; they may not overlap in part. The tables of pointers travel as
@@ -16,7 +16,7 @@ template <class W> __device__ __forceinline__ W first_of(W a, W b, bool min)
     return (min ? a < b : a > b) || a != a ? a : b;
 }
 
-/* Sums of integers wrap. */
+/* Sums and products of integers wrap. */
 template <class W> struct wraps { typedef W type; };
 template <> struct wraps<int64_t> { typedef uint64_t type; };
 template <> struct wraps<int32_t> { typedef uint32_t type; };
@@ -32,7 +32,10 @@ __global__ void __launch_bounds__(TD_THREADS) combine_kernel(td_combine op, int6
     T *const *out = (T *const *)(table + 2 * k);
     TD_GRID_STRIDE(i, n) {
         W v = k ? td_load<T>(in[0] + i) : 0;
-        if (op != TD_COMBINE_SUM) {
+        if (op == TD_COMBINE_PRODUCT) {
+            for (int r = 1; r < k; r++)
+                v = (W)((S)v * (S)td_load<T>(in[r] + i));
+        } else if (op != TD_COMBINE_SUM) {
             for (int r = 1; r < k; r++)
                 v = first_of<W>(v, td_load<T>(in[r] + i), op == TD_COMBINE_MIN);
         } else if constexpr ((W)0.5 != 0) {

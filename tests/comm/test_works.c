@@ -125,11 +125,11 @@ static int misuse(int rank, int size, void *arg)
 {
     (void)arg;
     td_comm *w = td_world();
-    td_tensor *x = td_zeros(TD_SHAPE(4, 6), TD_F32), *i = td_zeros(TD_SHAPE(4), TD_I32), *h = td_zeros(TD_SHAPE(4), TD_F16);
+    td_tensor *x = td_zeros(TD_SHAPE(4, 6), TD_F32), *i = td_zeros(TD_SHAPE(4), TD_I32), *h = td_zeros(TD_SHAPE(4), TD_BOOL);
     td_tensor *slice = td__scoped_tensor(td__tensor_view(x, TD_SHAPE(4, 3), (int64_t[]){ 6, 1 }, 0));
     refused(td_all_reduce(NULL, x, TD_SUM), TD_ERR_ARGUMENT, "the communicator is NULL");
     refused(td_all_reduce(w, slice, TD_SUM), TD_ERR_SHAPE, "(4,3) is not contiguous");
-    refused(td_all_reduce(w, h, TD_SUM), TD_ERR_DTYPE, "f16");
+    refused(td_all_reduce(w, h, TD_SUM), TD_ERR_DTYPE, "of bool there are TD_MAX (or) and TD_MIN (and)");
     refused(td_all_reduce(w, i, TD_MEAN), TD_ERR_DTYPE, "mean of i32");
     refused(td_all_reduce(w, x, (td_reduce)9), TD_ERR_ARGUMENT, "9 is no reduction");
     refused(td_broadcast(w, x, size), TD_ERR_ARGUMENT, "none of the ranks");
@@ -143,7 +143,7 @@ static int misuse(int rank, int size, void *arg)
     td_work *bad = td_all_reduce_start(w, h, TD_SUM);
     td_error_clear();
     EXPECT(td_test(bad));
-    refused(td_wait(bad), TD_ERR_DTYPE, "f16");
+    refused(td_wait(bad), TD_ERR_DTYPE, "of bool");
     td_work *good = td_all_reduce_start(w, x, TD_SUM);
     EXPECT(td_wait(good) == 0);
     refused(td_wait(good), TD_ERR_STATE, "already");

@@ -53,7 +53,7 @@ static void test_combine(void **state)
     static const int inputs[] = { 1, 2, 3, 4, 5, 9, 200 };
     for (size_t d = 0; d < 4; d++)
         for (size_t k = 0; k < sizeof inputs / sizeof *inputs; k++)
-            for (int op = TD_COMBINE_SUM; op <= TD_COMBINE_MAX; op++)
+            for (int op = TD_COMBINE_SUM; op <= TD_COMBINE_PRODUCT; op++)
                 for (int factors = 0; factors < 2; factors++)
                     combine_case(all[d], (td_combine)op, 67, inputs[k], factors && op == TD_COMBINE_SUM, factors ? 0.25 : 1);
 }

@@ -68,6 +68,84 @@ static void against_the_reference(void **state)
                         }
 }
 
+/* Products, and every reduction of narrow dtypes: the very bits of one operation after the other, f16 and bf16 in f32 and rounded once. */
+static void one_after_the_other(td_dtype t, td_combine op, int k, const double *pre, double post, int64_t i, void *into)
+{
+    const size_t at = (size_t)i * td_dtype_size(t);
+    double d = td__element_get(t, before[0] + at);
+    float f = (float)d * (pre ? (float)pre[0] : 1);
+    int64_t w = (int64_t)d;
+    memcpy(&w, before[0] + at, t == TD_I64 ? 8 : 0);
+    for (int r = 1; r < k; r++) {
+        double x = td__element_get(t, before[r] + at);
+        int64_t v = (int64_t)x;
+        memcpy(&v, before[r] + at, t == TD_I64 ? 8 : 0);
+        float y = (float)x * (pre ? (float)pre[r] : 1);
+        d = op == TD_COMBINE_PRODUCT ? d * x : d;
+        f = op == TD_COMBINE_PRODUCT ? f * y : op == TD_COMBINE_SUM ? f + y : (op == TD_COMBINE_MIN) == (y < f) ? y : f;
+        w = op == TD_COMBINE_PRODUCT ? (int64_t)((uint64_t)w * (uint64_t)v) : op == TD_COMBINE_SUM ? w + v : (op == TD_COMBINE_MIN) == (v < w) ? v : w;
+    }
+    if (t == TD_F64)
+        memcpy(into, &d, 8);
+    else if (td__is_real(t))
+        td__element_put(t, into, op == TD_COMBINE_SUM ? f * (float)post : f);
+    else
+        memcpy(into, &w, td_dtype_size(t));    /* little-endian: what wraps is cut off */
+}
+
+static void products_and_narrow(void **state)
+{
+    (void)state;
+    static const td_dtype all[] = { TD_F16, TD_BF16, TD_U8, TD_BOOL, TD_F32, TD_F64, TD_I64, TD_I32 };
+    static const int64_t sizes[] = { 0, 1, 7, 1023, 1024, 1025, 2311 };
+    static const double factors[MOST] = { 0.25, 1, 2, 3, 0.5, 1, 2, 0.125, 1.5 };
+    const td_kernels *isa[3];
+    uint64_t random = 5;
+    for (size_t s = 0, sets = test_isas(isa); s < sets; s++)
+        for (size_t d = 0; d < TD_COUNT(all); d++)
+            for (int op = 0; op <= TD_COMBINE_PRODUCT; op++)
+                for (int k = 1; k <= MOST; k++)
+                    for (size_t z = 0; z < TD_COUNT(sizes); z++) {
+                        const td_dtype t = all[d];
+                        const bool only_extremes = t == TD_BOOL, half = td__is_half(t);
+                        if ((only_extremes && op != TD_COMBINE_MIN && op != TD_COMBINE_MAX) || (d >= 4 && op != TD_COMBINE_PRODUCT))
+                            continue;
+                        const int64_t n = sizes[z];
+                        const double *pre = half && k % 2 ? factors : NULL, post = half && k % 3 == 0 ? 0.3 : 1;
+                        const void *from[MOST];
+                        void *to[2] = { out[0], in[k - 1] };
+                        for (int j = 0; j < k; j++) {
+                            for (size_t i = 0; i < sizeof in[j] / 8; i++) {
+                                uint64_t u = test_random(&random);
+                                memcpy(in[j] + 8 * i, &u, 8);
+                            }
+                            for (int64_t i = 0; i < n; i++)
+                                if (td__is_real(t) || t == TD_BOOL)
+                                    td__element_put(t, in[j] + (size_t)i * td_dtype_size(t),
+                                                    t == TD_BOOL ? (double)(test_random(&random) & 1) : (double)(test_random(&random) >> 11) * 0x1p-52 - 1);
+                            from[j] = in[j];
+                        }
+                        memcpy(before, in, sizeof in);
+                        memset(out, 0x5a, sizeof out);
+                        isa[s]->combine(t, (td_combine)op, n, k, from, op == TD_COMBINE_SUM ? pre : NULL, post, to, 2);
+                        for (int64_t i = 0; i < n; i++) {
+                            char want[8];
+                            one_after_the_other(t, (td_combine)op, k, op == TD_COMBINE_SUM ? pre : NULL, post, i, want);
+                            if (memcmp(want, out[0] + (size_t)i * td_dtype_size(t), td_dtype_size(t)))
+                                fail_msg("%s, %s, op %d, %d inputs, n %lld: element %lld is %.17g, expected %.17g", isa[s]->name, td_dtype_name(t), op, k,
+                                         (long long)n, (long long)i, td__element_get(t, out[0] + (size_t)i * td_dtype_size(t)), td__element_get(t, want));
+                        }
+                        assert_memory_equal(in[k - 1], out[0], (size_t)n * td_dtype_size(t));
+                        assert_int_equal(out[0][(size_t)n * td_dtype_size(t)], 0x5a);
+                    }
+    uint8_t a[3] = { 200, 3, 0 }, b[3] = { 100, 5, 1 }, got[3];
+    td__cpu_kernels()->combine(TD_U8, TD_COMBINE_SUM, 3, 2, (const void *[]){ a, b }, (double[]){ 0.5, 2 }, 0.5, (void *[]){ got }, 1);
+    assert_true(got[0] == 150 && got[1] == 5 && got[2] == 1);
+    td__cpu_kernels()->combine(TD_BF16, TD_COMBINE_SUM, 3, 2, (const void *[]){ "\xc0\x7f\xc0\x7f\xc0\x7f", "\x80\x3f\x80\x3f\x80\x3f" }, (double[]){ 0, 1 }, 1,
+                               (void *[]){ out[0] }, 1);
+    assert_true(td__element_get(TD_BF16, out[0] + 4) == 1);    /* NaN with factor 0 is not read */
+}
+
 /* In place, as ranks use it: every buffer is input and output. The same bits on every set, and as out of place. */
 static void in_place(void **state)
 {
@@ -134,7 +212,7 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(against_the_reference), TEST(in_place), TEST(weight_zero_is_nothing), TEST(not_a_number_passes), TEST(integers_wrap_exactly),
+        TEST(against_the_reference), TEST(products_and_narrow), TEST(in_place), TEST(weight_zero_is_nothing), TEST(not_a_number_passes), TEST(integers_wrap_exactly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
