@@ -18,7 +18,7 @@
  *   In one call       td_fit(net, &(td_fit_opts){ .optim = opt, .train = data, .epochs = 10 }): the loop above, with validation, best
  *                     weights and more (fit.h)
  *   Without calling   td_capture(step, user, inputs, NULL) records a step, td_replay runs it again; one launch on a GPU (capture.h)
- *   To go on later    td_train_state_save, td_train_state_load (io.h)
+ *   To go on later    td_train_state_save, td_train_state_load (io.h); when a batch system warns: td_job_state (job.h)
  *   Who owns what     a td_tensor* returned by an operation    the innermost scope
  *                     anything from a _new, td_nn_* or         you, until something takes it; td_finish releases
  *                     td_dataset_*                             what you left
