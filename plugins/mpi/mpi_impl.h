@@ -21,7 +21,7 @@ typedef struct {
     const td_comm_host *host;
     td_comm *comm;
     MPI_Comm mpi;
-    MPI_Op   min, max;                         /* of f32 and f64                                                            */
+    MPI_Op   min, max, byte_sum, byte_product; /* of f32 and f64; of u8                                                     */
     MPI_Comm channel[2];                       /* the wire's                                                                */
     int      rank, size;
     bool     one_host, world;

@@ -1,7 +1,8 @@
 /* plugins/mpi/sums.c: all_reduce, reduce and reduce_scatter as calls of MPI.
  *
  * MPI knows neither f16 nor bf16: they are reduced in f32 and rounded once. Its minimum and maximum of floats may forget a NaN, and differ between
- * ranks in the sign of a zero, since ranks compare in different orders: those two are operations of our own.
+ * ranks in the sign of a zero, since ranks compare in different orders; and Open MPI's sum of u8 stops at 255 where it goes by vectors and wraps around
+ * elsewhere. Those are operations of our own.
  */
 #include "mpi_impl.h"
 #include <convert.h>
@@ -65,9 +66,22 @@ EXTREME(max_f64, double, int64_t, >, >)
 EXTREME_OP(min)
 EXTREME_OP(max)
 
+#define BYTE_OP(NAME, OP)                                                                                                     \
+    static void NAME(void *in, void *inout, int *n, MPI_Datatype *type)                                                       \
+    {                                                                                                                         \
+        const uint8_t *x = in;                                                                                                \
+        uint8_t *y = inout;                                                                                                   \
+        (void)type;                                                                                                           \
+        for (int i = 0; i < *n; i++)                                                                                          \
+            y[i] = (uint8_t)(x[i] OP y[i]);                                                                                   \
+    }
+BYTE_OP(byte_sum, +)
+BYTE_OP(byte_product, *)
+
 int sums_open(mpi_state *s)
 {
-    if (MPI_Op_create(min, 1, &s->min) == MPI_SUCCESS && MPI_Op_create(max, 1, &s->max) == MPI_SUCCESS)
+    if (MPI_Op_create(min, 1, &s->min) == MPI_SUCCESS && MPI_Op_create(max, 1, &s->max) == MPI_SUCCESS &&
+        MPI_Op_create(byte_sum, 1, &s->byte_sum) == MPI_SUCCESS && MPI_Op_create(byte_product, 1, &s->byte_product) == MPI_SUCCESS)
         return 0;
     return s->host->base->fail(TD_ERR_LAUNCH, "td_init: MPI_Op_create failed");
 }
@@ -76,6 +90,8 @@ void sums_close(mpi_state *s)
 {
     MPI_Op_free(&s->min);
     MPI_Op_free(&s->max);
+    MPI_Op_free(&s->byte_sum);
+    MPI_Op_free(&s->byte_product);
 }
 
 static MPI_Op op_of(const mpi_state *s, const td_coll *coll)
@@ -84,8 +100,8 @@ static MPI_Op op_of(const mpi_state *s, const td_coll *coll)
     switch (coll->op) {
     case TD_MIN: return real ? s->min : MPI_MIN;
     case TD_MAX: return real ? s->max : MPI_MAX;
-    case TD_PRODUCT: return MPI_PROD;
-    default: return MPI_SUM;
+    case TD_PRODUCT: return coll->dtype == TD_U8 ? s->byte_product : MPI_PROD;
+    default: return coll->dtype == TD_U8 ? s->byte_sum : MPI_SUM;
     }
 }
 
