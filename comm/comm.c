@@ -333,12 +333,13 @@ void td__comm_trim(td_comm *comm)
         comm->all = next;
     }
     comm->spare = NULL;
+    td__free(comm->uneven);
+    comm->uneven = NULL;
 }
 
 void td__comm_destroy(td_comm *comm)
 {
     td__comm_trim(comm);
-    td__free(comm->uneven);
     pthread_mutex_destroy(&comm->lock);
     pthread_cond_destroy(&comm->more);
     pthread_cond_destroy(&comm->done);

@@ -104,6 +104,7 @@ int td__uneven_agree(td_comm *comm, td_coll *coll)
 
 int td__uneven_agree_by_host(td_comm *comm, td_coll *coll)
 {
+    coll->seq = comm->seq + 3;                 /* the number that it will have, for sentences                                     */
     int code = agree(comm, coll, td__coll_run, false);
     coll->from = NULL;                         /* the next one's counts go there before this one has run                            */
     return code;

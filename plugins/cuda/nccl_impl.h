@@ -3,6 +3,7 @@
  *   nccl_library.c  libnccl.so.2, opened when first needed; what this file declares of it
  *   nccl.c          a communicator's life: opening, errors, abort, close
  *   nccl_start.c    one td_coll as one call of NCCL on the communication stream
+ *   nccl_parts.c    those that NCCL has no call for: groups of messages
  *   nccl_memory.c   memory that NCCL sends from without copying
  *
  * NCCL's header need not be there when this is built, and any version from 2.19 on will do when it runs: the few names, numbers and
@@ -44,6 +45,11 @@ typedef struct {                               /* as it was in 2.18; newer versi
     X(premul, "ncclRedOpCreatePreMulSum", (int *op, void *scalar, int dtype, int residence, nccl_comm comm))                              \
     X(premul_free, "ncclRedOpDestroy", (int op, nccl_comm comm))                                                                          \
     X(all_reduce, "ncclAllReduce", (const void *in, void *out, size_t n, int dtype, int op, nccl_comm comm, cudaStream_t stream))         \
+    X(reduce, "ncclReduce", (const void *in, void *out, size_t n, int dtype, int op, int root, nccl_comm comm, cudaStream_t stream))      \
+    X(send, "ncclSend", (const void *in, size_t n, int dtype, int peer, nccl_comm comm, cudaStream_t stream))                             \
+    X(receive, "ncclRecv", (void *out, size_t n, int dtype, int peer, nccl_comm comm, cudaStream_t stream))                               \
+    X(group_start, "ncclGroupStart", (void))                                                                                              \
+    X(group_end, "ncclGroupEnd", (void))                                                                                                  \
     X(broadcast, "ncclBroadcast", (const void *in, void *out, size_t n, int dtype, int root, nccl_comm comm, cudaStream_t stream))        \
     X(reduce_scatter, "ncclReduceScatter", (const void *in, void *out, size_t n, int dtype, int op, nccl_comm comm, cudaStream_t stream)) \
     X(all_gather, "ncclAllGather", (const void *in, void *out, size_t n, int dtype, nccl_comm comm, cudaStream_t stream))
@@ -75,7 +81,10 @@ bool nccl_describe(char *into, size_t size);                   /* "2.28.9", or f
 int  nccl_failed(const nccl_state *s, int result, const char *call, char *error, size_t size);    /* TD_ERR_PEER or TD_ERR_DEVICE */
 /* Until NCCL has done what it was asked on the host. Under the lock, which is given up meanwhile. */
 int  nccl_settle(nccl_state *s, int result, const char *call, const td_patience *patience, char *error, size_t size);
+/* nccl_parts.c: gather, scatter, all_to_all and uneven all_gather as one group of messages. Under the lock. NCCL's result, with the name of the call. */
+int  nccl_parts(nccl_state *s, const td_coll *coll, const void *in, const char **name);
 /* nccl_start.c */
+int  nccl_type(td_dtype t);                                    /* -1: none                                                         */
 int  nccl_start(void *state, const td_coll *coll, void *begin, void *end, const td_patience *patience, char *error, size_t size);
 /* nccl_memory.c */
 void *nccl_alloc(int index, size_t bytes);

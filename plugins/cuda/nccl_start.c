@@ -1,4 +1,4 @@
-/* plugins/cuda/nccl_start.c: one collective as one call of NCCL, between two events.
+/* plugins/cuda/nccl_start.c: one collective as one call of NCCL (or one group of messages: nccl_parts.c), between two events.
  *
  * The communication stream waits for what the compute stream was given so far; the event behind the collective is what a wait makes the compute
  * stream wait for.
@@ -13,7 +13,7 @@
 #include <convert.h>
 #include <stdio.h>
 
-static int type_of(td_dtype t)
+int nccl_type(td_dtype t)
 {
     switch (t) {
     case TD_F64: return NCCL_FLOAT64;
@@ -44,7 +44,8 @@ static int make_plan(const nccl_state *s, const td_coll *coll, plan *p, char *er
 {
     const bool sums = coll->op == TD_SUM || coll->op == TD_MEAN, whole = coll->dtype != TD_F64 && coll->dtype != TD_F32 && coll->dtype != TD_F16 &&
                       coll->dtype != TD_BF16;
-    *p = (plan){ .reduces = coll->kind == TD_COLL_ALL_REDUCE || coll->kind == TD_COLL_REDUCE_SCATTER, .factor = 1, .scalar = 1 };
+    *p = (plan){ .reduces = coll->kind == TD_COLL_ALL_REDUCE || coll->kind == TD_COLL_REDUCE_SCATTER || coll->kind == TD_COLL_REDUCE,
+                  .factor = 1, .scalar = 1 };
     if (!p->reduces || !sums || (coll->plain && coll->op == TD_SUM))
         return 0;
     p->factor = coll->pre * coll->post;
@@ -75,16 +76,23 @@ static int operator_of(const nccl_state *s, const td_coll *coll, const plan *p, 
     case TD_F16: scalar.f16 = td__f32_to_f16((float)p->scalar); break;
     default: scalar.bf16 = td__f32_to_bf16((float)p->scalar); break;
     }
-    return s->lib->premul(op, &scalar, type_of(coll->dtype), NCCL_SCALAR_HOST, s->comm);
+    return s->lib->premul(op, &scalar, nccl_type(coll->dtype), NCCL_SCALAR_HOST, s->comm);
 }
 
-static const char *const names[] = { "a barrier's ncclAllReduce", "ncclBroadcast", "ncclAllReduce", "ncclReduceScatter", "ncclAllGather" };
+static const char *const names[] = { "a barrier's ncclAllReduce", "ncclBroadcast", "ncclAllReduce", "ncclReduceScatter", "ncclAllGather", "ncclReduce" };
+
+/* NCCL has one call for it. */
+static bool has_call(const td_coll *coll)
+{
+    return coll->kind <= TD_COLL_REDUCE && !coll->counts;
+}
 
 /* Under the lock. */
 static int call(nccl_state *s, const td_coll *coll, const plan *p, const void *in, const td_patience *patience, char *error, size_t size)
 {
     const size_t n = (size_t)coll->count;
-    const int t = type_of(coll->dtype);
+    const int t = nccl_type(coll->dtype);
+    const char *name = has_call(coll) ? names[coll->kind] : "";
     int op, result = operator_of(s, coll, p, &op);
     if (result != NCCL_OK)
         return nccl_failed(s, result, "ncclRedOpCreatePreMulSum", error, size);
@@ -93,9 +101,16 @@ static int call(nccl_state *s, const td_coll *coll, const plan *p, const void *i
     case TD_COLL_BROADCAST: result = s->lib->broadcast(in, coll->out, n, t, coll->root, s->comm, s->stream); break;
     case TD_COLL_ALL_REDUCE: result = s->lib->all_reduce(in, coll->out, n, t, op, s->comm, s->stream); break;
     case TD_COLL_REDUCE_SCATTER: result = s->lib->reduce_scatter(in, coll->out, n, t, op, s->comm, s->stream); break;
-    default: result = s->lib->all_gather(in, coll->out, n, t, s->comm, s->stream); break;
+    case TD_COLL_REDUCE: result = s->lib->reduce(in, coll->out, n, t, op, coll->root, s->comm, s->stream); break;
+    case TD_COLL_ALL_GATHER:
+        if (!coll->counts) {
+            result = s->lib->all_gather(in, coll->out, n, t, s->comm, s->stream);
+            break;
+        }
+        /* fall through */
+    default: result = nccl_parts(s, coll, in, &name); break;
     }
-    int code = nccl_settle(s, result, names[coll->kind], patience, error, size);
+    int code = nccl_settle(s, result, name, patience, error, size);
     if (p->multiplies && s->comm)
         s->lib->premul_free(op, s->comm);
     return code;
@@ -109,15 +124,26 @@ static int cuda_error(cudaError_t e, char *error, size_t size)
     return TD_ERR_DEVICE;
 }
 
+static int64_t sent(const nccl_state *s, const td_coll *coll)
+{
+    int64_t n = coll->count * (coll->kind == TD_COLL_REDUCE_SCATTER || coll->kind == TD_COLL_ALL_TO_ALL ? s->ranks : 1);
+    for (int r = 0; r < s->ranks && coll->in_counts; r++)
+        n += coll->in_counts[r];
+    return n;
+}
+
 /* This rank's part as it is to be sent, made on the compute stream: the tensor itself, changed where the collective overwrites it anyway, else a
- * copy (*copy, the caller's). */
+ * copy (*copy, the caller's): factors must not show in what the user passed, and messages of an exchange in place would overwrite each other. */
 static const void *prepare(const nccl_state *s, const td_coll *coll, const plan *p, void **copy)
 {
-    const int64_t n = coll->count * (coll->kind == TD_COLL_REDUCE_SCATTER ? s->ranks : 1);
+    const int64_t n = sent(s, coll);
     const size_t bytes = (size_t)n * td_dtype_size(coll->dtype);
-    if (!p->clear && !p->scale)
+    const bool exchange = coll->kind == TD_COLL_ALL_TO_ALL && coll->in == coll->out && n;
+    if (!p->clear && !p->scale && !exchange)
         return coll->in;
     void *into = coll->kind == TD_COLL_ALL_REDUCE ? coll->out : (*copy = cuda_alloc(s->index, bytes));
+    if (into && exchange)
+        return cudaMemcpyAsync(into, coll->in, bytes, cudaMemcpyDeviceToDevice, cuda_compute) == cudaSuccess ? into : NULL;
     if (into && p->clear)
         return cudaMemsetAsync(into, 0, bytes, cuda_compute) == cudaSuccess ? into : NULL;
     if (into)
@@ -132,18 +158,14 @@ int nccl_start(void *state, const td_coll *coll, void *begin, void *end, const t
     void *copy = NULL;
     enum cudaStreamCaptureStatus captured = cudaStreamCaptureStatusNone;
     int code = cuda_use(s->index);
-    if (!code && coll->kind != TD_COLL_BARRIER && type_of(coll->dtype) < 0) {
+    if (!code && coll->kind != TD_COLL_BARRIER && nccl_type(coll->dtype) < 0) {
         snprintf(error, size, "NCCL has no type for %s", td_dtype_name(coll->dtype));
         code = TD_ERR_DTYPE;
     }
-    if (!code && (coll->kind > TD_COLL_ALL_GATHER || coll->counts)) {
-        snprintf(error, size, "this collective is for the CPU's memory alone");
-        code = TD_ERR_UNSUPPORTED;
-    }
     code = code ? code : make_plan(s, coll, &p, error, size);
-    const bool moves = coll->kind == TD_COLL_BARRIER || coll->count > 0;
+    const bool moves = coll->kind == TD_COLL_BARRIER || (coll->in_counts ? coll->most : coll->count) > 0;
     const void *in = code || !moves ? NULL : prepare(s, coll, &p, &copy);
-    if (!code && moves && !in && coll->kind != TD_COLL_BARRIER)
+    if (!code && moves && !in && coll->in && coll->kind != TD_COLL_BARRIER)
         code = cuda_host->pending() ? cuda_host->pending() : TD_ERR_DEVICE;
     if (!code)
         code = cuda_error(cudaStreamIsCapturing(cuda_compute, &captured), error, size);

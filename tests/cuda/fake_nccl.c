@@ -27,6 +27,7 @@ typedef struct {
     _Atomic uint64_t step[RANKS];              /* meeting points passed by each rank                                              */
     struct { int64_t kind, count, dtype, op, root; } call[RANKS];
     char data[RANKS][RANKS * PIECE];
+    struct { _Atomic uint64_t laid, taken; int64_t count, dtype; char data[PIECE]; } mail[RANKS][RANKS];   /* pieces of messages, from, to   */
 } place;
 
 struct ncclComm {
@@ -211,7 +212,7 @@ ncclResult_t ncclRedOpDestroy(ncclRedOp_t op, ncclComm_t c)
 }
 
 /* ---- collectives ----------------------------------------------------------------------------------------------------------------------- */
-enum { BROADCAST, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER };
+enum { BROADCAST, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, REDUCE };
 typedef struct {
     ncclComm_t c;
     int kind, root;
@@ -249,12 +250,12 @@ static void piece(const call *k, int64_t from, int64_t m)
             memcpy(k->out + (size_t)(from + i) * size, c->at->data[k->root] + (size_t)i * size, size);
         for (int r = 0; r < c->ranks && k->kind == ALL_GATHER; r++)
             memcpy(k->out + (size_t)(r * k->n + from + i) * size, c->at->data[r] + (size_t)i * size, size);
-        if (k->kind != ALL_REDUCE && k->kind != REDUCE_SCATTER)
+        if (k->kind != ALL_REDUCE && k->kind != REDUCE_SCATTER && (k->kind != REDUCE || k->root != c->rank))
             continue;
         double v = get(k->t, c->at->data[0] + base, i);
         for (int r = 1; r < c->ranks; r++) {
             double x = get(k->t, c->at->data[r] + base, i);
-            v = k->op == ncclMax ? (x > v ? x : v) : k->op == ncclMin ? (x < v ? x : v) : v + x;
+            v = k->op == ncclMax ? (x > v ? x : v) : k->op == ncclMin ? (x < v ? x : v) : k->op == ncclProd ? v * x : v + x;
         }
         set(k->t, k->out, from + i, k->op == ncclAvg ? v / c->ranks : v);
     }
@@ -282,10 +283,14 @@ static void collective(void *of)
     c->running--;
 }
 
+static bool grouped;
+
 static ncclResult_t enqueue(call k, cudaStream_t stream)
 {
     ncclComm_t c = k.c;
     settled(c);
+    if (grouped)
+        broken("a collective in a group: not made up here");
     if ((int)k.op >= ncclNumOps) {
         if (!c->op[k.op - ncclNumOps].live)
             broken("an operator was used after it was destroyed");
@@ -317,4 +322,114 @@ ncclResult_t ncclReduceScatter(const void *in, void *out, size_t n, ncclDataType
 ncclResult_t ncclAllGather(const void *in, void *out, size_t n, ncclDataType_t t, ncclComm_t c, cudaStream_t s)
 {
     return enqueue((call){ .c = c, .kind = ALL_GATHER, .in = in, .out = out, .n = (int64_t)n, .t = t }, s);
+}
+ncclResult_t ncclReduce(const void *in, void *out, size_t n, ncclDataType_t t, ncclRedOp_t op, int root, ncclComm_t c, cudaStream_t s)
+{
+    return enqueue((call){ .c = c, .kind = REDUCE, .in = in, .out = out, .n = (int64_t)n, .t = t, .op = op, .root = root }, s);
+}
+
+/* ---- messages --------------------------------------------------------------------------------------------------------------------------- */
+enum { MOST_MESSAGES = 64 };
+typedef struct { bool sends; char *data; int64_t n, done; ncclDataType_t t; int peer; } message;
+typedef struct { ncclComm_t c; int n; message m[MOST_MESSAGES]; bool fails, hangs; } group;
+static group open_group;
+static cudaStream_t group_stream;
+
+static bool first_to_peer(const group *g, int i)
+{
+    for (int k = 0; k < i; k++)
+        if (g->m[k].peer == g->m[i].peer && g->m[k].sends == g->m[i].sends && g->m[k].done < g->m[k].n)
+            return false;
+    return true;
+}
+
+/* A piece of a message, if it is its turn. Those whose sizes differ wait for ever. */
+static void go_on(group *g, message *m)
+{
+    const size_t size = size_of(m->t);
+    const int me = g->c->rank, from = m->sends ? me : m->peer, to = m->sends ? m->peer : me;
+    const int64_t most = PIECE / (int64_t)size, left = m->n - m->done, n = left < most ? left : most;
+    if (atomic_load(&g->c->at->mail[from][to].laid) == atomic_load(&g->c->at->mail[from][to].taken)) {
+        if (!m->sends)
+            return;
+        memcpy(g->c->at->mail[from][to].data, m->data + (size_t)m->done * size, (size_t)n * size);
+        g->c->at->mail[from][to].count = m->n, g->c->at->mail[from][to].dtype = m->t;
+        m->done += n;
+        atomic_fetch_add(&g->c->at->mail[from][to].laid, 1);
+    } else if (!m->sends && g->c->at->mail[from][to].count == m->n && g->c->at->mail[from][to].dtype == (int64_t)m->t) {
+        memcpy(m->data + (size_t)m->done * size, g->c->at->mail[from][to].data, (size_t)n * size);
+        m->done += n;
+        atomic_fetch_add(&g->c->at->mail[from][to].taken, 1);
+    }
+}
+
+static void exchange(void *of)
+{
+    group *g = of;
+    if (g->fails)
+        g->c->async = ncclRemoteError;
+    for (bool all = false; !all && !g->c->aborted; usleep(all ? 0 : 20)) {
+        all = !g->fails && !g->hangs;
+        for (int i = 0; i < g->n && !g->fails && !g->hangs; i++) {
+            if (g->m[i].done < g->m[i].n && first_to_peer(g, i))
+                go_on(g, &g->m[i]);
+            all &= g->m[i].done == g->m[i].n;
+        }
+    }
+    g->c->running--;
+}
+
+ncclResult_t ncclGroupStart(void);             /* the header has no prototypes of these two                                       */
+ncclResult_t ncclGroupEnd(void);
+
+ncclResult_t ncclGroupStart(void)
+{
+    if (grouped)
+        broken("a group in a group: not made up here");
+    grouped = true;
+    open_group = (group){ 0 };
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd(void)
+{
+    if (!grouped)
+        broken("a group ends that was not begun");
+    grouped = false;
+    ncclComm_t c = open_group.c;
+    if (!c)
+        return ncclSuccess;
+    c->collectives++;
+    open_group.fails = told("error") && c->collectives == 2;
+    open_group.hangs = told("hang") && c->collectives == 2;
+    group *made = malloc(sizeof *made);
+    *made = open_group;
+    c->running++;
+    fake_gpu_enqueue(group_stream, exchange, made);
+    return later(c);
+}
+
+static ncclResult_t add(message m, ncclComm_t c, cudaStream_t s)
+{
+    const bool alone = !grouped;
+    settled(c);
+    if (m.peer < 0 || m.peer >= c->ranks)
+        broken("a message with a rank that is none");
+    if (alone)
+        ncclGroupStart();
+    if (open_group.n == MOST_MESSAGES)
+        broken("more messages in a group than are made up here");
+    open_group.c = c;
+    open_group.m[open_group.n++] = m;
+    group_stream = s;
+    return alone ? ncclGroupEnd() : ncclSuccess;
+}
+
+ncclResult_t ncclSend(const void *data, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t s)
+{
+    return add((message){ true, (char *)(uintptr_t)data, (int64_t)n, 0, t, peer }, c, s);
+}
+ncclResult_t ncclRecv(void *data, size_t n, ncclDataType_t t, int peer, ncclComm_t c, cudaStream_t s)
+{
+    return add((message){ false, data, (int64_t)n, 0, t, peer }, c, s);
 }

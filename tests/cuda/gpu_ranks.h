@@ -54,7 +54,7 @@ static double reduced(td_reduce op, int size, int64_t i, int64_t salt)
     double r = value(0, i, salt);
     for (int k = 1; k < size; k++) {
         double v = value(k, i, salt);
-        r = op == TD_MIN ? (v < r ? v : r) : op == TD_MAX ? (v > r ? v : r) : r + v;
+        r = op == TD_MIN ? (v < r ? v : r) : op == TD_MAX ? (v > r ? v : r) : op == TD_PRODUCT ? r * v : r + v;
     }
     return op == TD_MEAN ? r / size : r;
 }
@@ -80,21 +80,27 @@ static void reduces(int rank, int size)
 {
     for (size_t t = 0; t < TD_COUNT(arith); t++)
         for (size_t k = 0; k < TD_COUNT(sizes); k++)
-            for (int op = TD_SUM; op <= TD_MAX; op++) {
+            for (int op = TD_SUM; op <= TD_PRODUCT; op++) {
                 if (op == TD_MEAN && !td__is_real(arith[t]))
                     continue;
                 TD_SCOPE();
                 const int64_t n = sizes[k], step = n > 1000 ? 37 : 1;
-                td_tensor *x = make(arith[t], n, rank, op), *in = make(arith[t], n * size, rank, 3), *out = make(arith[t], n, rank, 9);
+                if (op == TD_PRODUCT && size > 2 && td__is_half(arith[t]))
+                    continue;                  /* more digits than these have                                                     */
+                td_tensor *x = make(arith[t], n, rank, op), *one = make(arith[t], n, rank, op), *in = make(arith[t], n * size, rank, 3), *out = make(arith[t], n, rank, 9);
                 EXPECT(td_all_reduce(td_world(), x, (td_reduce)op) == 0);
                 EXPECT(td_reduce_scatter(td_world(), out, in, (td_reduce)op) == 0);
-                char *a = fetch(x), *b = fetch(out);
+                EXPECT(td_reduce_to(td_world(), one, (td_reduce)op, size - 1) == 0);
+                char *a = fetch(x), *b = fetch(out), *c = fetch(one);
                 for (int64_t i = 0; i < n; i += step) {
                     EXPECT(same(arith[t], at(arith[t], a, i), reduced((td_reduce)op, size, i, op)));
                     EXPECT(same(arith[t], at(arith[t], b, i), reduced((td_reduce)op, size, n * rank + i, 3)));
+                    EXPECT(rank == size - 1 ? same(arith[t], at(arith[t], c, i), reduced((td_reduce)op, size, i, op))
+                                            : at(arith[t], c, i) == value(rank, i, op));
                 }
                 free(a);
                 free(b);
+                free(c);
             }
 }
 
@@ -121,11 +127,67 @@ static void moves(int rank, int size)
         }
 }
 
+/* Everybody's part of `x`, element by element: what `from` has at from_at + i. */
+static bool holds(td_tensor *x, int64_t at_x, int64_t n, int from, int64_t from_at, int64_t salt)
+{
+    char *host = fetch(x);
+    bool all = true;
+    for (int64_t i = 0; i < n; i += n > 1000 ? 37 : 1)
+        all = all && at(x->dtype, host, at_x + i) == moved(x->dtype, value(from, from_at + i, salt));
+    free(host);
+    return all;
+}
+
+/* gather, scatter, all_to_all, and parts of 0, 1, 2 … times n */
+static void parts(int rank, int size)
+{
+    td_comm *w = td_world();
+    for (size_t t = 0; t < TD_COUNT(every); t++)
+        for (size_t k = 0; k < TD_COUNT(sizes); k++) {
+            TD_SCOPE();
+            const int64_t n = sizes[k];
+            const int root = (int)(t % (size_t)size);
+            td_tensor *x = make(every[t], n, rank, 1), *whole = make(every[t], n * size, rank, 2), *out = make(every[t], n * size, rank, 3);
+            EXPECT(td_gather_to(w, rank == root ? out : NULL, x, root) == 0);
+            for (int r = 0; r < size; r++)
+                EXPECT(rank == root ? holds(out, r * n, n, r, 0, 1) : holds(out, r * n, n, rank, r * n, 3));
+            EXPECT(td_scatter_from(w, x, rank == root ? whole : NULL, root) == 0);
+            EXPECT(holds(x, 0, n, root, rank * n, 2));
+            EXPECT(td_all_to_all(w, out, whole) == 0);
+            for (int r = 0; r < size; r++)
+                EXPECT(holds(out, r * n, n, r, rank * n, 2));
+            EXPECT(td_all_to_all(w, whole, whole) == 0);               /* in place                                                  */
+            for (int r = 0; r < size; r++)
+                EXPECT(holds(whole, r * n, n, r, rank * n, 2));
+            int64_t rows[MAX_RANKS], to[MAX_RANKS], from[MAX_RANKS], all = 0, sent = 0, come = 0, at_r = 0;
+            for (int r = 0; r < size; r++) {
+                rows[r] = r * n, all += rows[r];
+                to[r] = (rank + r) % 3 * n, sent += to[r];
+                from[r] = (rank + r) % 3 * n, come += from[r];
+            }
+            td_tensor *mine = make(every[t], rows[rank], rank, 4), *everything = make(every[t], all, rank, 5);
+            EXPECT(td_all_gather_uneven(w, everything, mine, rows) == 0);
+            for (int r = 0; r < size; at_r += rows[r++])
+                EXPECT(holds(everything, at_r, rows[r], r, 0, 4));
+            td_tensor *in = make(every[t], sent, rank, 6), *got = make(every[t], come, rank, 7);
+            td_work *work = td_all_to_all_uneven_start(w, got, from, in, to);
+            EXPECT(td_wait(work) == 0);
+            at_r = 0;
+            for (int r = 0; r < size; at_r += from[r++]) {
+                int64_t there = 0;
+                for (int i = 0; i < rank; i++)
+                    there += (r + i) % 3 * n;
+                EXPECT(holds(got, at_r, from[r], r, there, 6));
+            }
+        }
+}
+
 static int everything(int rank, int size, void *arg)
 {
     (void)arg;
     reduces(rank, size);
     moves(rank, size);
+    parts(rank, size);
     td_coll barrier = { .kind = TD_COLL_BARRIER, .device = gpu, .pre = 1, .post = 1 };
     EXPECT(td__coll_run(td_world(), &barrier) == 0 && td_barrier(td_world()) == 0);
     EXPECT(td__comm_drain() == 0);
@@ -292,6 +354,12 @@ static int faulty(int rank, int size, void *arg)
         }
         if (!strcmp(fault, "abort"))
             td_abort(td_world(), "no more of this");
+    }
+    if (!strcmp(fault, "counts")) {            /* rank 1 sends one more than rank 0 waits for                                     */
+        const int64_t in[] = { 400 + (rank == GUILTY), 600 - (rank == GUILTY) }, out[] = { rank == GUILTY ? 600 : 400, rank == GUILTY ? 599 : 400 };
+        tell(rank, td_all_to_all_uneven(td_world(), rank == GUILTY ? make(TD_F32, 1199, rank, 0) : make(TD_F32, 800, rank, 0), out, x, in));
+        td_error_clear();
+        return 0;
     }
     td_tensor *mine = rank != GUILTY ? x : !strcmp(fault, "count") ? z : !strcmp(fault, "dtype") ? y : x;
     tell(rank, go_on(mine, x, rank == GUILTY && !strcmp(fault, "kind")));

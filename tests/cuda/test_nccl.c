@@ -109,6 +109,7 @@ static void different(void **state)
     (void)state;
     try("count", 4, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 called all_reduce(f32, 1001, cuda) #", "ranks 0, 2, 3 called all_reduce(f32, 1000, cuda) #", " at gpu_ranks.h:"));
     try("dtype", 2, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 called all_reduce(f64, 1000, cuda)", "called all_reduce(f32, 1000, cuda)"));
+    try("counts", 2, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 sends 401 elements to rank 0, which expects 400 from it, in all_to_all(f32, uneven, cuda)"));
     try("kind", 4, true, TD_ERR_MISMATCH, 2, PARTS("rank 1 called broadcast(f32, 1000, root 0, cuda)", "called all_reduce(f32, 1000, cuda)"));
 }
 
