@@ -108,6 +108,8 @@ int64_t td__now_ns(void);
     X(SIZE, "TANDEM_SIZE", "set by tandem run", "number of ranks")                                                           \
     X(LOCAL_RANK, "TANDEM_LOCAL_RANK", "set by tandem run", "rank on this host")                                             \
     X(LOCAL_SIZE, "TANDEM_LOCAL_SIZE", "set by tandem run", "ranks on this host")                                            \
+    X(NODE_RANK, "TANDEM_NODE_RANK", "set by tandem run", "number of this host in the job, from 0")                           \
+    X(HOSTS, "TANDEM_HOSTS", "set by tandem run", "number of hosts in the job")                                              \
     X(JOB, "TANDEM_JOB", "set by tandem run", "name of the job, unique on this host")                                        \
     X(SECRET, "TANDEM_SECRET", "set by tandem run", "64 hex digits that authenticate the job's sockets")                     \
     X(KEY_FILE, "TANDEM_KEY_FILE", "$HOME/.tandem/key", "the user's key, from which jobs over several hosts that neither tandem run nor MPI started derive their secret") \

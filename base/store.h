@@ -12,6 +12,9 @@ typedef struct td__store td__store;
 td__store_server *td__store_serve(const char *where, const unsigned char secret[32]);
 const char *td__store_address(const td__store_server *server);          /* with the port, to hand to clients               */
 void td__store_stop(td__store_server *server);
+/* What clients tell (td__store_tell) goes to `heard` and is kept nowhere: a stream of messages beside the table. It runs on the
+ * server's thread, one message after another, and must not wait; what it returns is the teller's answer. Before any client comes. */
+void td__store_listen(td__store_server *server, int64_t (*heard)(void *user, const char *key, const void *value, size_t size), void *user);
 /* without waiting, and no td__fail: TD_ERR_STATE when nobody has set it yet */
 int  td__store_server_get(td__store_server *server, const char *key, void *into, size_t *size);
 
@@ -20,6 +23,11 @@ void td__store_close(td__store *store);
 int  td__store_set(td__store *store, const char *key, const void *value, size_t size);
 /* waits until the key is set or the deadline passes; *size: room in, bytes out */
 int  td__store_get(td__store *store, const char *key, void *into, size_t *size, double timeout_s);
+int  td__store_tell(td__store *store, const char *key, const void *value, size_t size, int64_t *answer);  /* to td__store_listen */
+/* How long the server may take for what it does at once before it counts as lost: 30 seconds unless said otherwise here. */
+void td__store_answer_within(td__store *store, double seconds);
+const char *td__store_where(const td__store *store);         /* "tcp:10.0.0.7:21234", as it was connected to                 */
+const char *td__store_own_address(td__store *store, char *into, size_t size);   /* of this end: "10.0.0.7"; "" for a Unix socket */
 int  td__store_add(td__store *store, const char *key, int64_t delta, int64_t *now);               /* counters from 0         */
 
 /* ---- without td__fail: `why` gets the sentence ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 #include "store_wire.h"
 #include <errno.h>
 #include <math.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 struct td__store {
     int fd;
     bool broken;
+    double answer_s;
     pthread_mutex_t lock;                      /* threads may share a connection; they wait for each other */
     td__store_session session;
     char address[160];
@@ -155,6 +157,7 @@ static td__store *open_store(const char *address, const unsigned char *secret, d
         return say(why, size, "store %s: no memory", address), NULL;
     }
     pthread_mutex_init(&store->lock, NULL);
+    store->answer_s = ANSWER_TIME;
     snprintf(store->address, sizeof store->address, "%s", address);
     double deadline = td__now() + timeout_s;
     for (long pause_ns = 1000000;;) {
@@ -216,7 +219,7 @@ static int exchange(td__store *store, const td__store_frame *question, td__store
 {
     if (store->broken)
         return TD_ERR_STATE;
-    const waiting w = { td__now() + wait_s + ANSWER_TIME, patience };
+    const waiting w = { td__now() + wait_s + store->answer_s, patience };
     size_t size = td__store_pack(&store->session, question, store->frame);
     int code = send_all(store->fd, store->frame, size, &w);
     if (code == 0)
@@ -239,7 +242,7 @@ static int ask(td__store *store, const td__store_frame *question, td__store_fram
     case TD_ERR_STATE:
         return td__fail(code, "store %s: the connection broke in an earlier call", store->address);
     case TD_ERR_TIMEOUT:
-        return td__fail(code, "store %s: no answer for %g s: its process is stopped or cannot be reached", store->address, wait_s + ANSWER_TIME);
+        return td__fail(code, "store %s: no answer for %g s: its process is stopped or cannot be reached", store->address, wait_s + store->answer_s);
     case TD_ERR_MISMATCH:
         return td__fail(TD_ERR_PEER, "store %s: the answer is not from the server that was greeted", store->address);
     default:
@@ -267,6 +270,8 @@ static int refused(td__store *store, const char *key, td__store_op op, double ti
         return td__fail(TD_ERR_TIMEOUT, "store %s: nobody set \"%s\" within %g s", store->address, key, timeout_s);
     case TD__STORE_NO_COUNTER:
         return td__fail(TD_ERR_STATE, "store %s: \"%s\" holds no counter", store->address, key);
+    case TD__STORE_NO_EAR:
+        return td__fail(TD_ERR_STATE, "store %s: nobody listens to \"%s\"", store->address, key);
     case TD__STORE_FULL:
         return td__fail(TD_ERR_MEMORY, "store %s: there is no room for \"%s\"", store->address, key);
     default:
@@ -354,6 +359,44 @@ int64_t td__store_count(td__store *store, const char *key)
         now = answer.op == TD__STORE_DONE && answer.value_size == sizeof one ? td__store_get_i64(answer.value) : TD_ERR_STATE;
     pthread_mutex_unlock(&store->lock);
     return now;
+}
+
+int td__store_tell(td__store *store, const char *key, const void *value, size_t size, int64_t *answer_value)
+{
+    int code = check(store, key, size);
+    if (code)
+        return code;
+    td__store_frame answer, question = { TD__STORE_TELL, (const void *)key, value, strlen(key), size };
+    pthread_mutex_lock(&store->lock);
+    code = ask(store, &question, &answer, 0);
+    if (code == 0 && (answer.op != TD__STORE_DONE || answer.value_size != 8))
+        code = refused(store, key, answer.op, 0);
+    if (code == 0 && answer_value)
+        *answer_value = td__store_get_i64(answer.value);
+    pthread_mutex_unlock(&store->lock);
+    return code;
+}
+
+void td__store_answer_within(td__store *store, double seconds)
+{
+    pthread_mutex_lock(&store->lock);
+    store->answer_s = seconds;
+    pthread_mutex_unlock(&store->lock);
+}
+
+const char *td__store_where(const td__store *store)
+{
+    return store->address;
+}
+
+const char *td__store_own_address(td__store *store, char *into, size_t size)
+{
+    struct sockaddr_storage a;
+    socklen_t length = sizeof a;
+    if (getsockname(store->fd, (struct sockaddr *)&a, &length) != 0 || a.ss_family == AF_UNIX ||
+        getnameinfo((struct sockaddr *)&a, length, into, (socklen_t)size, NULL, 0, NI_NUMERICHOST) != 0)
+        into[0] = '\0';
+    return into;
 }
 
 /* ---- meetings ------------------------------------------------------------------------------------------------------------------ */

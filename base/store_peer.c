@@ -90,6 +90,24 @@ static void add(td__store_server *server, td__store_peer *c, const td__store_fra
     store_value(server, c, f, sum, sizeof sum, true);
 }
 
+static void tell(td__store_server *server, td__store_peer *c, const td__store_frame *f)
+{
+    char key[TD__STORE_KEY_MAX + 1];
+    unsigned char bytes[8];
+    pthread_mutex_lock(&server->lock);
+    int64_t (*heard)(void *, const char *, const void *, size_t) = server->heard;
+    void *user = server->user;
+    pthread_mutex_unlock(&server->lock);
+    if (!heard) {
+        td__store_answer(c, TD__STORE_NO_EAR, NULL, 0);
+        return;
+    }
+    memcpy(key, f->key, f->key_size);
+    key[f->key_size] = '\0';
+    td__store_put_i64(bytes, heard(user, key, f->value, f->value_size));
+    td__store_answer(c, TD__STORE_DONE, bytes, sizeof bytes);
+}
+
 static void get(td__store_server *server, td__store_peer *c, const td__store_frame *f)
 {
     const td__store_entry *entry = td__store_find(&server->table, f->key, f->key_size);
@@ -117,6 +135,8 @@ static void obey(td__store_server *server, td__store_peer *c)
         store_value(server, c, &f, f.value, f.value_size, false);
     else if (f.op == TD__STORE_ADD && f.value_size == 8)
         add(server, c, &f);
+    else if (f.op == TD__STORE_TELL)
+        tell(server, c, &f);
     else if (f.op == TD__STORE_GET && f.value_size == 8)
         get(server, c, &f);
     else if (f.op == TD__STORE_MEET && f.value_size >= TD__STORE_MEET_HEAD)

@@ -263,6 +263,14 @@ void td__store_stop(td__store_server *server)
     free_server(server);
 }
 
+void td__store_listen(td__store_server *server, int64_t (*heard)(void *, const char *, const void *, size_t), void *user)
+{
+    pthread_mutex_lock(&server->lock);
+    server->heard = heard;
+    server->user = user;
+    pthread_mutex_unlock(&server->lock);
+}
+
 int td__store_server_get(td__store_server *server, const char *key, void *into, size_t *size)
 {
     pthread_mutex_lock(&server->lock);

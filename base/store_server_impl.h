@@ -34,8 +34,10 @@ struct td__store_server {
     char address[300];
     unsigned char secret[32];
     pthread_t thread;
-    pthread_mutex_t lock;                      /* of the table, for td__store_server_get */
+    pthread_mutex_t lock;                      /* of the table, for td__store_server_get, and of the listener */
     td__store_table table;
+    int64_t (*heard)(void *user, const char *key, const void *value, size_t size);   /* NULL: nobody listens */
+    void *user;
     td__store_peer *clients;
     size_t count;
     struct td__store_room *rooms;              /* meetings that have not taken place yet */

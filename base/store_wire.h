@@ -40,7 +40,9 @@ typedef enum {
     TD__STORE_MEET,                            /* key; rank, ranks (4 bytes each), milliseconds (8), data -> DONE all data, LATE or ABSENT */
     TD__STORE_LEAVE,                           /* scope; rank, has it failed (4 bytes each), sentence     -> DONE              */
     TD__STORE_ABSENT,                          /* rank, why (4 bytes each), sentence                                        */
-    TD__STORE_LAST = TD__STORE_ABSENT
+    TD__STORE_TELL,                            /* key, value                          -> DONE answer (8 bytes), or NO_EAR  */
+    TD__STORE_NO_EAR,
+    TD__STORE_LAST = TD__STORE_NO_EAR
 } td__store_op;
 
 typedef enum { TD__STORE_SERVER = 's', TD__STORE_CLIENT = 'c', TD__STORE_KEY = 'k' } td__store_role;

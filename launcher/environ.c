@@ -30,37 +30,39 @@ TD_PRINTF(3, 4) static void add(additions *a, const char *name, const char *form
         a->variable[a->n++] = variable;
 }
 
-static void add_identity(additions *a, const td__job *job, int rank)
+static void add_identity(additions *a, const td__identity *who)
 {
-    int size = job->options->ranks;
-    add(a, "TANDEM_RANK", "%d", rank);
-    add(a, "TANDEM_SIZE", "%d", size);
-    add(a, "TANDEM_LOCAL_RANK", "%d", rank);
-    add(a, "TANDEM_LOCAL_SIZE", "%d", size);
-    add(a, "TANDEM_JOB", "%s", job->name);
-    add(a, "TANDEM_SECRET", "%s", job->secret);
-    add(a, "TANDEM_STORE", "%s", job->store);
-    add(a, "TANDEM_TERMINAL", "%d", job->columns);
-    add(a, "RANK", "%d", rank);
-    add(a, "WORLD_SIZE", "%d", size);
-    add(a, "LOCAL_RANK", "%d", rank);
-    add(a, "LOCAL_WORLD_SIZE", "%d", size);
-    add(a, "GROUP_RANK", "0");
-    add(a, "MASTER_ADDR", "127.0.0.1");
-    add(a, "MASTER_PORT", "%d", job->port);
-    add(a, "TORCHELASTIC_RUN_ID", "%s", job->name);
+    add(a, "TANDEM_RANK", "%d", who->rank);
+    add(a, "TANDEM_SIZE", "%d", who->size);
+    add(a, "TANDEM_LOCAL_RANK", "%d", who->local_rank);
+    add(a, "TANDEM_LOCAL_SIZE", "%d", who->local_size);
+    add(a, "TANDEM_NODE_RANK", "%d", who->node_rank);
+    add(a, "TANDEM_HOSTS", "%d", who->hosts);
+    add(a, "TANDEM_JOB", "%s", who->job);
+    add(a, "TANDEM_SECRET", "%s", who->secret);
+    add(a, "TANDEM_STORE", "%s", who->store);
+    add(a, "TANDEM_TERMINAL", "%d", who->columns);
+    add(a, "RANK", "%d", who->rank);
+    add(a, "WORLD_SIZE", "%d", who->size);
+    add(a, "LOCAL_RANK", "%d", who->local_rank);
+    add(a, "LOCAL_WORLD_SIZE", "%d", who->local_size);
+    add(a, "GROUP_RANK", "%d", who->node_rank);
+    add(a, "GROUP_WORLD_SIZE", "%d", who->hosts);
+    add(a, "MASTER_ADDR", "%s", who->master_addr);
+    add(a, "MASTER_PORT", "%d", who->master_port);
+    add(a, "TORCHELASTIC_RUN_ID", "%s", who->job);
 }
 
 /* What the user has said about threads stands, unless --threads says it again. */
-static void add_threads(additions *a, const td__job *job)
+static void add_threads(additions *a, const td__identity *who)
 {
-    if (job->options->threads > 0) {
-        add(a, "OMP_NUM_THREADS", "%d", job->options->threads);
-        add(a, "TANDEM_THREADS", "%d", job->options->threads);
+    if (who->threads > 0) {
+        add(a, "OMP_NUM_THREADS", "%d", who->threads);
+        add(a, "TANDEM_THREADS", "%d", who->threads);
     } else {
         const char *users = td__getenv("OMP_NUM_THREADS");
         if (!users || !*users)
-            add(a, "OMP_NUM_THREADS", "%d", job->division.threads);
+            add(a, "OMP_NUM_THREADS", "%d", who->share);
     }
 }
 
@@ -70,11 +72,11 @@ static bool same_name(const char *a, const char *b)
     return n == strcspn(b, "=") && memcmp(a, b, n) == 0;
 }
 
-char **td__environ_make(const td__job *job, int rank)
+char **td__environ_make(const td__identity *who)
 {
     additions ours = { 0 };
-    add_identity(&ours, job, rank);
-    add_threads(&ours, job);
+    add_identity(&ours, who);
+    add_threads(&ours, who);
     size_t users = 0, n = 0;
     while (environ[users])
         users++;

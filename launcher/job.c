@@ -158,7 +158,7 @@ static void on_child_ended(uv_signal_t *handle, int number)
     int status;
     int before = l->living;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        for (int r = 0; r < l->job.options->ranks; r++)
+        for (int r = 0; r < l->job.size; r++)
             if (l->job.rank[r].pid == pid && !l->job.rank[r].ended)
                 rank_ended(l, &l->job.rank[r], status);
     if (before > 0 && l->living == 0)
@@ -170,7 +170,7 @@ static void on_child_ended(uv_signal_t *handle, int number)
 static void pass_down(life *l, int number)
 {
     bool to_groups = number == SIGINT || number == SIGTERM || number == SIGHUP;   /* as a terminal would */
-    for (int r = 0; r < l->job.options->ranks; r++)
+    for (int r = 0; r < l->job.size; r++)
         if (!l->job.rank[r].ended)             /* not reaped: the number is still its own */
             kill(to_groups ? -l->job.rank[r].pid : l->job.rank[r].pid, number);
 }
@@ -182,7 +182,7 @@ static void on_signal(uv_signal_t *handle, int number)
         if (l->interrupts == 2)
             td__lines_say("interrupted again: killing all ranks");
         signal_all(SIGKILL);
-        for (int r = 0; r < l->job.options->ranks; r++)
+        for (int r = 0; r < l->job.size; r++)
             l->job.rank[r].asked_to_end |= !l->job.rank[r].ended;
         if (l->cause < 0 && l->living > 0)
             l->said = true;                    /* who asked for it need not be told who died */
@@ -224,15 +224,15 @@ static int watch_signals(life *l)
 /* A rank that cannot be started ends the ones before it. */
 static int start_ranks(life *l)
 {
-    bool piped = l->job.options->ranks > 1;    /* a lone rank keeps our own output, a terminal perhaps */
-    for (int r = 0; r < l->job.options->ranks; r++) {
+    bool piped = l->job.size > 1 || l->job.prefix;    /* a lone rank keeps our own output, a terminal perhaps */
+    for (int r = 0; r < l->job.size; r++) {
         int error = td__job_start_rank(&l->job, r, piped);
         if (error == 0) {
             l->living++;
             continue;
         }
         td__lines_say("rank %d cannot be started: \"%s\": %s", r, l->job.options->path, strerror(-error));
-        for (int k = r; k < l->job.options->ranks; k++)
+        for (int k = r; k < l->job.size; k++)
             l->job.rank[k].ended = l->job.rank[k].asked_to_end = true;
         enter(l, KILLING, GIVE_UP_MS);
         return error == -EACCES || error == -ENOEXEC || error == -ENOENT || error == -E2BIG ? TD_EXIT_NOT_EXECUTABLE : 1;
@@ -251,11 +251,18 @@ static int exit_status(const life *l)
     return l->interrupts > 1 ? TD_EXIT_SIGNAL + SIGINT : 0;
 }
 
+static void report_bindings(const td__job *job)
+{
+    char text[512];
+    for (int r = 0; r < job->size; r++)
+        td__lines_say("rank %d: %s", r, td__place_text(&job->division, r, text, sizeof text));
+}
+
 int td__job_run(const td__run_options *options)
 {
     life l = { .job.options = options, .cause = -1 };
     td__store_server *server = NULL;
-    l.job.prefix = options->ranks > 1 && !options->no_prefix;
+    l.job.prefix = (options->ranks > 1 || options->tag_output) && !options->no_prefix;
     int status = td__job_prepare(&l.job, &server), error = 0;
     if (status == 0 && ((error = uv_loop_init(&l.loop)) || (error = watch_signals(&l)))) {
         td__lines_say("there is no event loop: %s", uv_strerror(error));
@@ -264,6 +271,8 @@ int td__job_run(const td__run_options *options)
     if (status == 0) {
         td__lines_begin(&l.loop, l.job.prefix, l.job.columns > 0);
         l.oom_before = td__verdict_oom_kills();
+        if (options->report_bindings)
+            report_bindings(&l.job);
         prctl(PR_SET_CHILD_SUBREAPER, 1);
         status = start_ranks(&l);
         uv_run(&l.loop, UV_RUN_DEFAULT);

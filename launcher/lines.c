@@ -15,14 +15,16 @@
 
 enum { LINE_MAX_BYTES = 16 << 20 };            /* a "line" of more than this is broken */
 
-typedef struct stream {
+typedef struct td__lines stream;
+struct td__lines {
     uv_pipe_t pipe;
-    struct stream *next;
-    int to;
+    bool fed;                                  /* by td__lines_feed: there is no pipe */
+    struct td__lines *next;
+    int to, log;                               /* -1: nowhere */
     char prefix[16];
     char *text;                                /* since the last line end */
     size_t size, room;
-} stream;
+};
 
 static uv_loop_t *loop;
 static bool with_prefix, live_screen;
@@ -87,23 +89,31 @@ static void show_unfinished(const stream *s)
 
 /* ---- reading -------------------------------------------------------------------------------------------------------------------- */
 
-static void on_closed(uv_handle_t *handle)
+static void remove_stream(stream *s)
 {
-    stream *s = handle->data;
     for (stream **p = &streams; *p; p = &(*p)->next)
         if (*p == s) {
             *p = s->next;
             break;
         }
+    if (s->log >= 0)
+        close(s->log);
     free(s->text);
     free(s);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    remove_stream(handle->data);
 }
 
 static void close_stream(stream *s)
 {
     if (shown == s)
         shown = NULL;
-    if (!uv_is_closing((uv_handle_t *)&s->pipe))
+    if (s->fed)
+        remove_stream(s);
+    else if (!uv_is_closing((uv_handle_t *)&s->pipe))
         uv_close((uv_handle_t *)&s->pipe, on_closed);
 }
 
@@ -160,17 +170,32 @@ static void on_room(uv_handle_t *handle, size_t wanted, uv_buf_t *into)
     *into = uv_buf_init(chunk, sizeof chunk);
 }
 
+/* false: the reader of our output has gone, or there is no memory. */
+static bool take(stream *s, const char *bytes, size_t n)
+{
+    if (s->log >= 0 && !write_all(s->log, bytes, n)) {
+        td__lines_say("a log file cannot be written any more: %s", strerror(errno));
+        close(s->log);
+        s->log = -1;
+    }
+    if (s->to < 0)
+        return true;
+    bool fine = append(&s->text, &s->size, &s->room, bytes, n);
+    fine = pass_lines(s, !fine || s->size > LINE_MAX_BYTES) && fine;
+    if (fine && live_screen && s->size > 0)
+        show_unfinished(s);
+    return fine;
+}
+
 static void on_bytes(uv_stream_t *from, ssize_t n, const uv_buf_t *bytes)
 {
     stream *s = from->data;
     if (n == 0)
         return;
-    bool fine = n > 0 && append(&s->text, &s->size, &s->room, bytes->base, (size_t)n);
-    fine = pass_lines(s, !fine || s->size > LINE_MAX_BYTES) && fine;
-    if (!fine)
+    if (n < 0)
+        pass_lines(s, true);
+    if (n < 0 || !take(s, bytes->base, (size_t)n))
         close_stream(s);
-    else if (live_screen && s->size > 0)
-        show_unfinished(s);
 }
 
 /* ---- the interface ---------------------------------------------------------------------------------------------------------------- */
@@ -182,14 +207,45 @@ void td__lines_begin(uv_loop_t *on, bool prefix, bool live)
     live_screen = live;
 }
 
-int td__lines_add(int rank, int from, int to)
+static stream *new_stream(int rank, int to, int log)
 {
     stream *s = calloc(1, sizeof *s);
     if (!s)
-        return UV_ENOMEM;
+        return NULL;
     s->to = to;
+    s->log = log;
     if (with_prefix)
         snprintf(s->prefix, sizeof s->prefix, "[%d] ", rank);
+    return s;
+}
+
+td__lines *td__lines_open_fed(int rank, int to)
+{
+    stream *s = new_stream(rank, to, -1);
+    if (s) {
+        s->fed = true;
+        s->next = streams;
+        streams = s;
+    }
+    return s;
+}
+
+bool td__lines_feed(td__lines *s, const char *bytes, size_t n)
+{
+    return take(s, bytes, n);
+}
+
+void td__lines_close_fed(td__lines *s)
+{
+    pass_lines(s, true);
+    close_stream(s);
+}
+
+int td__lines_add(int rank, int from, int to, int log)
+{
+    stream *s = new_stream(rank, to, log);
+    if (!s)
+        return UV_ENOMEM;
     int error = uv_pipe_init(loop, &s->pipe, 0);
     if (error) {
         free(s);
@@ -213,7 +269,8 @@ bool td__lines_open(void)
 
 void td__lines_stop(void)
 {
-    for (stream *s = streams; s; s = s->next) {
+    for (stream *s = streams, *next; s; s = next) {
+        next = s->next;                        /* a fed one is freed at once */
         pass_lines(s, true);
         close_stream(s);
     }

@@ -6,7 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const td__command *const commands[] = { &td__command_run, &td__command_doctor, &td__command_env };
+static const td__command *const commands[] = { &td__command_run, &td__command_doctor, &td__command_env,
+                                             &td__command_agent };
 
 int td__usage(const char *name, const char *format, ...)
 {
@@ -31,7 +32,8 @@ static int help(void)
 {
     printf("tandem " TD_VERSION ": distributed data-parallel training in C\n\nusage:\n");
     for (size_t i = 0; i < TD_COUNT(commands); i++)
-        printf("  tandem %-42s %s\n", commands[i]->usage, commands[i]->summary);
+        if (!commands[i]->hidden)
+            printf("  tandem %-42s %s\n", commands[i]->usage, commands[i]->summary);
     printf("  tandem %-42s %s\n", "help [SUBCOMMAND]", "this page, or one subcommand's");
     printf("  tandem %-42s %s\n", "--version", "the version");
     return 0;

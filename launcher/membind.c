@@ -23,7 +23,7 @@ bool td__membind_free(void)
 void td__membind_make(hwloc_const_bitmap_t nodes, td__membind *out)
 {
     *out = (td__membind){ 0 };
-    for (int i = nodes ? hwloc_bitmap_first(nodes) : -1; i >= 0 && i < TD_NODES_MAX; i = hwloc_bitmap_next(nodes, i)) {
+    for (int i = nodes ? hwloc_bitmap_first(nodes) : -1; i >= 0 && i < TD_MEMORY_NODES_MAX; i = hwloc_bitmap_next(nodes, i)) {
         out->mask[(size_t)i / (8 * sizeof *out->mask)] |= 1ul << ((size_t)i % (8 * sizeof *out->mask));
         out->nodes++;
     }
@@ -32,5 +32,5 @@ void td__membind_make(hwloc_const_bitmap_t nodes, td__membind *out)
 void td__membind_apply(const td__membind *m)
 {
     if (m->nodes > 0)                          /* a refusal costs speed, not the job; the kernel wants one bit more than it reads */
-        syscall(SYS_set_mempolicy, m->nodes == 1 ? MPOL_PREFERRED : MPOL_PREFERRED_MANY, m->mask, TD_NODES_MAX + 1);
+        syscall(SYS_set_mempolicy, m->nodes == 1 ? MPOL_PREFERRED : MPOL_PREFERRED_MANY, m->mask, TD_MEMORY_NODES_MAX + 1);
 }

@@ -19,43 +19,46 @@
 
 /* ---- which file ---------------------------------------------------------------------------------------------------------------- */
 
-static int cannot(const char *program, const char *why)
+TD_PRINTF(4, 5) static int refuse(int status, char *why, size_t size, const char *format, ...)
 {
-    fprintf(stderr, "tandem run: \"%s\" cannot be executed: %s\n", program, why);
-    return TD_EXIT_NOT_EXECUTABLE;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, size, format, args);
+    va_end(args);
+    return status;
 }
 
-static int check_file(const char *program, char *candidate, char **path)
+static int cannot(const char *program, const char *reason, char *why, size_t size)
+{
+    return refuse(TD_EXIT_NOT_EXECUTABLE, why, size, "\"%s\" cannot be executed: %s", program, reason);
+}
+
+static int check_file(const char *program, char *candidate, char **path, char *why, size_t size)
 {
     struct stat s;
     if (stat(candidate, &s) != 0) {
-        int status = TD_EXIT_NOT_FOUND;
-        if (errno == ENOENT || errno == ENOTDIR)
-            fprintf(stderr, "tandem run: there is no program \"%s\"\n", program);
-        else
-            status = cannot(program, strerror(errno));
+        int error = errno;
         free(candidate);
-        return status;
+        return error == ENOENT || error == ENOTDIR ? refuse(TD_EXIT_NOT_FOUND, why, size, "there is no program \"%s\"", program) :
+               cannot(program, strerror(error), why, size);
     }
-    const char *why = S_ISDIR(s.st_mode) ? "it is a folder" : !S_ISREG(s.st_mode) ? "it is no ordinary file" :
-                      access(candidate, X_OK) != 0 ? "it lacks the permission (chmod +x)" : NULL;
-    if (why) {
+    const char *reason = S_ISDIR(s.st_mode) ? "it is a folder" : !S_ISREG(s.st_mode) ? "it is no ordinary file" :
+                         access(candidate, X_OK) != 0 ? "it lacks the permission (chmod +x)" : NULL;
+    if (reason) {
         free(candidate);
-        return cannot(program, why);
+        return cannot(program, reason, why, size);
     }
     *path = candidate;
     return 0;
 }
 
-int td__program_find(const char *program, char **path)
+int td__program_look(const char *program, char **path, char *why, size_t size)
 {
-    if (!*program) {
-        fprintf(stderr, "tandem run: the program's name is empty\n");
-        return TD_EXIT_NOT_FOUND;
-    }
+    if (!*program)
+        return refuse(TD_EXIT_NOT_FOUND, why, size, "the program's name is empty");
     char *candidate = NULL;
     if (strchr(program, '/'))
-        return (candidate = strdup(program)) ? check_file(program, candidate, path) : cannot(program, strerror(ENOMEM));
+        return (candidate = strdup(program)) ? check_file(program, candidate, path, why, size) : cannot(program, strerror(ENOMEM), why, size);
     const char *folders = td__getenv("PATH");
     if (!folders || !*folders)
         folders = "/usr/local/bin:/usr/bin:/bin";
@@ -63,7 +66,7 @@ int td__program_find(const char *program, char **path)
         size_t n = strcspn(p, ":");
         struct stat s;
         if (asprintf(&candidate, "%.*s%s%s", (int)n, p, n ? "/" : "", program) < 0)
-            return cannot(program, strerror(ENOMEM));
+            return cannot(program, strerror(ENOMEM), why, size);
         if (stat(candidate, &s) == 0 && S_ISREG(s.st_mode) && access(candidate, X_OK) == 0) {
             *path = candidate;
             return 0;
@@ -73,9 +76,17 @@ int td__program_find(const char *program, char **path)
             break;
         p += n + 1;
     }
-    fprintf(stderr, "tandem run: there is no program \"%s\" in PATH%s\n", program,
-            access(program, F_OK) == 0 ? " (one lies in this folder: say ./ before its name)" : "");
-    return TD_EXIT_NOT_FOUND;
+    return refuse(TD_EXIT_NOT_FOUND, why, size, "there is no program \"%s\" in PATH%s", program,
+                  access(program, F_OK) == 0 ? " (one lies in this folder: say ./ before its name)" : "");
+}
+
+int td__program_find(const char *program, char **path)
+{
+    char why[4400];
+    int status = td__program_look(program, path, why, sizeof why);
+    if (status)
+        fprintf(stderr, "tandem run: %s\n", why);
+    return status;
 }
 
 /* ---- the child, between fork and exec -------------------------------------------------------------------------------------------- */
@@ -92,7 +103,7 @@ _Noreturn static void become(const td__start *start, pid_t launcher, const cpu_s
                              const sigset_t *mask, int report)
 {
     setsid();
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_PDEATHSIG, start->death_signal ? start->death_signal : SIGKILL);
     if (getppid() != launcher)                 /* it died before the line above */
         _exit(1);
     if (cpus)

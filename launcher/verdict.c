@@ -29,6 +29,11 @@ static void box_path(const td__job *job, int rank, char *into, size_t size)
 static bool read_box(const td__job *job, int rank, td__box *into)
 {
     char path[512];
+    const td__far *far = job->rank[rank].far;
+    if (far) {
+        *into = far->box;
+        return far->has_box;
+    }
     if (!job->folder[0])
         return false;
     box_path(job, rank, path, sizeof path);
@@ -56,7 +61,7 @@ td__cause td__verdict_find(const td__job *job)
 {
     td__cause cause = { .rank = -1 };
     finding best = { 0 };
-    for (int r = 0; r < job->options->ranks; r++) {
+    for (int r = 0; r < job->size; r++) {
         finding f = examine(job, r);
         if (!f.failed)
             continue;
@@ -98,13 +103,16 @@ static void without_rank(const char *sentence, int rank, char *into, size_t size
     snprintf(into, size, "%.*s", (int)n, sentence);
 }
 
-static void while_doing(const td__box *box, char *into, size_t size)
+static void while_doing(const td__box *box, const td__far *far, char *into, size_t size)
 {
     char place[320];
     into[0] = '\0';
     if (!box->doing[0] && !box->last[0])
         return;
-    td__site_in_file(box->module, box->offset, place, sizeof place);
+    if (far)
+        snprintf(place, sizeof place, "%s", far->place);
+    else
+        td__site_in_file(box->module, box->offset, place, sizeof place);
     const char *at = *place ? " at " : "";
     if (box->doing[0])
         snprintf(into, size, " while in %s%s%s, says its black box", box->doing, at, place);
@@ -115,7 +123,7 @@ static void while_doing(const td__box *box, char *into, size_t size)
 static int others_failed(const td__job *job, int cause)
 {
     int n = 0;
-    for (int r = 0; r < job->options->ranks; r++) {
+    for (int r = 0; r < job->size; r++) {
         finding f = examine(job, r);
         n += r != cause && f.failed && !f.follows;
     }
@@ -144,12 +152,13 @@ void td__verdict_say(const td__job *job, int number, int passed_on, int64_t oom_
     else if (has_error && (!number_of_signal || number_of_signal == SIGABRT))
         without_rank(f.box.error, number, why, sizeof why);
     else if (f.has_box && number_of_signal)
-        while_doing(&f.box, doing, sizeof doing);
+        while_doing(&f.box, rank->far, doing, sizeof doing);
     int others = again || (number_of_signal == passed_on && passed_on) ? 0 : others_failed(job, number);
     if (others)
         snprintf(more, sizeof more, " (%d other rank%s failed too)", others, others > 1 ? "s" : "");
-    td__lines_say("rank %d (pid %d) %s%s%s%s%s", number, (int)rank->pid, how, *why ? ": " : "", why, doing, more);
-    if (number_of_signal == SIGKILL && !rank->asked_to_end) {
+    td__lines_say("rank %d%s%s (pid %d) %s%s%s%s%s", number, rank->far ? " on " : "", rank->far ? rank->far->host : "", (int)rank->pid, how,
+                  *why ? ": " : "", why, doing, more);
+    if (number_of_signal == SIGKILL && !rank->asked_to_end && !rank->far) {
         int64_t oom = td__verdict_oom_kills();
         if (oom > oom_before && oom_before >= 0)
             td__lines_say("the kernel has ended a process for want of memory in the meantime: probably this one; use a smaller "
@@ -179,9 +188,19 @@ void td__verdict_boxes(const td__job *job, int cause)
 {
     char kept[2048] = "", path[512];
     int n = 0;
-    if (!job->folder[0] || !job->rank)
+    if (!job->rank)
         return;
-    for (int r = 0; r < job->options->ranks; r++) {
+    for (int r = 0; r < job->size; r++) {
+        const td__far *far = job->rank[r].far;
+        if (far) {                             /* its agent has kept or removed it */
+            if (far->kept && strlen(kept) + strlen(far->host) + strlen(far->box_path) + 3 < sizeof kept) {
+                strcat(strcat(strcat(strcat(kept, " "), far->host), ":"), far->box_path);
+                n++;
+            }
+            continue;
+        }
+        if (!job->folder[0])
+            continue;
         box_path(job, r, path, sizeof path);
         finding f = examine(job, r);
         bool keep = cause >= 0 && f.has_box && (r == cause || f.failed) && strlen(kept) + strlen(path) + 2 < sizeof kept;

@@ -90,6 +90,47 @@ static void unix_and_tcp(void **state)
     td__store_stop(NULL);
 }
 
+typedef struct {
+    int calls;
+    char key[32], value[32];
+} told;
+
+static int64_t note(void *user, const char *key, const void *value, size_t size)
+{
+    told *t = user;
+    snprintf(t->key, sizeof t->key, "%s", key);
+    snprintf(t->value, sizeof t->value, "%.*s", (int)size, (const char *)value);
+    return 100 + ++t->calls;
+}
+
+/* Messages: heard in order, answered, kept nowhere; without a listener a sentence. */
+static void telling(void **state)
+{
+    (void)state;
+    td__store_server *server = td__store_serve("tcp:127.0.0.1:0", secret);
+    assert_non_null(server);
+    td__store *s = td__store_connect(td__store_address(server), secret, 5);
+    assert_non_null(s);
+    char address[64];
+    assert_string_equal(td__store_own_address(s, address, sizeof address), "127.0.0.1");
+    int64_t answer = 0;
+    assert_int_equal(td__store_tell(s, "agent", "hello", 5, &answer), TD_ERR_STATE);
+    assert_non_null(strstr(td_error_message(), "nobody listens to \"agent\""));
+    td_error_clear();
+    told heard = { 0 };
+    td__store_listen(server, note, &heard);
+    assert_int_equal(td__store_tell(s, "agent/7", "hello", 5, &answer), 0);
+    assert_int_equal(answer, 101);
+    assert_string_equal(heard.key, "agent/7");
+    assert_string_equal(heard.value, "hello");
+    assert_int_equal(td__store_tell(s, "agent/8", "", 0, NULL), 0);
+    assert_string_equal(heard.value, "");
+    size_t size = 0;
+    assert_int_equal(td__store_server_get(server, "agent/7", NULL, &size), TD_ERR_STATE);
+    td__store_close(s);
+    td__store_stop(server);
+}
+
 static void the_largest(void **state)
 {
     td__store_server *server = td__store_serve(name, secret);
@@ -418,6 +459,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(two_processes, begin, end),
         cmocka_unit_test_setup_teardown(unix_and_tcp, begin, end),
+        cmocka_unit_test_setup_teardown(telling, begin, end),
         cmocka_unit_test_setup_teardown(the_largest, begin, end),
         cmocka_unit_test_setup_teardown(waiting_and_deadlines, begin, end),
         cmocka_unit_test_setup_teardown(four_threads_add, begin, end),

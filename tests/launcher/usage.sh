@@ -22,7 +22,7 @@ wrong 2 'tandem run: say which program to run, after the options (see `tandem he
 wrong 2 'tandem run: -n needs a value (see `tandem help run`)' run -n
 wrong 2 'tandem run: -n is "0": expected a number of ranks from 1 to 4096 (see `tandem help run`)' run -n 0 true
 wrong 2 'tandem run: -n is "two": expected a number of ranks from 1 to 4096 (see `tandem help run`)' run -n two true
-wrong 2 'tandem run: --nproc-per-node is "9999999999": expected a number of ranks from 1 to 4096 (see `tandem help run`)' run --nproc-per-node=9999999999 true
+wrong 2 'tandem run: --nproc-per-node is "9999999999": expected a number of ranks from 1 to 4096, auto, gpu or cpu (see `tandem help run`)' run --nproc-per-node=9999999999 true
 wrong 2 'tandem run: --threads is "x": expected a number of threads per rank (see `tandem help run`)' run -n 2 --threads x true
 wrong 2 'tandem run: --timeout-kill is "-1": expected seconds between SIGTERM and SIGKILL (see `tandem help run`)' run -n 2 --timeout-kill -1 true
 wrong 2 'tandem run: there is no option "--fast" (see `tandem help run`)' run -n 2 --fast true
