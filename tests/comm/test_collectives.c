@@ -127,6 +127,94 @@ static void broadcasts(const setup *s, int rank, int size)
             }
 }
 
+static void filled(td_tensor *x, int rank, int64_t salt)
+{
+    for (int64_t i = 0; i < td_numel(x); i++)
+        put(x, i, value(rank, i, salt));
+}
+
+/* [at, at + n) of x is what rank `from` has from from_at on. */
+static bool holds(td_tensor *x, int64_t at, int64_t n, int from, int64_t from_at, int64_t salt)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (get(x, at + i) != moved(x->dtype, value(from, from_at + i, salt)))
+            return false;
+    return true;
+}
+
+static td_tensor *part(td_tensor *x, int64_t at, int64_t n)
+{
+    return td__scoped_tensor(td__tensor_on(x->storage, TD_SHAPE(n), x->dtype, at));
+}
+
+/* To a root and from it, in place and not. */
+static void rooted(const setup *s, int rank, int size)
+{
+    for (size_t t = 0; t < TD_COUNT(every); t++)
+        for (size_t k = 0; k < TD_COUNT(sizes) - 1; k++)
+            for (int root = 0; root < size; root++) {
+                TD_SCOPE();
+                const int64_t n = sizes[k];
+                const bool mine = root == rank, in_place = (k + t) % 2 && mine;
+                td_comm *w = td_world();
+                td_tensor *whole = make(s, rank, n * size, every[t]), *x = in_place ? part(whole, n * rank, n) : make(s, rank, n, every[t]);
+                filled(whole, rank, 1);
+                filled(x, rank, 2);
+                EXPECT(td_gather_to(w, mine ? whole : NULL, x, root) == 0);
+                for (int r = 0; r < size; r++)
+                    EXPECT(mine ? holds(whole, r * n, n, r, 0, 2) : holds(whole, r * n, n, rank, r * n, 1));
+                filled(whole, rank, 3);
+                EXPECT(td_scatter_from(w, x, mine ? whole : NULL, root) == 0);
+                EXPECT(holds(x, 0, n, root, rank * n, 3));
+                if (!td__is_arith(every[t]))
+                    continue;
+                td_tensor *y = make(s, rank, n, every[t]);
+                filled(y, rank, 4);
+                EXPECT(td_reduce_to(w, y, k % 2 ? TD_MIN : TD_SUM, root) == 0);
+                for (int64_t i = 0; i < n; i++)
+                    EXPECT(mine ? same(every[t], get(y, i), reduced(k % 2 ? TD_MIN : TD_SUM, size, i, 4)) : get(y, i) == value(rank, i, 4));
+            }
+}
+
+/* Everybody to everybody, even, in place, and in parts of 0, 1 and 2 times n; parts of 0, 1, 2 … times n gathered by all. */
+static void exchanges(const setup *s, int rank, int size)
+{
+    for (size_t t = 0; t < TD_COUNT(every); t++)
+        for (size_t k = 0; k < TD_COUNT(sizes) - 1; k++) {
+            TD_SCOPE();
+            td_comm *w = td_world();
+            const int64_t n = sizes[k];
+            td_tensor *in = make(s, rank, n * size, every[t]), *out = make(s, rank, n * size, every[t]);
+            filled(in, rank, 1);
+            EXPECT(td_all_to_all(w, out, in) == 0);
+            EXPECT(td_all_to_all(w, in, in) == 0);
+            for (int r = 0; r < size; r++)
+                EXPECT(holds(out, r * n, n, r, rank * n, 1) && holds(in, r * n, n, r, rank * n, 1));
+            int64_t rows[MAX_RANKS], to[MAX_RANKS], from[MAX_RANKS], all = 0, sent = 0, come = 0, before = 0, at = 0;
+            for (int r = 0; r < size; r++) {
+                rows[r] = (r + 1) % 3 * n, all += rows[r], before += r < rank ? rows[r] : 0;
+                to[r] = (2 * rank + r) % 3 * n, sent += to[r];
+                from[r] = (2 * r + rank) % 3 * n, come += from[r];
+            }
+            td_tensor *gathered = make(s, rank, all, every[t]), *own = k % 2 ? part(gathered, before, rows[rank]) : make(s, rank, rows[rank], every[t]);
+            filled(own, rank, 2);
+            EXPECT(td_all_gather_uneven(w, gathered, own, rows) == 0);
+            for (int r = 0; r < size; at += rows[r++])
+                EXPECT(holds(gathered, at, rows[r], r, 0, 2));
+            shared->rank[rank].hash = hash_bytes(shared->rank[rank].hash, td__ptr(gathered), (size_t)all * td_dtype_size(every[t]));
+            td_tensor *given = make(s, rank, sent, every[t]), *taken = make(s, rank, come, every[t]);
+            filled(given, rank, 3);
+            EXPECT(td_all_to_all_uneven(w, taken, from, given, to) == 0);
+            at = 0;
+            for (int r = 0; r < size; at += from[r++]) {
+                int64_t there = 0;
+                for (int i = 0; i < rank; i++)
+                    there += (2 * r + i) % 3 * n;
+                EXPECT(holds(taken, at, from[r], r, there, 3));
+            }
+        }
+}
+
 static int everything(int rank, int size, void *arg)
 {
     const setup *s = arg;
@@ -136,6 +224,8 @@ static int everything(int rank, int size, void *arg)
     reduce_scatters(s, rank, size);
     all_gathers(s, rank, size);
     broadcasts(s, rank, size);
+    rooted(s, rank, size);
+    exchanges(s, rank, size);
     for (int i = 0; i < 100; i++)
         EXPECT(td_barrier(td_world()) == 0);
     return 0;

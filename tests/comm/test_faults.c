@@ -6,6 +6,25 @@
 typedef struct { const char *fault; bool started; int64_t n; } plan;
 enum { GUILTY = 1 };
 
+/* Of an exchange with `more` elements to rank 0, which expects `n` of everybody. */
+static int exchange(int rank, int size, int64_t n, int64_t more, bool started)
+{
+    int64_t in[MAX_RANKS], out[MAX_RANKS];
+    for (int r = 0; r < size; r++)
+        in[r] = n + (r == 0 ? more : 0), out[r] = rank < 0 ? 0 : n;
+    td_tensor *x = td_zeros(TD_SHAPE(n * size + more), TD_F32), *y = td_zeros(TD_SHAPE(n * size), TD_F32);
+    return started ? td_wait(td_all_to_all_uneven_start(td_world(), y, out, x, in)) : td_all_to_all_uneven(td_world(), y, out, x, in);
+}
+
+static int gathered(int size, int64_t n, bool other)
+{
+    int64_t rows[MAX_RANKS];
+    for (int r = 0; r < size; r++)
+        rows[r] = r == GUILTY || !other ? n : n + (r ? 1 : -1) * (r == 0 || r == 2);
+    td_tensor *x = td_zeros(TD_SHAPE(n), TD_F32), *y = td_zeros(TD_SHAPE(n * size), TD_F32);
+    return td_all_gather_uneven(td_world(), y, x, rows);
+}
+
 static int all_reduce(td_tensor *x, bool started)
 {
     return started ? td_wait(td_all_reduce_start(td_world(), x, TD_SUM)) : td_all_reduce(td_world(), x, TD_SUM);
@@ -18,11 +37,11 @@ static void tell(int rank, int code)
     snprintf(shared->rank[rank].sentence, sizeof shared->rank[rank].sentence, "%s", td_error_message());
 }
 
-static int misbehave(const plan *p, td_tensor *x)
+static int misbehave(const plan *p, td_tensor *x, int size)
 {
     const char *fault = p->fault;
     shared->rank[GUILTY].at = td__now();
-    if (!strcmp(fault, "kill"))
+    if (!strncmp(fault, "kill", 4))
         kill(getpid(), SIGKILL);
     if (!strcmp(fault, "stop"))
         kill(getpid(), SIGSTOP);
@@ -45,6 +64,10 @@ static int misbehave(const plan *p, td_tensor *x)
                : !strcmp(fault, "op") ? td_all_reduce(td_world(), x, TD_MAX)
                : !strcmp(fault, "root") ? td_broadcast(td_world(), x, 1)
                : !strcmp(fault, "order") ? td_barrier(td_world())
+               : !strcmp(fault, "counts") ? exchange(GUILTY, size, p->n, 1, p->started)
+               : !strcmp(fault, "even") ? td_all_to_all(td_world(), td_zeros(TD_SHAPE(p->n * size), TD_F32), td_zeros(TD_SHAPE(p->n * size), TD_F32))
+               : !strcmp(fault, "rows") ? gathered(size, p->n, true)
+               : !strcmp(fault, "gather root") ? td_gather_to(td_world(), td_zeros(TD_SHAPE(p->n * size), TD_F32), x, 1)
                                          : all_reduce(x, p->started);
     tell(GUILTY, code);
     return 0;
@@ -52,15 +75,18 @@ static int misbehave(const plan *p, td_tensor *x)
 
 static int body(int rank, int size, void *arg)
 {
-    (void)size;
     const plan *p = arg;
     td_tensor *x = td_zeros(TD_SHAPE(p->n), TD_F32);
     for (int i = 0; i < 3; i++)
         EXPECT(all_reduce(x, p->started) == 0);
     if (rank == GUILTY)
-        return misbehave(p, x);
+        return misbehave(p, x, size);
     shared->rank[rank].at = td__now();
-    int code = !strcmp(p->fault, "root") ? td_broadcast(td_world(), x, 0) : all_reduce(x, p->started);
+    int code = !strcmp(p->fault, "root") ? td_broadcast(td_world(), x, 0)
+               : !strcmp(p->fault, "gather root") ? td_gather_to(td_world(), rank ? NULL : td_zeros(TD_SHAPE(p->n * size), TD_F32), x, 0)
+               : !strcmp(p->fault, "rows") ? gathered(size, p->n, false)
+               : !strcmp(p->fault, "counts") || !strcmp(p->fault, "even") || !strcmp(p->fault, "kill in exchange") ? exchange(rank, size, p->n, 0, p->started)
+                                                                                          : all_reduce(x, p->started);
     tell(rank, code);
     td_error_clear();
     EXPECT(td_barrier(td_world()) == code);     /* the communicator stays as it is, with the same sentence */
@@ -92,7 +118,7 @@ static void try(const char *fault, int size, bool started, int64_t n, int code, 
     bool stops = !strcmp(fault, "stop");
     run_ranks(size, body, &p, stops ? 3 : 10, results);
     for (int r = 0; r < size; r++) {
-        int expected = r != GUILTY ? 0 : !strcmp(fault, "kill") ? KILLED + SIGKILL : stops ? HUNG : 0;
+        int expected = r != GUILTY ? 0 : !strncmp(fault, "kill", 4) ? KILLED + SIGKILL : stops ? HUNG : 0;
         if (results[r] != expected)
             fail_msg("%s: rank %d ended with %d instead of %d: %s", fault, r, results[r], expected, shared->rank[r].sentence);
     }
@@ -113,6 +139,7 @@ static void killed(void **state)
     (void)state;
     everywhere("kill", TD_ERR_PEER, PARTS("rank 1 (pid ", "was killed or died", "#4", "test_faults.c:", "its last was all_reduce(f32, "));
     everywhere("_exit", TD_ERR_PEER, PARTS("rank 1 (pid ", "was killed or died"));
+    everywhere("kill in exchange", TD_ERR_PEER, PARTS("rank 1 (pid ", "was killed or died", "waited in all_to_all(f32, uneven) #4 at test_faults.c:"));
 }
 
 static void stopped(void **state)
@@ -139,6 +166,11 @@ static void different_calls(void **state)
     everywhere("order", TD_ERR_MISMATCH, PARTS("rank 1 called barrier #4 at test_faults.c:", "called all_reduce(f32, "));
     everywhere("op", TD_ERR_MISMATCH, PARTS("rank 1 called all_reduce(f32, ", ", max) #4", "called all_reduce(f32, "));
     everywhere("root", TD_ERR_MISMATCH, PARTS("rank 1 called broadcast(f32, ", "root 1", "called broadcast(f32, ", "root 0"));
+    everywhere("gather root", TD_ERR_MISMATCH, PARTS("rank 1 called gather(f32, ", "root 1", "called gather(f32, ", "root 0"));
+    everywhere("even", TD_ERR_MISMATCH, PARTS("rank 1 called all_to_all(f32, ", "called all_to_all(f32, uneven) #4 at test_faults.c:"));
+    everywhere("counts", TD_ERR_MISMATCH, PARTS("rank 1 sends ", "1 elements to rank 0, which expects ", "in all_to_all(f32, uneven) #4 at test_faults.c:"));
+    try("rows", 3, false, 100, TD_ERR_MISMATCH, PARTS("rank 1 called all_gather(f32, 300, uneven) #4 of parts of 99, 100, 101 at test_faults.c:",
+                                                      "while ranks 0, 2 called all_gather(f32, 300, uneven) #4 of parts of 100, 100, 100 at test_faults.c:"));
     try("dtype", 3, false, 100, TD_ERR_MISMATCH, PARTS("while ranks 0, 2 called all_reduce(f32, 100) #4"));
 }
 

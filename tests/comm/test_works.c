@@ -1,6 +1,7 @@
 /* Started collectives: in flight beside computing, in the order of the calls, waited for in any order, tested, mixed with blocking ones; the
  * same memory again and again; the arena's blocks; what may not be passed; the ranks' meeting. */
 #include "ranks.h"
+#include <tandem/comm_raw.h>
 
 static int in_flight(int rank, int size, void *arg)
 {
@@ -93,9 +94,46 @@ static int recorded(int rank, int size, void *arg)
     return 0;
 }
 
+/* The others are noted too, with a copy of their rows; plain memory is refused. */
+static int recorded_parts(int rank, int size, void *arg)
+{
+    (void)arg;
+    td_comm *w = td_world();
+    td__recording list = { 0 };
+    td_tensor *x = td_full(TD_SHAPE(6), TD_F32, rank + 1), *all = td_zeros(TD_SHAPE(6 * size), TD_F32), *sum = td_full(TD_SHAPE(6), TD_F32, 1);
+    td_tensor *back = td_zeros(TD_SHAPE(6), TD_F32), *exchanged = td_zeros(TD_SHAPE(6 * size), TD_F32), *uneven = td_zeros(TD_SHAPE(6 * size), TD_F32);
+    int64_t rows[MAX_RANKS];
+    for (int r = 0; r < size; r++)
+        rows[r] = 6;
+    td__recording_now = &list;
+    EXPECT(td_gather_to(w, rank ? NULL : all, x, 0) == 0 && td_scatter_from(w, back, rank ? NULL : all, 0) == 0);
+    EXPECT(td_reduce_to(w, sum, TD_PRODUCT, 0) == 0 && td_all_gather_uneven(w, all, x, rows) == 0 && td_all_to_all(w, exchanged, all) == 0);
+    td_work *work = td_all_to_all_uneven_start(w, uneven, rows, all, rows), *barrier = td_barrier_start(w);
+    memset(rows, 0, sizeof rows);
+    EXPECT(td_wait(work) == 0 && td_wait(barrier) == 0 && list.depth == 0 && !list.code);
+    td__recording_now = NULL;
+    for (int turn = 0; turn < 2; turn++) {
+        td__fill(x, rank + 2 + turn);
+        int n = 0;
+        for (td__record *r = list.first; r; r = r->next, n++)
+            EXPECT(r->kind->run(r->state) == 0);
+        EXPECT(n == 9 && td_at(back, TD_SHAPE(5)) == rank + 2 + turn && td_at(all, TD_SHAPE(6 * size - 1)) == size + 1 + turn);
+        for (int r = 0; r < size; r++)
+            EXPECT(td_at(exchanged, TD_SHAPE(6 * r)) == rank + 2 + turn && td_at(uneven, TD_SHAPE(6 * r + 5)) == rank + 2 + turn);
+    }
+    void *memory = td_data(x);
+    td__recording_now = &list;
+    EXPECT(td_raw_all_reduce(w, memory, memory, 6, TD_F32, TD_SUM) == 0 && list.code && strstr(list.reason, "plain memory") && list.depth == 0);
+    td__recording_now = NULL;
+    td__records_free(list.first);
+    return 0;
+}
+
 static void captured(void **state)
 {
     (void)state;
+    all_well(2, recorded_parts, NULL, 20);
+    all_well(1, recorded_parts, NULL, 20);
     all_well(2, recorded, NULL, 20);
     all_well(1, recorded, NULL, 20);
 }
@@ -121,6 +159,11 @@ static void refused(int code, int expected, const char *part)
     td_error_clear();
 }
 
+static td_tensor *part_of_whole(td_tensor *x, int64_t at, int64_t n)
+{
+    return td__scoped_tensor(td__tensor_on(x->storage, TD_SHAPE(n), x->dtype, at));
+}
+
 static int misuse(int rank, int size, void *arg)
 {
     (void)arg;
@@ -139,6 +182,29 @@ static int misuse(int rank, int size, void *arg)
     td_tensor *whole = td_zeros(TD_SHAPE(2 * size), TD_F32);
     td_tensor *wrong = td__scoped_tensor(td__tensor_on(whole->storage, TD_SHAPE(2), TD_F32, 1));
     refused(td_all_gather(w, whole, wrong), TD_ERR_ARGUMENT, "share memory");
+    refused(td_gather_to(w, NULL, x, rank), TD_ERR_ARGUMENT, "td_gather_to: the tensor is NULL");
+    refused(td_gather_to(w, x, x, size), TD_ERR_ARGUMENT, "root 2 is none of the ranks 0 to 1");
+    refused(td_scatter_from(w, x, x, rank), TD_ERR_SHAPE, "with 2 ranks the first dimension of in (4,6) must be 2 times that of out (4,6)");
+    refused(td_reduce_to(w, h, TD_PRODUCT, 0), TD_ERR_DTYPE, "td_reduce_to: of bool there are");
+    refused(td_all_to_all(w, x, slice), TD_ERR_SHAPE, "not contiguous");
+    refused(td_all_to_all(w, td_zeros(TD_SHAPE(3), TD_F32), td_zeros(TD_SHAPE(3), TD_F32)), TD_ERR_SHAPE, "a multiple of 2");
+    refused(td_all_to_all(w, part_of_whole(whole, 0, 2), part_of_whole(whole, 1, 2)), TD_ERR_ARGUMENT, "only when they are the same");
+    const int64_t two[] = { 2, 2 }, less[] = { 2, -1 }, other[] = { 1, 3 };
+    refused(td_all_gather_uneven(w, x, x, NULL), TD_ERR_ARGUMENT, "rows is NULL; expected 2 numbers");
+    refused(td_all_gather_uneven(w, x, x, less), TD_ERR_ARGUMENT, "rows[1] is -1");
+    refused(td_all_gather_uneven(w, x, x, two), TD_ERR_SHAPE, "in (4,6) must have 2 rows, its number in rows");
+    refused(td_all_gather_uneven(w, td_zeros(TD_SHAPE(4, 5), TD_F32), td_zeros(TD_SHAPE(2, 6), TD_F32), two), TD_ERR_SHAPE, "may differ in the first dimension alone");
+    refused(td_all_to_all_uneven(w, x, two, x, other), TD_ERR_ARGUMENT, "only when they are the same, with equal numbers of rows");
+    float f[8] = { 0 };
+    refused(td_raw_all_reduce(NULL, f, f, 1, TD_F32, TD_SUM), TD_ERR_ARGUMENT, "td_raw_all_reduce: the communicator is NULL");
+    refused(td_raw_all_reduce(w, f, NULL, 1, TD_F32, TD_SUM), TD_ERR_ARGUMENT, "td_raw_all_reduce: out is NULL; expected 1 elements");
+    refused(td_raw_all_reduce(w, f, f + 1, 2, TD_F32, TD_SUM), TD_ERR_ARGUMENT, "in and out share memory; they may only when they are the same");
+    refused(td_raw_all_gather(w, f, f, -1, TD_F32), TD_ERR_ARGUMENT, "the count is -1");
+    refused(td_raw_all_gather(w, f + 1, f, 2, TD_F32), TD_ERR_ARGUMENT, "where one is this rank's part of the other");
+    refused(td_raw_reduce(w, f, f, 2, (td_dtype)77, TD_SUM, 0), TD_ERR_DTYPE, "");
+    refused(td_raw_all_to_all_uneven(w, f, two, f, other, TD_F32), TD_ERR_ARGUMENT, "in_counts and out_counts are equal");
+    refused(td_wait(td_raw_scatter_start(w, NULL, f, 2, TD_F32, rank)), TD_ERR_ARGUMENT, "td_raw_scatter: in is NULL; expected 4 elements");
+    EXPECT(td_raw_all_reduce(w, NULL, NULL, 0, TD_F32, TD_SUM) == 0);
     refused(td_wait(NULL), TD_ERR_ARGUMENT, "NULL");
     td_work *bad = td_all_reduce_start(w, h, TD_SUM);
     td_error_clear();
