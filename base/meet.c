@@ -184,13 +184,19 @@ static int find_secret(const td__world *w, const td__meet_plan *plan, char *erro
     return 0;
 }
 
+/* Is an address that only this host sees good enough? Who says it by TANDEM_STORE knows. */
+static bool loopback_will_do(const td__world *w, const td__meet_plan *plan)
+{
+    bool several = w->local_size > 0 && w->local_size < w->size;
+    return !several || !strcmp(plan->from, "TANDEM_STORE");
+}
+
 static int start_server(const td__world *w, const td__meet_plan *plan, double timeout, char *error, size_t size)
 {
     int code = 0;
     double end = td__now() + timeout;
     if (!plan->one_host) {
-        bool several = w->local_size > 0 && w->local_size < w->size;
-        meeting.server = td__meet_serve(plan->host, plan->port, w->job, meeting.secret, !several, &code, error, size);
+        meeting.server = td__meet_serve(plan->host, plan->port, w->job, meeting.secret, loopback_will_do(w, plan), &code, error, size);
         return code;
     }
     /* the name is taken for a moment when the meeting before this one in these processes has not quite ended */
@@ -201,12 +207,9 @@ static int start_server(const td__world *w, const td__meet_plan *plan, double ti
 
 static td__store *connect_once(const td__world *w, const td__meet_plan *plan, double timeout, int *code, char *error, size_t size)
 {
-    if (!meeting.server && !plan->launcher && !plan->one_host) {
-        snprintf(meeting.address, sizeof meeting.address, "%s", plan->host);
-        return td__meet_connect(plan->host, plan->port, w->job, meeting.secret, timeout, code, error, size);
-    }
-    snprintf(meeting.address, sizeof meeting.address, "%s", meeting.server ? td__store_address(meeting.server) : plan->address);
-    return td__store_try(meeting.address, meeting.secret, timeout, code, error, size);
+    if (!meeting.server && !plan->launcher && !plan->one_host)
+        return td__meet_connect(plan->host, plan->port, w->job, meeting.secret, loopback_will_do(w, plan), timeout, code, error, size);
+    return td__store_try(meeting.server ? td__store_address(meeting.server) : plan->address, meeting.secret, timeout, code, error, size);
 }
 
 /* Until the deadline: the server may come late, and an old one may still be there. */
@@ -214,6 +217,7 @@ static int connect_to(const td__world *w, const td__meet_plan *plan, double time
 {
     int code = 0;
     double end = td__now() + timeout;
+    bool twice = false;
     char key[32];
     snprintf(key, sizeof key, "meet.count.%d", w->rank);
     for (;;) {
@@ -222,19 +226,23 @@ static int connect_to(const td__world *w, const td__meet_plan *plan, double time
         int64_t count = meeting.store ? td__store_count(meeting.store, key) : 0;
         if (count > 0 && plan->launcher)
             meeting.number = (unsigned)count;
-        if (count > 0 && (plan->launcher || count == 1))
+        if (count > 0 && (plan->launcher || count == 1)) {
+            snprintf(meeting.address, sizeof meeting.address, "%s", td__store_server_at(meeting.store));
             return 0;
-        if (count > 0)
-            snprintf(error, size, "another process of job %s is rank %d already", w->job, w->rank);
+        }
+        twice |= count > 1;
         td__store_close(meeting.store);
         meeting.store = NULL;
         if (td__now() >= end || meeting.server || (code && code != TD_ERR_IO && code != TD_ERR_MISMATCH && code != TD_ERR_PEER))
-            return code ? code : TD_ERR_LAUNCH;
+            break;
         nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
     }
+    if (twice)
+        snprintf(error, size, "another process of job %s is rank %d already", w->job, w->rank);
+    return twice ? TD_ERR_LAUNCH : code ? code : TD_ERR_PEER;
 }
 
-static int gather(const td__world *w, const td__meet_plan *plan, double timeout)
+static int gather(const td__world *w, const td__meet_plan *plan, double left, double timeout)
 {
     td__meeting_rank me;
     td__store_absent absent;
@@ -248,7 +256,7 @@ static int gather(const td__world *w, const td__meet_plan *plan, double timeout)
     if (plan->nodes.n && td__store_set(meeting.store, key, "", 0))
         return td__pending();
     snprintf(scope, sizeof scope, "meet%u", meeting.number);
-    int code = td__store_gather(meeting.store, scope, &turn, w->rank, w->size, &me, sizeof me, meeting.ranks, timeout, NULL, &absent);
+    int code = td__store_gather(meeting.store, scope, &turn, w->rank, w->size, &me, sizeof me, meeting.ranks, left, NULL, &absent);
     if (code)
         return vain(w, plan, &absent, timeout);
     for (int i = 0; i < w->size; i++)
@@ -275,7 +283,7 @@ int td__meet(td__world *w)
         td__fail(code == TD_ERR_STATE || code == TD_ERR_MISMATCH || code == TD_ERR_IO ? TD_ERR_LAUNCH : code, "td_init: rank %d of %d cannot meet the others: %s%s%s%s",
                  w->rank, w->size, error, *plan.from ? " (" : "", plan.from, *plan.from ? " names the host)" : "");
     else
-        code = gather(w, &plan, timeout > td__now() - begun ? timeout - (td__now() - begun) : 0.001);
+        code = gather(w, &plan, timeout > td__now() - begun ? timeout - (td__now() - begun) : 0.001, timeout);
     td__nodelist_free(&plan.nodes);
     if (code) {
         td__meet_end(false);

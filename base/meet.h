@@ -21,8 +21,8 @@ int  td__meet_port(const char *job);
 /* Bound to an address of `host` that this machine has, and to no other; loopback: one that only this machine sees is good enough. */
 td__store_server *td__meet_serve(const char *host, int port, const char *job, const unsigned char secret[32], bool loopback, int *code, char *error,
                                  size_t error_size);
-td__store *td__meet_connect(const char *host, int port, const char *job, const unsigned char secret[32], double timeout_s, int *code, char *error,
-                            size_t error_size);
+td__store *td__meet_connect(const char *host, int port, const char *job, const unsigned char secret[32], bool loopback, double timeout_s, int *code,
+                            char *error, size_t error_size);
 
 /* ---- meet.c: the meeting of a world -------------------------------------------------------------------------------------------- */
 typedef struct {

@@ -158,8 +158,8 @@ static int write_names(reading *r)
     for (int i = 0; i < r->parts; i++) {
         if (r->part[i].count)
             all *= r->part[i].numbers;
-        if (all > TD_NODES_MAX || r->out->n + (size_t)all > TD_NODES_MAX)
-            return complain(r, "names more than %d hosts", TD_NODES_MAX);
+        if (all > TD_NODELIST_MAX || r->out->n + (size_t)all > TD_NODELIST_MAX)
+            return complain(r, "names more than %d hosts", TD_NODELIST_MAX);
     }
     for (int64_t k = 0; k < all; k++) {
         int code = write_name(r, counter);

@@ -6,7 +6,7 @@
 #define TD_NODELIST_H
 #include "base.h"
 
-enum { TD_NODES_MAX = 65536, TD_NODE_NAME = 256 };
+enum { TD_NODELIST_MAX = 65536, TD_NODE_NAME = 256 };
 typedef struct {
     char **name;
     size_t n;

@@ -15,7 +15,9 @@
 #include <time.h>
 
 enum { ADDRESSES = 8, FIRST = 20000, SPAN = 20000 };
-static const double TRY_TIME = 1, LEAVE_ALONE = 3, SAY_AFTER = 10;
+static const double TRY_TIME = 1, SAY_AFTER = 10;
+/* Who answers wrongly costs little to ask again, and may be this job's last meeting that is just ending; who is silent costs TRY_TIME. */
+static const double AGAIN_WRONG = 0.05, AGAIN_SILENT = 3;
 
 typedef struct { char text[64]; bool loopback; } address;
 
@@ -60,6 +62,12 @@ static int first_port(int port, const char *job, int *count)
     return port ? port : td__meet_port(job);
 }
 
+static void unreachable(const char *host, const address *at, char *error, size_t size)
+{
+    say(error, size, "%s is %s on this host, which other hosts cannot reach: set TANDEM_STORE=tcp:ADDRESS:0 to an address of rank 0's that they can", host,
+        at->text);
+}
+
 /* ---- serving --------------------------------------------------------------------------------------------------------------- */
 
 td__store_server *td__meet_serve(const char *host, int port, const char *job, const unsigned char secret[32], bool loopback, int *code, char *error,
@@ -93,8 +101,7 @@ td__store_server *td__meet_serve(const char *host, int port, const char *job, co
     else if (taken && taken == ports)
         say(error, error_size, "ports %d to %d of %s are all taken by other programs", first, first + ports - 1, host);
     else if (hidden && !*why)
-        say(error, error_size, "%s is %s on this host itself, which other hosts cannot reach: set TANDEM_STORE=tcp:ADDRESS:0 to an address that they can",
-            host, at[hidden - 1].text);
+        unreachable(host, &at[hidden - 1], error, error_size);
     else if (n)
         say(error, error_size, "%s is %s here, which is no address of this host (%s): set TANDEM_STORE=tcp:ADDRESS:0 to one that is", host, at[0].text,
             why);
@@ -122,7 +129,7 @@ static td__store *knock(const address *at, int i, int port, int k, const unsigne
     else if (code == TD_ERR_TIMEOUT || code == TD_ERR_PEER)
         seen->odd_port = port;
     if (!store && code != TD_ERR_IO)
-        seen->again[i][k] = td__now() + LEAVE_ALONE;
+        seen->again[i][k] = td__now() + (code == TD_ERR_TIMEOUT ? AGAIN_SILENT : AGAIN_WRONG);
     return store;
 }
 
@@ -142,14 +149,20 @@ static void vain(const char *host, const address *at, int first, int ports, doub
         strcmp(host, at->text) ? at->text : "", strcmp(host, at->text) ? ")" : "", range, timeout, more);
 }
 
-td__store *td__meet_connect(const char *host, int port, const char *job, const unsigned char secret[32], double timeout_s, int *code, char *error,
-                            size_t error_size)
+td__store *td__meet_connect(const char *host, int port, const char *job, const unsigned char secret[32], bool loopback, double timeout_s, int *code,
+                            char *error, size_t error_size)
 {
     address at[ADDRESSES];
     knocked seen = { .odd_port = 0 };
     int ports, first = first_port(port, job, &ports), n = resolve(host, at, error, error_size);
     double begun = td__now(), end = begun + timeout_s;
-    bool said = false;
+    bool said = false, hidden = n > 0 && !loopback;
+    for (int i = 0; i < n; i++)
+        hidden &= at[i].loopback;
+    if (hidden) {
+        unreachable(host, &at[0], error, error_size);
+        n = 0;
+    }
     *code = n ? TD_ERR_TIMEOUT : TD_ERR_LAUNCH;
     for (long pause_ns = 2000000; n;) {
         for (int k = 0; k < ports; k++)

@@ -201,6 +201,11 @@ td__store *td__store_try(const char *address, const unsigned char secret[32], do
     return open_store(address, secret, timeout_s, false, code, why, size);
 }
 
+const char *td__store_server_at(const td__store *store)
+{
+    return store->address;
+}
+
 void td__store_close(td__store *store)
 {
     if (!store)

@@ -93,7 +93,7 @@ static int told(store_state *s, const td_coll *coll, const td__store_absent *abs
         snprintf(text, sizeof text, "%s did not come to %s within %g s (TANDEM_TIMEOUT), where rank %d waits", who, mine, s->comm->timeout, me);
         return td__verdict(c, TD_ERR_TIMEOUT, text);
     case TD__ABSENT_LOST:
-        snprintf(text, sizeof text, "%s was killed or died, or its host cannot be reached any more, while rank %d waited in %s", who, me, mine);
+        snprintf(text, sizeof text, "%s ended without td_finish, was killed, or its host cannot be reached any more, while rank %d waited in %s", who, me, mine);
         break;
     case TD__ABSENT_LEFT:
         snprintf(text, sizeof text, "%s had called td_finish while rank %d waited in %s", who, me, mine);

@@ -1,6 +1,7 @@
-/* launcher/env.c: `tandem env`: the environment variables that Tandem reads, from base's one table.
+/* launcher/env.c: `tandem env`: the environment variables that Tandem reads, from base's one table; and the user's key.
  */
 #include "launcher.h"
+#include <meet.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,8 +12,21 @@ static const char *shown(int id)
     return value && id == TD_ENV_SECRET ? "(set)" : value ? value : "-";
 }
 
+static int make_key(void)
+{
+    char path[1024], error[1400];
+    if (td__key_make(path, sizeof path, error, sizeof error)) {
+        fprintf(stderr, "tandem env: %s\n", error);
+        return 1;
+    }
+    printf("made %s; copy it to the other hosts of your jobs, with its permissions (0600)\n", path);
+    return 0;
+}
+
 static int run(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "--make-key") == 0)
+        return make_key();
     if (argc > 1)
         return td__usage("env", "unexpected argument \"%s\"", argv[1]);
     size_t name = strlen("VARIABLE"), value = strlen("NOW"), standard = strlen("DEFAULT");
@@ -32,8 +46,12 @@ static int run(int argc, char **argv)
 
 const td__command td__command_env = {
     .name = "env",
-    .usage = "env",
+    .usage = "env [--make-key]",
     .summary = "The environment variables that Tandem reads, with their present values",
-    .details = "Each line names a variable, its value in this shell (- when unset), its default and its meaning.\n",
+    .details = "Each line names a variable, its value in this shell (- when unset), its default and its meaning.\n"
+               "\n"
+               "  --make-key   makes the key file (TANDEM_KEY_FILE, $HOME/.tandem/key), unless there is one. Jobs over several\n"
+               "               hosts that neither tandem run nor MPI started (torchrun, plain srun) derive their secret from\n"
+               "               it: it must be the same on all hosts and readable by you alone.\n",
     .run = run,
 };

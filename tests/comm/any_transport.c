@@ -1,6 +1,6 @@
 /* Collectives through the public functions, whatever carries them: run as a rank by a launcher (mpirun here).
  *
- *     any_transport BACKEND      mismatch|kill|finish|return: rank 1 does so, the others must be told
+ *     any_transport BACKEND      mismatch|kill|finish|return|sleep|abort: rank 1 does so, the others must be told; big: all send 80,000 bytes
  *
  * Values are small whole numbers, so sums are exact; bits are compared across ranks by reducing their differences. */
 #include <signal.h>
@@ -132,10 +132,16 @@ static int faulty(const char *fault)
         return td_finish();
     if (rank == 1 && !strcmp(fault, "return"))
         return 0;
+    if (rank == 1 && !strcmp(fault, "sleep"))
+        sleep(3);
+    if (rank == 1 && !strcmp(fault, "abort"))
+        td_reshape(x, TD_SHAPE(7));
+    if (!strcmp(fault, "big"))
+        x = td_zeros(TD_SHAPE(20000), TD_F32);
     td_errors(TD_ERRORS_RETURN);
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
-    int code = td_all_reduce(td_world(), rank == 1 ? y : x, TD_SUM);
+    int code = td_all_reduce(td_world(), rank == 1 && !strcmp(fault, "mismatch") ? y : x, TD_SUM);
     clock_gettime(CLOCK_MONOTONIC, &b);
     printf("code %d after %.1f s: %s\n", code, (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec), td_error_message());
     fflush(stdout);

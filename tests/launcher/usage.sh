@@ -67,4 +67,16 @@ check_like "env: an unset one" '^TANDEM_COMM +- +auto ' "$(cat "$work/page")"
 check "env: the secret is not shown" 0 "$(grep -c hidden "$work/page")"
 check "env: every variable of base's table" "$(sed -nE 's/^ *X\([A-Z_]+, "(TANDEM_[A-Z_]+)".*/\1/p' "$here/../../base/base.h" | sort | paste -sd,)" \
     "$(sed -n 's/^\(TANDEM_[A-Z_]*\) .*/\1/p' "$work/page" | sort | paste -sd,)"
+# the user's key: made once, for its owner alone, never overwritten
+export TANDEM_KEY_FILE=$work/keys/key
+made=$("$TANDEM" env --make-key)
+check "env --make-key: exit code" 0 $?
+check_like "env --make-key: says where" "^made $TANDEM_KEY_FILE; copy it" "$made"
+check "env --make-key: permissions" 600 "$(stat -c %a "$TANDEM_KEY_FILE")"
+check_like "env --make-key: 64 digits" '^[0-9a-f]{64}$' "$(cat "$TANDEM_KEY_FILE")"
+before=$(cat "$TANDEM_KEY_FILE")
+wrong 1 "tandem env: $TANDEM_KEY_FILE is there already and stays as it is" env --make-key
+check "env --make-key: it stays" "$before" "$(cat "$TANDEM_KEY_FILE")"
+check "env --make-key: nothing else is left" key "$(ls "$work/keys")"
+
 finish
