@@ -128,6 +128,7 @@ bool td__in_path(const char *program);
 /* ---- hand.c ------------------------------------------------------------------------------------------------------------------------- */
 typedef struct {
     int first, size;                           /* this node's first rank; ranks of the job                                */
+    int local_first, local_size;               /* the same among the ranks of this machine: two nodes may share one           */
     char job[64];
 } td__hand_place;
 /* Node 0: the store where the nodes meet, and its secret. NULL after one sentence. */

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -67,6 +68,29 @@ static int failed(const char *what)
     return 1;
 }
 
+/* What a node says about itself. Two nodes with the same `machine` run on one: one name, one kernel, one network. */
+typedef struct {
+    int32_t ranks;
+    char machine[200];
+} self_told;
+
+static void tell_self(const td__run_options *o, self_told *self)
+{
+    char host[65] = "", boot[64] = "";
+    struct stat network = { 0 };
+    gethostname(host, sizeof host - 1);
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (f) {
+        if (!fgets(boot, sizeof boot, f))
+            boot[0] = '\0';
+        fclose(f);
+    }
+    if (stat("/proc/self/ns/net", &network) != 0)
+        network.st_ino = 0;
+    *self = (self_told){ .ranks = o->ranks };
+    snprintf(self->machine, sizeof self->machine, "%s %.40s %llu", host, boot, (unsigned long long)network.st_ino);
+}
+
 int td__hand_meet(const td__run_options *o, td__store *store, const char *job, td__hand_place *place)
 {
     char key[64];
@@ -80,22 +104,26 @@ int td__hand_meet(const td__run_options *o, td__store *store, const char *job, t
         return 1;
     }
     snprintf(key, sizeof key, "node/%d", o->node_rank);
-    int32_t ranks = o->ranks;
-    if (td__store_set(store, key, &ranks, sizeof ranks) != 0 || (job && td__store_set(store, "job", job, strlen(job)) != 0))
+    self_told self, other;
+    tell_self(o, &self);
+    if (td__store_set(store, key, &self, sizeof self) != 0 || (job && td__store_set(store, "job", job, strlen(job)) != 0))
         return failed("the nodes cannot meet");
     *place = (td__hand_place){ 0 };
     for (int n = 0; n < o->nodes; n++) {
-        size_t size = sizeof ranks;
+        size_t size = sizeof other;
         snprintf(key, sizeof key, "node/%d", n);
-        if (td__store_get(store, key, &ranks, &size, timeout) != 0) {
+        if (td__store_get(store, key, &other, &size, timeout) != 0) {
             if (td_error_pending() != TD_ERR_TIMEOUT)
                 return failed("the nodes cannot meet");
             td_error_clear();
             td__lines_say("node %d of %d has not come within %g s (TANDEM_TIMEOUT)", n, o->nodes, timeout);
             return 1;
         }
-        place->first += n < o->node_rank ? ranks : 0;
-        place->size += ranks;
+        bool same = strncmp(other.machine, self.machine, sizeof self.machine) == 0;
+        place->first += n < o->node_rank ? other.ranks : 0;
+        place->size += other.ranks;
+        place->local_first += same && n < o->node_rank ? other.ranks : 0;
+        place->local_size += same ? other.ranks : 0;
         if (place->size > TD_RANKS_MAX) {
             td__lines_say("the nodes have more than %d ranks together", TD_RANKS_MAX);
             return 1;
@@ -110,7 +138,7 @@ int td__hand_meet(const td__run_options *o, td__store *store, const char *job, t
 static int start_agent(const td__run_options *o, const td__hand_place *place, int i, char *const *words, pid_t *pid)
 {
     int out[2] = { -1, -1 }, err[2] = { -1, -1 }, none = -1, rank = place->first + i;
-    td__identity who = { .rank = rank, .size = place->size, .local_rank = i, .local_size = o->ranks, .node_rank = o->node_rank,
+    td__identity who = { .rank = rank, .size = place->size, .local_rank = place->local_first + i, .local_size = place->local_size, .node_rank = o->node_rank,
                          .hosts = o->nodes, .job = place->job, .secret = td__env(TD_ENV_SECRET), .store = td__env(TD_ENV_STORE),
                          .master_addr = o->master_addr, .share = 1 };
     td__start start = { .path = words[0], .argv = (char **)words, .in = STDIN_FILENO, .death_signal = SIGTERM };

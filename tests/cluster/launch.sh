@@ -53,6 +53,9 @@ start()
     wait_until 60 _all_run || fail "the ranks do not come to run: $(ls "$WORK"/running.*) $(cat "$WORK/out" "$WORK/err")"
 }
 
+# under salloc the launcher is its child
+the_launcher() { local p; for p in "$launcher" $(cat /proc/"$launcher"/task/*/children); do [ "$(cat /proc/"$p"/comm)" = tandem ] && echo "$p"; done; }
+
 # what a job consists of, by the names of its processes; zombies are gone
 what_is_left()
 {

@@ -32,6 +32,18 @@ if script -qec true /dev/null < /dev/null > /dev/null 2>&1; then   # a bare cont
     check_like "a progress line on a terminal" 'bar 1.*between.*bar 1.*bar 2.*done' "$(tr -d '\n' < "$work/screen" | tr '\r\033' '..')"
     check "columns are told, without the prefix" "[0] 73" "$(script -qec "stty cols 77; '$TANDEM' run -n 2 bash -c 'test \$RANK = 1 || echo \$TANDEM_TERMINAL'" /dev/null < /dev/null | tr -d '\r')"
 fi
+# per-rank files: torchrun's --tee and --redirects
+logs() { cat "$work"/logs/*/"$1"/"$2".log 2> /dev/null; rm -rf "$work/logs/"*/"$1"/"$2".log; }
+both() { "$TANDEM" run -n 2 --log-dir "$work/logs" "$@" bash -c 'echo out $RANK; echo err $RANK >&2' 2> "$work/err" | sort | paste -sd,; }
+check "--tee 1: shown" "[0] out 0,[1] out 1" "$(both -t 1)"
+check "--tee 1: kept" "out 0,out 1,," "$(logs 0 stdout),$(logs 1 stdout),$(logs 0 stderr),$(logs 1 stderr)"
+check "--redirects 3: nothing is shown" "" "$(both --redirects 3)$(cat "$work/err")"
+check "--redirects 3: kept" "out 0,out 1,err 0,err 1" "$(logs 0 stdout),$(logs 1 stdout),$(logs 0 stderr),$(logs 1 stderr)"
+check "--redirects 1:1 and --tee 0:2" "[0] out 0 [0] err 0,[1] err 1" "$(both -r 1:1 --tee=0:2) $(sort "$work/err" | paste -sd,)"
+check "--redirects 1:1 and --tee 0:2: kept" "out 1,err 0" "$(logs 1 stdout),$(logs 0 stderr)"
+check "--local-ranks-filter" "[1] out 1" "$(both --local-ranks-filter 1)"
+check "--tag-output with one rank" "[0] x" "$("$TANDEM" run -n 1 --tag-output echo x)"
+check_like "a folder that cannot be made" '^tandem run: /proc/nothing/.* cannot be written' "$("$TANDEM" run -n 1 --log-dir /proc/nothing -t 3 true 2>&1)"
 check "no terminal" 0 "$("$TANDEM" run -n 1 printenv TANDEM_TERMINAL)"
 check "a script says it is one" 96 "$(TANDEM_TERMINAL=100 "$TANDEM" run -n 2 --no-prefix bash -c 'echo $((TANDEM_TERMINAL - 4))' | sort -u)"
 finish
