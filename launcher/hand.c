@@ -37,6 +37,12 @@ static void job_label(const td__run_options *o, char *into, size_t size)
     snprintf(into, size, "tandem run %s\n%s\n%d\n%d", o->job_id ? o->job_id : "", o->master_addr, o->master_port, o->nodes);
 }
 
+/* All nodes on this machine, for a trial. A name that only this machine takes for a loopback address (127.0.1.1 in many /etc/hosts) is not meant. */
+static bool only_here(const td__run_options *o)
+{
+    return strncmp(o->master_addr, "127.", 4) == 0 || strcmp(o->master_addr, "localhost") == 0 || strcmp(o->master_addr, "::1") == 0;
+}
+
 static int find_secret(const td__run_options *o, char *label, size_t size, unsigned char secret[32])
 {
     char why[500];
@@ -53,7 +59,7 @@ td__store_server *td__hand_serve(const td__run_options *o, unsigned char secret[
     int code;
     if (find_secret(o, label, sizeof label, secret) != 0)
         return NULL;
-    td__store_server *server = td__meet_serve(o->master_addr, o->master_port, label, secret, true, &code, why, sizeof why);
+    td__store_server *server = td__meet_serve(o->master_addr, o->master_port, label, secret, only_here(o), &code, why, sizeof why);
     if (!server)
         td__lines_say("this is node 0 and the nodes cannot meet here: %s", why);
     return server;
@@ -319,7 +325,7 @@ int td__hand_node(const td__run_options *o)
     if (status)
         return status;
     double timeout = td__env_number(TD_ENV_TIMEOUT, 300, 1, 1e6);
-    td__store *store = td__meet_connect(o->master_addr, o->master_port, label, secret, timeout, &code, why, sizeof why);
+    td__store *store = td__meet_connect(o->master_addr, o->master_port, label, secret, only_here(o), timeout, &code, why, sizeof why);
     if (!store) {
         td__lines_say("node 0 cannot be found: %s", why);
         return 1;

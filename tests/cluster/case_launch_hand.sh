@@ -67,4 +67,4 @@ running
 cp "$WORK/err.0" "$WORK/err"
 ln -sf "$WORK/err.0" "$WORK/err"
 cut_and_time 2 "tandem run by hand, a link is cut"
-grep -q '^tandem agent: rank 4 on node2 has lost tandem run (no word from it for 3 s' "$WORK/err.2" || fail "the other side says: $(cat "$WORK/err.2")"
+grep -q 'tandem agent: rank 4 on node2 has lost tandem run (no word from it for 3 s' "$WORK/err.2" || fail "the other side says: $(cat "$WORK/err.2")"
