@@ -45,3 +45,5 @@ warned()
 }
 seconds warned mpirun "$MPIRUN"
 figure "requeue.sbatch under mpirun, warned once, start to end" "$took" s
+seconds warned tandem "$TANDEM run"
+figure "requeue.sbatch under tandem run, warned once, start to end" "$took" s
