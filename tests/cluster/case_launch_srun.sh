@@ -19,7 +19,8 @@ for r in 0 1 2 3 4 5; do
 done
 nothing_left "a good end"
 
-on 0 timeout 60 $run "$WORK/steps" 3 > "$WORK/out" 2> "$WORK/err" || fail "MPI in ranks: $(cat "$WORK/out" "$WORK/err")"
+start 0 $run "$WORK/steps" 100
+wait "$launcher" || fail "MPI in ranks: $(cat "$WORK/out" "$WORK/err")"
 [ "$(grep -c 'sum 6' "$WORK/out")" = 6 ] || fail "MPI in ranks: $(cat "$WORK/out" "$WORK/err")"
 nothing_left "MPI in ranks"
 
@@ -34,18 +35,18 @@ slurm_wait "$job" 60 COMPLETED || fail "the batch script: $(slurm_state "$job"):
 [ "$(grep -cE '^\[([0-2])\] rank \1 on node\1$' "$WORK/batch.out")" = 3 ] || fail "the batch script: $(cat "$WORK/batch.out")"
 [ "$(grep -cE '^\[([0-2])\] rank \1 on node\1 by mpirun$' "$WORK/batch.out")" = 3 ] || fail "mpirun in the batch script: $(cat "$WORK/batch.out")"
 
-start 0 $run "$WORK/steps" 100000
+start 0 $run "$WORK/silent"
 kill -9 "$(pid_of_rank 3)"
 ended 137 "a rank killed" '^tandem run: rank 3 on node1 \(pid [0-9]+\) was killed by signal 9 \(SIGKILL\)'
 
 # the launcher is killed: its ranks end everywhere; salloc gives the nodes back
-start 0 $run "$WORK/steps" 100000
+start 0 $run "$WORK/silent"
 kill -9 "$(the_launcher)"
 wait "$launcher" 2> /dev/null
 wait_until 8 is_nothing_left || fail "launcher killed: left: $(what_is_left)"
 
 # scancel: the job's end from outside
-start 0 $run "$WORK/steps" 100000
+start 0 $run "$WORK/silent"
 on 0 scancel "$(on 0 squeue -h -o %i | head -n 1)"
 wait "$launcher" && fail "scancel: the job ended well"
 wait_until 15 is_nothing_left || fail "scancel: left: $(what_is_left)"

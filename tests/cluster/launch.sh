@@ -44,13 +44,23 @@ C
 
 pid_of_rank() { cat "$WORK/running.$1"; }
 _all_run() { local r; for r in $(seq 0 $((${RANKS:-6} - 1))); do [ -s "$WORK/running.$r" ] || return 1; done; }
+_launcher_ended() { ! kill -0 "$launcher" 2> /dev/null; }
+_run_or_ended() { _all_run || _launcher_ended; }
+# Debian's Open MPI crashes in MPI_Init now and then under srun --mpi=pmix, plain srun's ranks, too: then it is started again
 start()
 {
-    local i=$1; shift
-    rm -f "$WORK"/running.*
-    on_start "$i" "$@" > "$WORK/out" 2> "$WORK/err"
-    launcher=$started
-    wait_until 60 _all_run || fail "the ranks do not come to run: $(ls "$WORK"/running.*) $(cat "$WORK/out" "$WORK/err")"
+    local i=$1 attempt; shift
+    for attempt in 1 2 3 4; do
+        rm -f "$WORK"/running.*
+        on_start "$i" "$@" > "$WORK/out" 2> "$WORK/err"
+        launcher=$started
+        wait_until 60 _run_or_ended
+        _all_run && return
+        wait "$launcher"
+        grep -q "was killed by signal 11" "$WORK/err" || break
+        echo "Open MPI crashed at its start; once more"
+    done
+    fail "the ranks do not come to run: $(cat "$WORK/out" "$WORK/err")"
 }
 
 # under salloc the launcher is its child
@@ -70,7 +80,6 @@ what_is_left()
 }
 is_nothing_left() { [ -z "$(what_is_left)" ]; }
 nothing_left() { wait_until 3 is_nothing_left || fail "$1: left: $(what_is_left)"; }
-_launcher_ended() { ! kill -0 "$launcher" 2> /dev/null; }
 # first_line: the launcher's first, past the map
 first_line() { grep '^tandem run:' "$WORK/err" | grep -vE '^tandem run: ([0-9]+ ranks on|  host)' | head -n 1; }
 
