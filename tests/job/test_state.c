@@ -269,6 +269,7 @@ static int many_signals(void)
 static void further_signals_change_nothing(void **state)
 {
     assert_int_equal(run(1, many_signals), 0);
+    assert_int_equal(run(2, many_signals), 0);
 }
 
 /* ---- saving now and then; one's own saving --------------------------------------------------------------------------------------------------- */
