@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
+#include <ddp_impl.h>
 #include "job_impl.h"
 
 struct td_job_state {
@@ -99,10 +100,12 @@ static void restore(void)
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------------- */
 
+/* Groups that train models of their own have files of their own. */
 static int go_on_from(td_job_state *job)
 {
-    int32_t there = td_rank(td_world()) == 0 && access(job->path, F_OK) == 0;
-    int code = td__comm_bytes(td_world(), &there, sizeof there, 0, "td_job_state_open");
+    td_comm *comm = job->state->ddp ? job->state->ddp->comm : td_world();
+    int32_t there = td_rank(comm) == 0 && access(job->path, F_OK) == 0;
+    int code = td__comm_bytes(comm, &there, sizeof there, 0, "td_job_state_open");
     if (code || !there)
         return code;
     code = td_train_state_load(job->state, job->path);

@@ -46,8 +46,8 @@ typedef struct {
     bool     quiet;               /* default false: rank 0 says when it goes on from the file, and when a request has come */
     uint64_t reserved[4];
 } td_job_state_opts;
-/* Collective over the world, as all here are. Where the file `path` exists (rank 0 looks) the state is loaded, its `step` too. The state stays yours and must
- * live until td_job_state_free; it may change. state NULL (path, too): nothing is loaded or saved; when td_job_state_step returns false you save.
+/* Collective over the world, as all here are. Where the file `path` exists (rank 0 of the state's ddp, without one of the world, looks) the state is loaded, its
+ * `step` too; so groups that train models of their own have a path each. The state stays yours and must live until td_job_state_free; it may change. state NULL (path, too): nothing is loaded or saved; when td_job_state_step returns false you save.
  * Yours to free (td_finish frees what you left). */
 TD_API td_job_state *td_job_state_open(td_train_state *state, const char *path, const td_job_state_opts *opts);
 TD_API void td_job_state_free(td_job_state *job);         /* NULL is fine                                                      */

@@ -301,6 +301,51 @@ static void saves_now_and_then(void **state)
     assert_int_equal(run(2, now_and_then), 0);
 }
 
+/* ---- groups with models and files of their own end together ---------------------------------------------------------------------------- */
+
+static int in_groups(const char *name, int64_t limit, float *into)
+{
+    task t;
+    char path[160];
+    td_init(NULL, NULL);
+    make(&t);
+    const int color = td_rank(td_world()) % 2;
+    td_comm *group = td_comm_split(td_world(), color, 0);
+    t.all.ddp = td_ddp_new(t.net, &(td_ddp_opts){ .comm = group });
+    snprintf(path, sizeof path, "%s-%d", file(name), color);
+    td_job_state *job = td_job_state_open(&t.all, path, &(td_job_state_opts){ .quiet = true });
+    td_batch b;
+    while (t.all.step < limit && td_job_state_step(job) && (td_loader_next(t.data, &b) || td_loader_next(t.data, &b))) {
+        TD_SCOPE();
+        maybe_signal(t.all.step);
+        td_backward(td_scale(td_cross_entropy(td_forward(t.net, b.x), b.y, NULL), color ? 0.5 : 1));
+        td_optim_step(t.opt);
+        t.all.step++;
+    }
+    stopped_at = t.all.step;
+    weights(&t, into);
+    return td_finish();
+}
+
+static int groups(void)
+{
+    float whole[WEIGHTS], parts[WEIGHTS];
+    signal_at = -1;
+    EXPECT(in_groups("group-whole", 12, whole) == 0);
+    signal_at = 4;
+    signal_to = 3;
+    EXPECT(in_groups("group", 12, parts) == TD_EXIT_AGAIN && stopped_at == 6);
+    signal_at = -1;
+    EXPECT(in_groups("group", 12, parts) == 0);
+    EXPECT(memcmp(whole, parts, sizeof whole) == 0);
+    return 0;
+}
+
+static void groups_end_together(void **state)
+{
+    assert_int_equal(run(4, groups), 0);
+}
+
 /* ---- td_fit ------------------------------------------------------------------------------------------------------------------------------------- */
 
 static int64_t losses;
@@ -394,7 +439,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(goes_on_bit_for_bit), cmocka_unit_test(all_ranks_stop_together), cmocka_unit_test(handlers_are_chained),
-        cmocka_unit_test(nothing_without_a_request), cmocka_unit_test(further_signals_change_nothing), cmocka_unit_test(saves_now_and_then),
+        cmocka_unit_test(nothing_without_a_request), cmocka_unit_test(further_signals_change_nothing), cmocka_unit_test(saves_now_and_then), cmocka_unit_test(groups_end_together),
         cmocka_unit_test(td_fit_ends_on_request), cmocka_unit_test(sentences),
     };
     if (!mkdtemp(job_folder))
