@@ -88,6 +88,7 @@ static double element(const td_tensor *x, int64_t index)
         at += index % x->shape.dim[d] * x->stride[d];
         index /= x->shape.dim[d];
     }
+    td__settle(x->storage);
     return x->storage->ops->host_memory ? td__element_get(x->dtype, (char *)x->storage->data + (size_t)at * td_dtype_size(x->dtype)) : NAN;
 }
 

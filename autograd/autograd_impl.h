@@ -47,10 +47,20 @@ struct td__flat {
     td_dtype    dtype;
     int64_t     n;                 /* elements, padding included (each leaf begins on 64 bytes; pads stay zero)              */
     td__leaf  **leaf; int leaves;
-    td_storage *value, *grad;      /* grad: NULL while there are no gradients, unless alloc_grad gave it                    */
+    td_storage *value, *grad;      /* grad: NULL while there are no gradients, unless td__flat_memory gave it               */
+    int64_t     own_low, own_high; /* elements that this rank steps and keeps optimizer state of; alone and in replicas: all */
     int         index;             /* in its group                                                                          */
+    bool        stepped;           /* optim's, for `stepped`: this step changes values here                                  */
     void       *user;              /* ddp's bucket                                                                          */
 };
+
+/* Where flats lie and how they are shared. */
+typedef struct {
+    td_storage *(*grad)(void *user, size_t bytes);   /* ddp: the communicator's arena; kept as long as the group. NULL: the device, from the
+                                                        first gradient until the step                                           */
+    td_storage *(*value)(void *user, size_t bytes);  /* NULL: the device                                                      */
+    int parts, mine;               /* a flat is padded to `parts` equal parts of whole 64 bytes, and only part `mine` is stepped here; 0, 0: all */
+} td__flat_memory;
 
 /* What ddp fills in; NULL rows mean nothing to do. Autograd and optim know nothing else of ddp. */
 typedef struct {
@@ -63,7 +73,13 @@ typedef struct {
                                                     also when backward failed after it (then td__pending() is not 0)          */
     int  (*step_begin)(td__group *g);            /* first thing of td_optim_step (optim calls it)                             */
     int  (*wait)(td__flat *f);                   /* gradients of f are reduced when it returns; idempotent                     */
-    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat, in its device's memory; NULL: replicas */
+    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat (and its group), in its device's memory;
+                                                    NULL: replicas. With it, gradients are the mean in own_low … own_high only      */
+    int  (*stepped)(td__group *g, bool failed);  /* the own parts of flats marked `stepped` have new values, or this rank has failed to
+                                                    make them: the others get them, started; collective; NULL: replicas          */
+    int  (*gather)(td__flat *f, void *values, td_dtype dtype);   /* n elements on f's device, of which the own part is filled in: fills in
+                                                    the others'; collective; NULL: replicas                                      */
+    int  (*whole)(td__group *g);                 /* gradients that are reduced are so in all parts when it returns; collective; NULL: they are */
     void (*step_end)(td__group *g);              /* gradients have been consumed (td__group_consume calls it, and td_zero_grad of all) */
     void (*leaf_gone)(td__leaf *leaf);           /* the tensor is being freed; the leaf is taken out of its flat after this      */
 } td__group_ops;
@@ -84,11 +100,10 @@ struct td__group {
 
 /* ---- flat.c ---- */
 /* Cuts leaves (no group yet, or an implicit one; not frozen) into flats: cut[i] leaves each, in the order given; one dtype per flat. Values are
- * moved, gradients too where there are some. alloc_grad: where gradient storages come from (ddp: the communicator's arena), kept as long as
- * the group; NULL: the device, from the first gradient until the step. */
-td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user);
+ * moved, gradients too where there are some. memory NULL: the device's, all parts. */
+td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user);
 /* The same leaves in another order or cut; values, gradients and flags move along; layout changes. */
-int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user);
+int  td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user);
 /* From now on every backward calls ops; ops NULL: no longer. Order of attaching is the order of begin on every rank. */
 void td__group_attach(td__group *g, const td__group_ops *ops);
 /* A micro-batch of weight w counts in g's mean. Backward calls it (after begin) for the groups it reaches; ddp for a group that only

@@ -82,6 +82,7 @@ static int copy(const piece *p, char *host, bool out)
     int index = s->device.index, code;
     if (!p->bytes)
         return 0;
+    td__settle(s);
     code = out ? s->ops->copy(index, host, true, s->data, false, p->bytes) : s->ops->copy(index, s->data, false, host, true, p->bytes);
     return code ? code : s->ops->synchronize(index);
 }

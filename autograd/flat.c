@@ -107,7 +107,7 @@ static int64_t padded(int64_t n, td_dtype dtype)
     return (n + unit - 1) / unit * unit;
 }
 
-static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, td_storage *(*alloc_grad)(void *, size_t), void *user)
+static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, const td__flat_memory *memory, void *user)
 {
     td__flat *flat = td__calloc(sizeof *flat);
     if (!flat)
@@ -121,14 +121,24 @@ static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int le
         flat->leaf[i] = leaf[i];
         flat->n += padded(td__shape_numel(leaf[i]->value->shape), flat->dtype);
     }
+    if (memory->parts > 1) {
+        int64_t part = padded((flat->n + memory->parts - 1) / memory->parts, flat->dtype);
+        flat->n = part * memory->parts;
+        flat->own_low = part * memory->mine;
+        flat->own_high = flat->own_low + part;
+    } else {
+        flat->own_high = flat->n;
+    }
     td_device device = leaves ? leaf[0]->value->storage->device : td_device_default();
     size_t bytes = (size_t)flat->n * td_dtype_size(flat->dtype);
-    flat->value = flat->leaf ? td__storage_new_as(device, bytes, TD_MEMORY_PARAMETERS) : NULL;
-    bool now = alloc_grad != NULL;
+    if (flat->leaf)
+        flat->value = memory->value ? memory->value(user, bytes) : td__storage_new_as(device, bytes, TD_MEMORY_PARAMETERS);
+    td__storage_label(flat->value, TD_MEMORY_PARAMETERS);
+    bool now = memory->grad != NULL;
     for (int i = 0; flat->leaf && i < leaves; i++)
         now |= leaf[i]->has_grad;
     if (flat->value && now)
-        flat->grad = alloc_grad ? alloc_grad(user, bytes) : td__storage_new(device, bytes);
+        flat->grad = memory->grad ? memory->grad(user, bytes) : td__storage_new(device, bytes);
     td__storage_label(flat->grad, TD_MEMORY_GRADIENTS);
     if (!flat->value || (now && !flat->grad) || zero_storage(flat->value, flat->dtype, flat->n) ||
         (now && zero_storage(flat->grad, flat->dtype, flat->n))) {
@@ -194,12 +204,12 @@ void td__group_give_back(td__group *g)
     }
 }
 
-static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t),
-                            void *user)
+static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
 {
+    static const td__flat_memory standard;
     td__flat **flat = td__calloc((size_t)flats * sizeof *flat);
     for (int f = 0, at = 0; flat && f < flats; at += cut[f++]) {
-        flat[f] = flat_new(g, f, leaf + at, cut[f], alloc_grad, user);
+        flat[f] = flat_new(g, f, leaf + at, cut[f], memory ? memory : &standard, user);
         if (!flat[f]) {
             flats_free(flat, flats);
             return NULL;
@@ -282,7 +292,7 @@ static int total(const int *cut, int flats)
     return n;
 }
 
-td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *user, size_t bytes), void *user)
+td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
 {
     if (check_leaves(leaf, cut, flats, NULL))
         return NULL;
@@ -290,7 +300,7 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_st
     if (!g)
         return NULL;
     g->user = user;
-    g->flat = flats_new(g, leaf, cut, flats, alloc_grad, user);
+    g->flat = flats_new(g, leaf, cut, flats, memory, user);
     if (!g->flat) {
         td__free(g);
         return NULL;
@@ -308,7 +318,7 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, td_st
     return g;
 }
 
-int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, td_storage *(*alloc_grad)(void *, size_t), void *user)
+int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
 {
     int n = 0;
     for (int f = 0; f < g->flats; f++)
@@ -318,7 +328,7 @@ int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int f
     int code = check_leaves(leaf, cut, flats, g);
     if (code)
         return code;
-    td__flat **flat = flats_new(g, leaf, cut, flats, alloc_grad, user);
+    td__flat **flat = flats_new(g, leaf, cut, flats, memory, user);
     if (!flat)
         return td__pending() ? td__pending() : TD_ERR_MEMORY;
     code = move_leaves(g, flat, flats);

@@ -120,6 +120,8 @@ td_tensor *td_grad(td_tensor *x)
     }
     if (leaf->group && td__group_finalise(leaf->group))
         return NULL;
+    if (leaf->group && leaf->group->ops && leaf->group->ops->whole && leaf->group->ops->whole(leaf->group))
+        return NULL;
     return leaf->has_grad ? leaf->grad : NULL;
 }
 

@@ -60,7 +60,8 @@ static int make_buckets(td_ddp *ddp)
         for (int i = 0; i < ddp->leaves; i++)
             order[i] = ddp->leaves - 1 - i;
         int buckets = td__ddp_plan(ddp, order, sorted, cut);
-        ddp->group = buckets < 0 ? NULL : td__group_new(sorted, cut, buckets, td__ddp_arena, ddp);
+        const td__flat_memory memory = td__ddp_memory(ddp);
+        ddp->group = buckets < 0 ? NULL : td__group_new(sorted, cut, buckets, &memory, ddp);
         code = ddp->group ? td__ddp_buckets_made(ddp) : td__pending();
     }
     td__free(order);
@@ -107,6 +108,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     ddp->bucket_bytes = opts->bucket_bytes ? opts->bucket_bytes : 25 << 20;
     ddp->first_bucket_bytes = opts->first_bucket_bytes ? opts->first_bucket_bytes : 1 << 20;
     ddp->gradient_dtype = opts->gradient_dtype;
+    ddp->shard_optimizer = opts->shard_optimizer;
     ddp->stats.slowest_rank = ddp->last.slowest_rank = -1;
 
     int code = td__pending();
@@ -135,7 +137,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         return &poisoned;
     }
     ddp->group->user = ddp;
-    td__group_attach(ddp->group, &td__ddp_ops);
+    td__group_attach(ddp->group, td__ddp_sharded(ddp) ? &td__ddp_shard_ops : &td__ddp_ops);
     ddp->next = all_ddps;
     if (all_ddps)
         all_ddps->prev = ddp;

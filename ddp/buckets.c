@@ -95,6 +95,7 @@ int td__ddp_buckets_made(td_ddp *ddp)
         ddp->bucket[b].flat = ddp->group->flat[b];
         ddp->group->flat[b]->user = &ddp->bucket[b];
         snprintf(ddp->bucket[b].label, sizeof ddp->bucket[b].label, "bucket %d of %d", b, ddp->buckets);
+        snprintf(ddp->bucket[b].values_label, sizeof ddp->bucket[b].values_label, "values of bucket %d of %d", b, ddp->buckets);
     }
     return 0;
 }
@@ -119,13 +120,15 @@ int td__ddp_rebuild(td_ddp *ddp)
     int32_t *order = td__alloc(n * sizeof *order);
     td__leaf **sorted = td__alloc(n * sizeof *sorted);
     int *cut = td__alloc(n * sizeof *cut), code = order && sorted && cut ? td__ddp_wait_all(ddp) : td__pending();
+    code = code ? code : td__ddp_whole(ddp);   /* sharded: slices are cut elsewhere from now on                                */
     if (!code) {
         complete_order(ddp, order);
         code = td__ddp_broadcast(ddp, (td_device){ TD_CPU, 0 }, order, TD_I32, ddp->leaves, 0);
     }
     if (!code) {
         int buckets = td__ddp_plan(ddp, order, sorted, cut);
-        code = buckets < 0 ? buckets : td__group_rebuild(ddp->group, sorted, cut, buckets, td__ddp_arena, ddp);
+        const td__flat_memory memory = td__ddp_memory(ddp);
+        code = buckets < 0 ? buckets : td__group_rebuild(ddp->group, sorted, cut, buckets, &memory, ddp);
     }
     if (!code)
         code = td__ddp_buckets_made(ddp);

@@ -5,6 +5,8 @@
  *
  * In bf16 (gradient_dtype) a rank sends its share of the mean, unit/total * G, rounded once. GPUs add the shares in their library; in host
  * memory they are gathered and added in f32 in rank order. Either way every rank gets the same bits.
+ *
+ * With a sharded optimizer (shard.c) a rank gets its own slice alone: a reduce_scatter in the place of the all_reduce, whose sums are the same ones.
  */
 #include "ddp_impl.h"
 
@@ -80,13 +82,14 @@ static void mean_of(td_ddp *ddp, td__bucket *bucket)
 {
     const td__flat *flat = bucket->flat;
     const td_kernels *k = td__kernels(flat->leaf[0]->value);
-    const td_loop l = all_of(flat->n);
-    const size_t share = (size_t)flat->n * td_dtype_size(ddp->gradient_dtype);
-    const char *low = bucket->low->data;
-    k->copy(&l, TD_F32, flat->grad->data, ddp->gradient_dtype, on_host(ddp) ? low + share : low, false);
+    const td_loop l = all_of(flat->own_high - flat->own_low);
+    const size_t size = td_dtype_size(ddp->gradient_dtype), share = (size_t)flat->n * size;
+    const char *low = (const char *)bucket->low->data + (size_t)flat->own_low * size;
+    float *mean = (float *)flat->grad->data + flat->own_low;
+    k->copy(&l, TD_F32, mean, ddp->gradient_dtype, on_host(ddp) ? low + share : low, false);
     for (int r = 1; on_host(ddp) && r < ddp->size; r++) {
         k->copy(&l, TD_F32, bucket->wide->data, ddp->gradient_dtype, low + (size_t)(1 + r) * share, false);
-        k->add(&l, TD_F32, flat->grad->data, flat->grad->data, bucket->wide->data, false);
+        k->add(&l, TD_F32, mean, mean, bucket->wide->data, false);
     }
 }
 
@@ -117,6 +120,11 @@ int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
         }
     }
     bucket->figures.bytes = flat->n * (int64_t)td_dtype_size(coll.dtype);
+    if (td__ddp_sharded(ddp) && coll.kind == TD_COLL_ALL_REDUCE) {
+        coll.kind = TD_COLL_REDUCE_SCATTER;
+        coll.count = flat->own_high - flat->own_low;
+        coll.out = (char *)coll.out + (size_t)flat->own_low * td_dtype_size(coll.dtype);
+    }
     bucket->work = td__coll_start(ddp->comm, &coll);
     ddp->stats.bytes += bucket->figures.bytes;
     return bucket->work ? 0 : td__pending();

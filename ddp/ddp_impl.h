@@ -29,7 +29,9 @@ typedef struct {
     td_storage *wide;           /* host memory: one rank's share in f32; or NULL                                       */
     void     *waits[2][2];      /* on a GPU: events before and after the wait, of even and odd steps; or NULL            */
     bool      waited[2];        /* and whether they were recorded                                                     */
-    char      label[48];
+    td_work  *values;           /* sharded: the gather of new values, under way, or NULL                               */
+    td__late  late;             /* of the leaves' storages while it is                                                */
+    char      label[48], values_label[48];
     td_ddp_bucket figures, last; /* of this step, of the last                                                          */
     bool      hooked;           /* a hook has started it and not finished                                              */
     td_ddp_hook_bucket seen;    /* by the hook                                                                         */
@@ -51,6 +53,9 @@ struct td_ddp {
     int         rank, size;
     int64_t     bucket_bytes, first_bucket_bytes;
     td_dtype    gradient_dtype; /* what f32 gradients cross as                                                        */
+    bool        shard_optimizer;
+    bool        whole;          /* sharded: reduced gradients are there in all slices                                   */
+    bool        refused;        /* sharded: a step of them has failed here, and other ranks may have none any more        */
     td_device   device;         /* of the parameters                                                                  */
     int         odd;            /* parity of the step: which events                                                    */
     td__leaf  **leaf;           /* trainable parameters in the order of the model                                     */
@@ -106,6 +111,18 @@ int  td__hook_end(td_ddp *ddp);                      /* all buckets of this back
 int  td__hook_finish(td_ddp *ddp, td__bucket *bucket);
 void td__hook_forget(td__bucket *bucket);            /* the bucket goes                                                    */
 void td__hook_drop(td_ddp *ddp);                     /* the hook goes                                                      */
+/* shard.c */
+static inline bool td__ddp_sharded(const td_ddp *ddp)
+{
+    return ddp->shard_optimizer && ddp->size > 1;
+}
+int  td__bucket_settle(td_ddp *ddp, td__bucket *bucket);   /* its values are there                                         */
+int  td__ddp_whole(td_ddp *ddp);                     /* reduced gradients are there in all slices; collective              */
+int  td__shard_stepped(td__group *group, bool failed);
+int  td__shard_sum(td__flat *flat, double *values, int n);
+int  td__shard_gather(td__flat *flat, void *values, td_dtype dtype);
+int  td__shard_whole(td__group *group);
+td__flat_memory td__ddp_memory(const td_ddp *ddp);
 /* header.c */
 int  td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight);
 int  td__ddp_headers_finish(td_comm *comm);          /* waits; total, used, skip, active; negative when some rank has an error */
@@ -115,7 +132,7 @@ void td__ddp_order(const td_ddp *ddp, int32_t *order, int32_t *cut);    /* indic
 /* Lays the buckets out so. order: a permutation of 0 … leaves-1; cut: positive, adds up to leaves; no bucket of two dtypes. 0, or negative. */
 int  td__ddp_set_order(td_ddp *ddp, const int32_t *order, const int32_t *cut, int buckets, bool rebuilt);
 /* reducer.c */
-extern const td__group_ops td__ddp_ops;
+extern const td__group_ops td__ddp_ops, td__ddp_shard_ops;
 int  td__ddp_wait_all(td_ddp *ddp);
 int64_t td__ddp_full(td_comm *comm);                 /* how many further buckets of this backward could be launched here now */
 int  td__ddp_launch(td_comm *comm, int64_t most);    /* launches so many; 0 or negative                                   */

@@ -22,8 +22,9 @@ int td__ddp_set_order(td_ddp *ddp, const int32_t *order, const int32_t *cut, int
         sorted[i] = ddp->leaf[order[i]];
     for (int b = 0; !code && b < buckets; b++)
         cuts[b] = cut[b];
+    const td__flat_memory memory = td__ddp_memory(ddp);
     if (!code)
-        code = td__group_rebuild(ddp->group, sorted, cuts, buckets, td__ddp_arena, ddp);
+        code = td__group_rebuild(ddp->group, sorted, cuts, buckets, &memory, ddp);
     if (!code)
         code = td__ddp_buckets_made(ddp);
     if (!code) {

@@ -53,8 +53,8 @@ int td__ddp_wait_all(td_ddp *ddp)
 {
     int code = 0;
     for (int i = 0; i < ddp->buckets; i++) {
-        int c = td__bucket_wait(ddp, &ddp->bucket[i]);
-        code = code ? code : c;
+        int c = td__bucket_wait(ddp, &ddp->bucket[i]), v = td__bucket_settle(ddp, &ddp->bucket[i]);
+        code = code ? code : c ? c : v;
     }
     int c = td__ddp_stop_wait(ddp);
     return code ? code : c;
@@ -67,6 +67,7 @@ static int carry(td_ddp *ddp)
     if (!ddp->reduced)
         return 0;
     int code = td__ddp_wait_all(ddp);
+    code = code ? code : td__ddp_whole(ddp);
     ddp->reduced = false;
     ddp->carried = ddp->group->weight;
     if (ddp->rank == 0)
@@ -99,6 +100,9 @@ static int reducer_begin(td__group *group, bool reached, int error, double weigh
     if (!error)
         error = check_alive(ddp);
     if (ddp->no_sync) {
+        if (reached && !error && ddp->reduced && td__ddp_sharded(ddp))
+            return td__fail(TD_ERR_STATE, "td_backward: the gradients of this model are reduced, each rank's slice of them (shard_optimizer), and a "
+                            "backward under td_ddp_no_sync cannot add to them; step first");
         if (reached && !error) {
             error = carry(ddp);
             ddp->local = true;
@@ -148,7 +152,7 @@ static void forget(td_ddp *ddp)
     ddp->group->stop = NULL;
     for (int i = 0; i < ddp->leaves; i++)
         ddp->leaf[i]->has_grad = ddp->leaf[i]->used = false;
-    ddp->reduced = ddp->local = false;
+    ddp->reduced = ddp->local = ddp->whole = ddp->refused = false;
 }
 
 static void finish(td_ddp *ddp, int code)
@@ -158,7 +162,8 @@ static void finish(td_ddp *ddp, int code)
     if (code) {
         forget(ddp);
     } else if (ddp->active) {
-        ddp->local = false;
+        ddp->local = ddp->refused = false;
+        ddp->whole = ddp->hook.start != NULL;                  /* hooks make the mean of whole buckets                          */
         ddp->reduced = true;
         ddp->group->unit = ddp->group->weight = ddp->total;
         for (int i = 0; i < ddp->leaves; i++)
@@ -248,24 +253,22 @@ static void reducer_step_end(td__group *group)
     ddp->last = *s;
     *s = (td_ddp_stats){ .slowest_rank = -1 };
     ddp->step_began = 0;
-    ddp->reduced = ddp->local = false;
+    ddp->reduced = ddp->local = ddp->whole = ddp->refused = false;
 }
 
 static void reducer_leaf_gone(td__leaf *leaf)
 {
     td_ddp *ddp = leaf->group->user;
+    td__bucket_settle(ddp, leaf->flat->user);
     ddp->gone = true;
     for (int i = 0; i < ddp->leaves; i++)
         if (ddp->leaf[i] == leaf)
             ddp->leaf[i] = ddp->leaf[--ddp->leaves];
 }
 
-const td__group_ops td__ddp_ops = {
-    .begin = reducer_begin,
-    .leaf_ready = reducer_leaf_ready,
-    .end = reducer_end,
-    .step_begin = reducer_step_begin,
-    .wait = reducer_wait,
-    .step_end = reducer_step_end,
-    .leaf_gone = reducer_leaf_gone,
-};
+#define REPLICAS                                                                                              \
+    .begin = reducer_begin, .leaf_ready = reducer_leaf_ready, .end = reducer_end, .step_begin = reducer_step_begin, .wait = reducer_wait,  \
+    .step_end = reducer_step_end, .leaf_gone = reducer_leaf_gone
+const td__group_ops td__ddp_ops = { REPLICAS };
+const td__group_ops td__ddp_shard_ops = { REPLICAS, .sum = td__shard_sum, .stepped = td__shard_stepped, .gather = td__shard_gather,
+                                          .whole = td__shard_whole };

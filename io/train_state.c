@@ -83,23 +83,17 @@ static td_comm *comm_of(const td_train_state *s)
 
 /* ---- saving ---------------------------------------------------------------------------------------------------------------- */
 
-static int write_all(const td_train_state *state, const char *path)
+static int write_all(td__ts *t)
 {
-    td__ts t;
-    int rc = td__ts_begin(&t, "td_train_state_save", path, state);
-    t.text = json_object();
+    t->text = json_object();
+    int rc = td__ts_put_tensors(t);
     if (rc == 0)
-        rc = td__ts_put_tensors(&t);
+        rc = td__ts_put_optims(t);
     if (rc == 0)
-        rc = td__ts_put_optims(&t);
+        rc = td__ts_put_ddp(t);
     if (rc == 0)
-        rc = td__ts_put_ddp(&t);
-    if (rc == 0)
-        rc = td__ts_put_counters(&t);
-    if (rc == 0)
-        rc = td__ts_write(&t);
-    td__ts_end(&t);
-    return rc;
+        rc = td__ts_put_counters(t);
+    return rc ? rc : td__ts_write(t);
 }
 
 int td_train_state_save(const td_train_state *state, const char *path)
@@ -110,7 +104,19 @@ int td_train_state_save(const td_train_state *state, const char *path)
     int rc = td__comm_agree(comm, check(who, state, path), who);
     if (rc != 0)
         return rc;
-    return td__comm_agree(comm, td_rank(comm) == 0 ? write_all(state, path) : 0, who);
+    const bool first = td_rank(comm) == 0, shared = td__ts_shared(state);
+    td__ts t;
+    if (first || shared)
+        rc = td__ts_begin(&t, who, path, state);
+    if (shared) {
+        rc = td__comm_agree(comm, rc, who);
+        rc = rc ? rc : td__ts_gather(&t, comm);
+    }
+    if (first && rc == 0)
+        rc = write_all(&t);
+    if (first || shared)
+        td__ts_end(&t);
+    return td__comm_agree(comm, rc, who);
 }
 
 /* ---- loading --------------------------------------------------------------------------------------------------------------- */

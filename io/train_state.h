@@ -3,6 +3,7 @@
  *   train_state.c           save and load: who checks what when, and that all ranks come out alike
  *   train_state_file.c      names, tensors and numbers to and from the file, each checked
  *   train_state_tensors.c   the model, averages, the user's own       train_state_optim.c    optimizers
+ *   train_state_shards.c    moments of which each rank has a part
  *   train_state_counters.c  loader, scaler, random numbers, the order of ddp's buckets
  *
  * Every part has a `put` and a `take`. Take runs twice over the same code: first it only compares, then (apply) it also changes; so what has been
@@ -16,6 +17,7 @@
 #include <optim_impl.h>
 #include "io_impl.h"
 
+typedef struct { const td_optim *opt; const td__flat *flat; int m; td_storage *all; } td__ts_whole;   /* a moment of a flat that ranks share */
 typedef struct {
     const char *who, *path;
     const td_train_state *state;
@@ -25,6 +27,7 @@ typedef struct {
     td_named *list; size_t n, room;            /* put: names (owned) and tensors (referenced)                                 */
     td_safetensors *file;                      /* take                                                                      */
     bool *used, apply;
+    td__ts_whole *whole; size_t n_whole;       /* put, on rank 0                                                            */
 } td__ts;
 
 /* ---- train_state_file.c ---- */
@@ -40,6 +43,8 @@ int  td__ts_write(td__ts *t);
 int  td__ts_open(td__ts *t, unsigned char sum[static 32]);
 /* Is it there with this dtype and shape? Marks it as known; under apply copies it to `into`, unless that is NULL. */
 int  td__ts_take(td__ts *t, td_tensor *into, td_dtype dtype, td_shape shape, const char *format, ...) TD_PRINTF(5, 6);
+/* The same, but `into` (one dimension) gets the elements from `first` on. */
+int  td__ts_take_part(td__ts *t, td_tensor *into, int64_t first, td_dtype dtype, td_shape shape, const char *format, ...) TD_PRINTF(6, 7);
 int  td__ts_take_numbers(td__ts *t, int64_t *value, int64_t n, const char *format, ...) TD_PRINTF(4, 5);
 int  td__ts_nothing_else(const td__ts *t);     /* what is in the file of a part that is asked for was all known               */
 /* One sentence "who: path: …" */
@@ -58,6 +63,11 @@ int td__ts_take_tensors(td__ts *t);
 int td__ts_put_optims(td__ts *t);
 int td__ts_optims_room(td__ts *t);             /* memory for moments, where parameters lie now                                */
 int td__ts_take_optims(td__ts *t);
+bool td__ts_optim_shared(const td_optim *opt);
+bool td__ts_shared(const td_train_state *s);   /* is one of its optimizers' state shared by ranks?                           */
+int td__ts_gather(td__ts *t, td_comm *comm);   /* collective: their moments, for td__ts_whole_of on rank 0; the same code everywhere */
+td_storage *td__ts_whole_of(const td__ts *t, const td_optim *opt, const td__param *p, int m);   /* lies as p's flat does      */
+void td__ts_gathered_free(td__ts *t);
 int td__ts_put_counters(td__ts *t);
 int td__ts_take_counters(td__ts *t);
 int td__ts_put_ddp(td__ts *t);

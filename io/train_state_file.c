@@ -54,6 +54,7 @@ void td__ts_end(td__ts *t)
     td__free(t->by_tensor);
     td__io_slots_free(&t->slots);
     td__free(t->used);
+    td__ts_gathered_free(t);
     td__st_close(t->file);
     json_decref(t->text);
 }
@@ -202,7 +203,8 @@ static int copy(td_tensor *into, td_safetensors *file, const td__st_entry *e, co
     return x->poisoned ? td__pending() : td_assign(into, td_to(x, into->storage->device));
 }
 
-static int take(td__ts *t, td_tensor *into, void *numbers, td_dtype dtype, td_shape shape, const char *format, va_list args)
+/* from: into gets the elements from there on; negative: all */
+static int take(td__ts *t, td_tensor *into, int64_t from, void *numbers, td_dtype dtype, td_shape shape, const char *format, va_list args)
 {
     char name[NAME_ROOM], a[128], b[128];
     vsnprintf(name, sizeof name, format, args);
@@ -224,7 +226,9 @@ static int take(td__ts *t, td_tensor *into, void *numbers, td_dtype dtype, td_sh
         rc = td__map_check_bool(t->who, t->file->map, name, t->file->index.data_at + info.begin, (size_t)(info.end - info.begin));
     if (rc == 0 && !t->apply && into && td__tensor_inplace_check)
         rc = td__tensor_inplace_check(into);
-    if (rc == 0 && t->apply && into && info.end > info.begin)
+    if (rc == 0 && t->apply && into && from >= 0)
+        rc = td_copy_in(into, data + (size_t)from * td_dtype_size(dtype), (size_t)td_numel(into) * td_dtype_size(dtype));
+    else if (rc == 0 && t->apply && into && info.end > info.begin)
         rc = copy(into, t->file, e, &info, t->who);
     return rc;
 }
@@ -233,7 +237,16 @@ int td__ts_take(td__ts *t, td_tensor *into, td_dtype dtype, td_shape shape, cons
 {
     va_list args;
     va_start(args, format);
-    int rc = take(t, into, NULL, dtype, shape, format, args);
+    int rc = take(t, into, -1, NULL, dtype, shape, format, args);
+    va_end(args);
+    return rc;
+}
+
+int td__ts_take_part(td__ts *t, td_tensor *into, int64_t first, td_dtype dtype, td_shape shape, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int rc = take(t, into, first, NULL, dtype, shape, format, args);
     va_end(args);
     return rc;
 }
@@ -242,7 +255,7 @@ int td__ts_take_numbers(td__ts *t, int64_t *value, int64_t n, const char *format
 {
     va_list args;
     va_start(args, format);
-    int rc = take(t, NULL, value, TD_I64, TD_SHAPE(n), format, args);
+    int rc = take(t, NULL, -1, value, TD_I64, TD_SHAPE(n), format, args);
     va_end(args);
     return rc;
 }

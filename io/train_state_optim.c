@@ -1,5 +1,5 @@
 /* io/train_state_optim.c: of a training state: optimizers. Moments and steps of each parameter stand under its name, so they fit whatever flats
- * the parameters lie in now.
+ * the parameters lie in now, and whatever part of them this rank keeps.
  */
 #include <stddef.h>
 #include <stdio.h>
@@ -38,11 +38,28 @@ static bool has(const td_optim *opt, const td__param *p, int m)
 
 static const char *const state_name[TD__STATES] = { "moment0", "moment1", "moment2", "master" };
 
-/* One moment of a parameter, or its master, where it lies; one reference, in no scope. */
-static td_tensor *moment(const td_optim *opt, const td__param *p, int m)
+/* One moment of a parameter, or its master; one reference, in no scope; NULL: there is none. */
+static td_tensor *moment(const td__ts *t, const td_optim *opt, const td__param *p, int m)
+{
+    const td_dtype dtype = td__state_dtype(p->value->dtype);
+    const td_device cpu = { TD_CPU, 0 };
+    if (td__shape_numel(p->value->shape) == 0)
+        return td__tensor_new(p->value->shape, dtype, cpu);
+    if (td__is_shared(p)) {
+        td_storage *all = td__ts_whole_of(t, opt, p, m);
+        return all ? td__tensor_on(all, p->value->shape, dtype, p->offset) : NULL;
+    }
+    const td__span *s = p->span >= 0 ? &opt->span[p->span] : NULL;
+    return s && s->moment[m] ? td__tensor_on(s->moment[m], p->value->shape, dtype, p->offset - s->low) : NULL;
+}
+
+/* What this rank keeps of it, where it lies: elements from *first on; NULL: nothing. */
+static td_tensor *own_moment(const td_optim *opt, const td__param *p, int m, int64_t *first)
 {
     const td__span *s = &opt->span[p->span];
-    return td__tensor_on(s->moment[m], p->value->shape, td__state_dtype(p->value->dtype), p->offset - s->low);
+    int64_t low, high, n = td__own(p, &low, &high);
+    *first = low - p->offset;
+    return n > 0 && s->moment[m] ? td__tensor_on(s->moment[m], TD_SHAPE(n), td__state_dtype(p->value->dtype), low - s->low) : NULL;
 }
 
 static int put_param(td__ts *t, size_t k, size_t i)
@@ -56,9 +73,9 @@ static int put_param(td__ts *t, size_t k, size_t i)
     for (int m = 0; m < TD__STATES && p->steps > 0 && rc == 0; m++) {
         if (!has(opt, p, m))
             continue;
-        if (p->span < 0 || !opt->span[p->span].moment[m])
+        td_tensor *x = moment(t, opt, p, m);
+        if (!x)
             return td__fail(TD_ERR_INTERNAL, "%s: parameter \"%s\" has taken steps but has no moments", t->who, name);
-        td_tensor *x = moment(opt, p, m);
         rc = x->poisoned ? TD_ERR_MEMORY : td__ts_put(t, x, "optim/%zu/%s/%s", k, name, state_name[m]);
         td__tensor_unref(x);
     }
@@ -135,11 +152,12 @@ static int take_param(td__ts *t, size_t k, size_t i)
     for (int m = 0; m < TD__STATES && rc == 0; m++) {
         if (!has(opt, p, m))
             continue;
-        td_tensor *into = t->apply && opt->span[p->span].moment[m] ? moment(opt, p, m) : NULL;
+        int64_t first = 0;
+        td_tensor *into = t->apply ? own_moment(opt, p, m, &first) : NULL;
         if (into && into->poisoned)
             return TD_ERR_MEMORY;
         if (numbers[0] > 0)
-            rc = td__ts_take(t, into, td__state_dtype(p->value->dtype), p->value->shape, "optim/%zu/%s/%s", k, name, state_name[m]);
+            rc = td__ts_take_part(t, into, first, td__state_dtype(p->value->dtype), p->value->shape, "optim/%zu/%s/%s", k, name, state_name[m]);
         else if (into)
             rc = td__fill(into, 0);
         td__tensor_unref(into);
@@ -175,6 +193,8 @@ int td__ts_optims_room(td__ts *t)
     int rc = 0;
     for (size_t k = 0; k < t->state->n_optims && rc == 0; k++) {
         td_optim *opt = t->state->optims[k];
+        if (td__ts_optim_shared(opt))
+            td__optim_forget(opt);             /* parts cannot follow their parameters; the file has all of them                */
         rc = td__optim_lay_out(opt);
         for (size_t i = 0; i < opt->n && rc == 0; i++) {
             const td__param *p = &opt->param[i];

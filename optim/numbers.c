@@ -1,8 +1,8 @@
 /* optim/numbers.c: single f64 numbers of a step that live where the parameters do: the sum of squares of all gradients, what the step multiplies by.
  *
  * Kernels write and read them, so a step on a GPU needs no host. Squares are summed per parameter, in f64 in blocks of fixed size, and the parameters'
- * sums in the order in which the optimizer lists them: buckets, threads and ranks change nothing. A flat whose ranks hold shards adds its
- * sums over them.
+ * sums in the order in which the optimizer lists them: buckets, threads and ranks change nothing. Of flats that ranks share each rank sums its own
+ * parts, in the order in which they lie, and the group adds these over the ranks: once for all of it.
  */
 #include "optim_impl.h"
 #include <math.h>
@@ -57,14 +57,37 @@ static void flush(td_optim *opt, batch *b, int into, bool add)
     b->count = 0;
 }
 
-/* One whose ranks hold shards: its own sum first, then the others'. */
-static int shared(td_optim *opt, batch *b, const td__param *p)
+static void put(td_optim *opt, batch *b, const td__param *p, int64_t n, const void *x, int into)
 {
-    flush(opt, b, TD__PART, false);
-    int rc = p->group->ops->sum(p->flat, td__optim_number(opt, TD__PART), 1);
-    double *sum = td__optim_number(opt, TD__SQUARES);
-    if (rc == 0)
-        td__kernels(p->value)->add(&one, TD_F64, sum, sum, td__optim_number(opt, TD__PART), false);
+    if (b->count > 0 && (b->count == (int)TD_COUNT(b->n) || b->dtype != p->value->dtype))
+        flush(opt, b, into, true);
+    b->dtype = p->value->dtype;
+    b->n[b->count] = n;
+    b->x[b->count++] = x;
+}
+
+/* Groups whose ranks share their flats, one after the other: this rank's sum first, then the others'. */
+static int add_shared(td_optim *opt, batch *b)
+{
+    double *part = td__optim_number(opt, TD__PART), *sum = td__optim_number(opt, TD__SQUARES);
+    int rc = td__optim_number_set(opt, TD__PART, 0);
+    for (size_t i = 0; i < opt->n && rc == 0; i++) {
+        const td__param *p = opt->walk[i];
+        int64_t low, high;
+        if (!td__is_shared(p))
+            continue;
+        if (td__param_steps(p) && td__own(p, &low, &high) > 0)
+            put(opt, b, p, high - low, td__own_grad(p, low), TD__PART);
+        if (i + 1 < opt->n && opt->walk[i + 1]->group == p->group)
+            continue;
+        if (b->count > 0)
+            flush(opt, b, TD__PART, true);
+        rc = p->group->ops->sum(p->flat, part, 1);
+        if (rc == 0)
+            td__kernels(p->value)->add(&one, TD_F64, sum, sum, part, false);
+        if (rc == 0)
+            rc = td__optim_number_set(opt, TD__PART, 0);
+    }
     return rc;
 }
 
@@ -78,20 +101,14 @@ int td__optim_squares(const char *who, td_optim *opt)
     if (rc == 0)
         rc = td__optim_number_set(opt, TD__SQUARES, 0);
     batch b = { .count = 0 };
+    bool shared = false;
     for (size_t i = 0; i < opt->n && rc == 0; i++) {
         const td__param *p = &opt->param[i];
-        if (!td__param_steps(p))
-            continue;
-        const bool alone = p->flat && p->group->ops && p->group->ops->sum;
-        if (b.count > 0 && (alone || b.count == (int)TD_COUNT(b.n) || b.dtype != p->value->dtype))
-            flush(opt, &b, TD__SQUARES, true);
-        b.dtype = p->value->dtype;
-        b.n[b.count] = td__shape_numel(p->value->shape);
-        b.x[b.count++] = td__ptr(p->leaf->grad);
-        if (alone)
-            rc = shared(opt, &b, p);
+        shared |= td__is_shared(p);
+        if (td__param_steps(p) && !td__is_shared(p))
+            put(opt, &b, p, td__shape_numel(p->value->shape), td__ptr(p->leaf->grad), TD__SQUARES);
     }
     if (rc == 0 && b.count > 0)
         flush(opt, &b, TD__SQUARES, true);
-    return rc;
+    return rc == 0 && shared ? add_shared(opt, &b) : rc;
 }

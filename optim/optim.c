@@ -222,3 +222,15 @@ int64_t td_optim_steps(const td_optim *opt)
     TD_ENTER();
     return td__optim_check("td_optim_steps", opt) == 0 ? opt->steps : 0;
 }
+
+int64_t td_optim_bytes(const td_optim *opt)
+{
+    TD_ENTER();
+    if (td__optim_check("td_optim_bytes", opt) != 0)
+        return 0;
+    int64_t bytes = 0;
+    for (int s = 0; s < opt->spans; s++)
+        for (int m = 0; m < TD__STATES; m++)
+            bytes += opt->span[s].moment[m] ? (int64_t)opt->span[s].moment[m]->bytes : 0;
+    return bytes;
+}

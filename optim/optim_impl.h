@@ -40,10 +40,11 @@ typedef struct {
     int  (*run)(const td_tensor *like, const td__run *r, const td__options *o);   /* 0, or negative after td__fail           */
 } td__rule;
 
-/* Parameters beside one another in one flat; their moments lie in the same way, from the first one on. Made when first stepped. */
+/* Parameters beside one another in one flat; their moments lie in the same way, from the first one on. Made when first stepped. Of a flat that
+ * ranks share: what lies in this rank's own part. */
 typedef struct {
     int64_t low, high;                                         /* elements of the flat                                      */
-    td_storage *moment[TD__STATES];                            /* [TD__MASTER]: of 16-bit parameters                        */
+    td_storage *moment[TD__STATES];                            /* [TD__MASTER]: of 16-bit parameters; NULL where low is high   */
 } td__span;
 
 typedef struct {
@@ -52,6 +53,7 @@ typedef struct {
     int        options;
     int64_t    steps;                                          /* that this parameter has taken                             */
     td__group *group; td__flat *flat; int64_t offset;          /* where it was when the walk was laid out                    */
+    uint64_t   layout;                                         /* and its group's layout                                    */
     int        rank;                                           /* of its group in the walk                                  */
     int        span;
 } td__param;
@@ -134,6 +136,7 @@ static inline td_dtype td__state_dtype(td_dtype parameter)     /* of moments and
     return td__is_half(parameter) ? TD_F32 : parameter;
 }
 void      td__optim_free_spans(td_optim *opt);
+void      td__optim_forget(td_optim *opt);                     /* moments and counts of steps: who calls it brings new ones     */
 static inline bool td__leaf_steps(const td__leaf *leaf)        /* has it a gradient for this step?                          */
 {
     return leaf->requires && leaf->used && leaf->has_grad && leaf->grad;
@@ -141,6 +144,33 @@ static inline bool td__leaf_steps(const td__leaf *leaf)        /* has it a gradi
 static inline bool td__param_steps(const td__param *p)
 {
     return td__leaf_steps(p->leaf);
+}
+/* What of [*low, *high) of a flat this rank steps: of a flat that ranks share its own part. Where that is nothing they are equal. */
+static inline void td__own_range(const td__flat *flat, int64_t *low, int64_t *high)
+{
+    if (flat && *low < flat->own_low)
+        *low = flat->own_low;
+    if (flat && *high > flat->own_high)
+        *high = flat->own_high;
+    if (*high < *low)
+        *high = *low;
+}
+/* The same of one parameter, whose flat may be none. Returns how many elements. */
+static inline int64_t td__own(const td__param *p, int64_t *low, int64_t *high)
+{
+    *low = p->offset;
+    *high = p->offset + td__shape_numel(p->value->shape);
+    td__own_range(p->flat, low, high);
+    return *high - *low;
+}
+/* The gradient's own part; td__own says how many elements. */
+static inline void *td__own_grad(const td__param *p, int64_t low)
+{
+    return (char *)td__ptr(p->leaf->grad) + (size_t)(low - p->offset) * td_dtype_size(p->value->dtype);
+}
+static inline bool td__is_shared(const td__param *p)           /* do ranks share its flat?                                   */
+{
+    return p->flat && p->group->ops && p->group->ops->sum;
 }
 bool      td__beside(const td__param *a, const td__param *b);  /* does b follow a, with nothing but padding between?          */
 

@@ -99,7 +99,8 @@ static bool moved(const td_optim *opt)
 {
     for (size_t i = 0; i < opt->n; i++) {
         const td__param *p = &opt->param[i];
-        if (p->group != p->leaf->group || p->flat != p->leaf->flat || p->offset != (p->flat ? p->leaf->offset : 0))
+        if (p->group != p->leaf->group || p->flat != p->leaf->flat || p->offset != (p->flat ? p->leaf->offset : 0) ||
+            (p->group && p->layout != p->group->layout))
             return true;
     }
     return false;
@@ -136,6 +137,8 @@ static int need_state(td__span *s, const td_tensor *like, int m)
         return 0;
     int64_t count = s->high - s->low;
     td_dtype dtype = td__state_dtype(like->dtype);
+    if (count == 0)
+        return 0;
     s->moment[m] = td__storage_new_as(like->storage->device, (size_t)count * td_dtype_size(dtype), TD_MEMORY_OPTIMIZER);
     if (!s->moment[m])
         return TD_ERR_MEMORY;
@@ -164,6 +167,16 @@ static void free_spans(td__span *span, int n)
     td__free(span);
 }
 
+void td__optim_forget(td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        opt->param[i].span = -1;
+        opt->param[i].steps = 0;
+    }
+    td__optim_free_spans(opt);
+    opt->laid_out = false;
+}
+
 void td__optim_free_spans(td_optim *opt)
 {
     free_spans(opt->span, opt->spans);
@@ -171,11 +184,48 @@ void td__optim_free_spans(td_optim *opt)
     opt->spans = 0;
 }
 
+/* What of p's moments a span holds that p lies in from `offset` on: elements [*low, *high) of p. */
+static void held(const td__param *p, const td__span *s, int64_t offset, int64_t *low, int64_t *high)
+{
+    const int64_t n = td__shape_numel(p->value->shape);
+    *low = s->low > offset ? s->low - offset : 0;
+    *high = s->high < offset + n ? s->high - offset : n;
+    if (*high < *low)
+        *high = *low;
+}
+
+/* Moments of which ranks have parts cannot follow to other parts. */
+static int check_parts(const td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        const td__param *p = &opt->param[i];
+        const bool some = td__is_half(p->value->dtype) || opt->rule->moments(&opt->options[p->options]) > 0;
+        if (p->span < 0 || p->steps == 0 || !some)
+            continue;
+        int64_t was_low, was_high, low, high;
+        held(p, &opt->span[p->span], p->offset, &was_low, &was_high);
+        td__param now = *p;
+        now.flat = p->leaf->flat;
+        now.offset = now.flat ? p->leaf->offset : 0;
+        if (td__own(&now, &low, &high) == 0)
+            continue;
+        if (low - now.offset < was_low || high - now.offset > was_high)
+            return td__fail(TD_ERR_STATE, "parameter \"%s\" has left the td_ddp that sharded its optimizer, and this rank has only a part of its "
+                            "moments; save a training state before and load it after", td__leaf_name(p->value));
+    }
+    return 0;
+}
+
 static int move_moments(const td__param *p, const td__span *from, int64_t old_offset, td__span *to)
 {
     td_dtype dtype = td__state_dtype(p->value->dtype);
     size_t size = td_dtype_size(dtype);
-    for (int m = 0; m < TD__STATES; m++) {
+    int64_t low, high, to_low, to_high;
+    held(p, from, old_offset, &low, &high);
+    held(p, to, p->offset, &to_low, &to_high);
+    low = low > to_low ? low : to_low;
+    high = high < to_high ? high : to_high;
+    for (int m = 0; m < TD__STATES && low < high; m++) {
         if (!from->moment[m])
             continue;
         int rc = need_state(to, p->value, m);
@@ -183,9 +233,9 @@ static int move_moments(const td__param *p, const td__span *from, int64_t old_of
             rc = td__need("td_optim_step", p->value, copy);
         if (rc != 0)
             return rc;
-        td_loop loop = flat_loop(td__shape_numel(p->value->shape));
-        td__kernels(p->value)->copy(&loop, dtype, (char *)to->moment[m]->data + (size_t)(p->offset - to->low) * size, dtype,
-                                    (const char *)from->moment[m]->data + (size_t)(old_offset - from->low) * size, false);
+        td_loop loop = flat_loop(high - low);
+        td__kernels(p->value)->copy(&loop, dtype, (char *)to->moment[m]->data + (size_t)(p->offset + low - to->low) * size, dtype,
+                                    (const char *)from->moment[m]->data + (size_t)(old_offset + low - from->low) * size, false);
     }
     return 0;
 }
@@ -194,6 +244,9 @@ int td__optim_lay_out(td_optim *opt)
 {
     if (opt->laid_out && !moved(opt))
         return 0;
+    int rc = check_parts(opt);
+    if (rc != 0)
+        return rc;
     opt->laid_out = false;
     struct was { int64_t offset; int span; } *was = td__alloc(opt->n * sizeof *was);
     td__span *span = td__calloc(opt->n * sizeof *span);
@@ -208,6 +261,7 @@ int td__optim_lay_out(td_optim *opt)
         p->group = p->leaf->group;
         p->flat = p->leaf->flat;
         p->offset = p->flat ? p->leaf->offset : 0;
+        p->layout = p->group ? p->group->layout : 0;
         opt->walk[i] = p;
     }
     number_groups(opt);
@@ -220,7 +274,8 @@ int td__optim_lay_out(td_optim *opt)
         span[spans - 1].high = p->offset + td__shape_numel(p->value->shape);
         p->span = spans - 1;
     }
-    int rc = 0;
+    for (size_t i = 0; i < opt->n; i++)        /* again for each of a span's parameters, which changes nothing                  */
+        td__own_range(opt->walk[i]->flat, &span[opt->walk[i]->span].low, &span[opt->walk[i]->span].high);
     for (size_t i = 0; i < opt->n && rc == 0; i++)
         if (was[i].span >= 0)
             rc = move_moments(&opt->param[i], &opt->span[was[i].span], was[i].offset, &span[opt->param[i].span]);

@@ -106,12 +106,13 @@ void td__scaler_free_all(void)
 
 /* ---- looking at gradients ---------------------------------------------------------------------------------------------------------------- */
 
-/* Adds to numbers[TD__PART] how many are not finite. */
-static int count_not_finite(td_optim *opt, const td_tensor *g)
+/* Adds to numbers[TD__PART] how many are not finite: of a flat that ranks share, in this rank's part. */
+static int count_not_finite(td_optim *opt, const td__param *p)
 {
-    int rc = td__need("td_scaler_unscale", g, not_finite);
-    if (rc == 0)
-        td__kernels(g)->not_finite(g->dtype, td__shape_numel(g->shape), td__ptr(g), td__optim_number(opt, TD__PART), true, NULL);
+    int64_t low, high;
+    int rc = td__need("td_scaler_unscale", p->leaf->grad, not_finite);
+    if (rc == 0 && td__own(p, &low, &high) > 0)
+        td__kernels(p->value)->not_finite(p->value->dtype, high - low, td__own_grad(p, low), td__optim_number(opt, TD__PART), true, NULL);
     return rc;
 }
 
@@ -126,7 +127,7 @@ static int divide(td_tensor *g, double scale)
     return 0;
 }
 
-/* Walks flat by flat; what ranks share of a flat is added up once for each. */
+/* What ranks that share flats have found is added up once for each of their groups. */
 static int look_and_divide(td_optim *opt, double scale, bool *found)
 {
     int rc = td__optim_need_numbers("td_scaler_unscale", opt);
@@ -135,10 +136,10 @@ static int look_and_divide(td_optim *opt, double scale, bool *found)
     *found = false;
     for (size_t i = 0; i < opt->n && rc == 0; i++) {
         const td__param *p = opt->walk[i];
-        rc = td__param_steps(p) ? count_not_finite(opt, p->leaf->grad) : 0;
+        rc = td__param_steps(p) ? count_not_finite(opt, p) : 0;
         if (rc == 0 && td__param_steps(p))
             rc = divide(p->leaf->grad, scale);
-        bool last = i + 1 == opt->n || opt->walk[i + 1]->flat != p->flat, shared = p->flat && p->group->ops && p->group->ops->sum;
+        bool last = i + 1 == opt->n || opt->walk[i + 1]->group != p->group, shared = td__is_shared(p);
         if (rc == 0 && last && shared)
             rc = p->group->ops->sum(p->flat, td__optim_number(opt, TD__PART), 1);
         if (rc == 0 && (i + 1 == opt->n || (last && shared))) {

@@ -4,6 +4,10 @@
  * A flat is waited for just before it is stepped, so the first ones are updated while the last are still being reduced. The
  * weighted mean is never written: a group's scale is one factor in the kernel. Then the gradients are consumed.
  *
+ * Of a flat that ranks share (ddp's sharded optimizer) each rank steps its own part. A run is cut to that part, counts its steps on every rank, and
+ * calls no kernel where nothing of it is left, but a rule's norms are summed over all ranks first. Then the group is told, and the
+ * others' parts come. A rank that fails tells it, too: the others would wait for its part, and the next backward's header has the error.
+ *
  * Two optimizers may share a group (both step parameters of one ddp). The first to step takes its own parameters' gradients and leaves the
  * group's weights standing for the other; who steps last consumes the group.
  */
@@ -78,19 +82,23 @@ static int step_run(td_optim *opt, size_t i, size_t count)
         return rc;
     const td__span *s = &opt->span[first->span];
     td_dtype dtype = first->value->dtype;
-    td__run r = { .dtype = dtype, .n = last->offset + td__shape_numel(last->value->shape) - first->offset, .step = first->steps + 1, .flat = first->flat,
-                  .s = { .p = td__ptr(first->value), .g = td__ptr(first->leaf->grad),
+    int64_t low = first->offset, high = last->offset + td__shape_numel(last->value->shape);
+    td__own_range(first->flat, &low, &high);
+    const size_t skipped = (size_t)(low - first->offset) * td_dtype_size(dtype);
+    td__run r = { .dtype = dtype, .n = high - low, .step = first->steps + 1, .flat = first->flat,
+                  .s = { .p = (char *)td__ptr(first->value) + skipped, .g = (char *)td__ptr(first->leaf->grad) + skipped,
                          .gscale = { td__group_scale(first->group), opt->factored ? td__optim_number(opt, TD__FACTOR) : NULL },
                          .stop = first->group->stop },
                   .squares = opt->rule->each ? td__optim_number(opt, TD__RULE) : NULL };
     rates(opt, first, &r.s.lr, &r.bias1, &r.bias2);
     td__note_run(opt, i, count);
-    const size_t at = (size_t)(first->offset - s->low) * td_dtype_size(td__state_dtype(dtype));
-    for (int m = 0; m < moments; m++)
+    const size_t at = (size_t)(low - s->low) * td_dtype_size(td__state_dtype(dtype));
+    for (int m = 0; m < moments && r.n > 0; m++)
         r.moment[m] = (char *)s->moment[m]->data + at;
-    if (td__is_half(dtype))
+    if (td__is_half(dtype) && r.n > 0)
         r.s.master = (char *)s->moment[TD__MASTER]->data + at;
-    if (r.n > 0)
+    const bool norms = opt->rule->each && td__is_shared(first) && td__shape_numel(first->value->shape) > 0;
+    if (r.n > 0 || norms)
         rc = opt->rule->run(first->value, &r, o);
     for (size_t k = i; k < i + count && rc == 0; k++)
         opt->walk[k]->steps++;
@@ -120,6 +128,34 @@ static int step_all(td_optim *opt)
         i += n;
     }
     return 0;
+}
+
+/* ---- flats that ranks share ------------------------------------------------------------------------------------------------------------- */
+
+/* Which will have new values? By what the headers have told every rank, so the same everywhere, whatever happens to this rank until then. */
+static void mark(td_optim *opt)
+{
+    for (size_t i = 0; i < opt->n; i++) {
+        const td__leaf *leaf = opt->param[i].leaf;
+        if (leaf->flat && td__leaf_steps(leaf))
+            leaf->flat->stepped = true;
+    }
+}
+
+static int spread(td_optim *opt, bool failed)
+{
+    int rc = 0;
+    const td__group *told = NULL;
+    for (size_t i = 0; i < opt->n; i++) {
+        td__group *g = opt->param[i].leaf->group;
+        bool some = false;
+        for (int f = 0; g && g != told && g->ops && g->ops->stepped && f < g->flats; f++)
+            some |= g->flat[f]->stepped;
+        int code = some ? g->ops->stepped(g, failed) : 0;
+        rc = rc ? rc : code;
+        told = g;
+    }
+    return rc;
 }
 
 /* ---- consuming ---------------------------------------------------------------------------------------------------------------------- */
@@ -219,12 +255,9 @@ static bool count_lost(td_optim *opt)
     return lost;
 }
 
-/* The gradients are taken: by a step, or by nobody. Either way random operations go on to new numbers. */
-static int take(td_optim *opt, bool step)
+static int prepare(td_optim *opt, bool step)
 {
-    int rc = td__optim_check("td_optim_step", opt);
-    if (rc != 0)
-        return rc;
+    int rc = 0;
     if (!stopped_together(opt))
         rc = td__trap_look(false);
     if (rc == 0)
@@ -237,8 +270,6 @@ static int take(td_optim *opt, bool step)
         if (opt->param[i].leaf->group)
             td__group_untrap(opt->param[i].leaf->group);
     if (rc == 0)
-        rc = td__not_in_backward("td_optim_step");
-    if (rc == 0)
         rc = td__ema_check_step(opt);
     if (rc == 0)
         rc = check_left(opt);
@@ -250,8 +281,26 @@ static int take(td_optim *opt, bool step)
         rc = begin_groups(opt);
     if (rc == 0)
         rc = td__optim_lay_out(opt);           /* beginning may have moved leaves */
-    if (rc == 0 && step)
+    return rc;
+}
+
+/* The gradients are taken: by a step, or by nobody. Either way random operations go on to new numbers. */
+static int take(td_optim *opt, bool step)
+{
+    int rc = td__optim_check("td_optim_step", opt);
+    if (rc == 0)
+        rc = td__not_in_backward("td_optim_step");
+    if (rc != 0)
+        return rc;
+    if (step)
+        mark(opt);
+    rc = prepare(opt, step);
+    if (rc == 0 && step) {
+        mark(opt);                             /* flats may be others now                                                      */
         rc = step_all(opt);
+    }
+    int code = step ? spread(opt, rc != 0) : 0;
+    rc = rc ? rc : code;
     if (rc != 0)
         return rc;
     consume(opt);

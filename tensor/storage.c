@@ -111,6 +111,7 @@ int td__storage_relocate(td_storage *s, td_storage *base, size_t offset)
         return td__fail(TD_ERR_INTERNAL, "a storage cannot be moved into itself or onto another device");
     if (offset > base->bytes || s->bytes > base->bytes - offset)
         return td__fail(TD_ERR_INTERNAL, "a storage of %zu bytes does not fit at %zu in one of %zu bytes", s->bytes, offset, base->bytes);
+    td__settle(s);
     void *to = (char *)base->data + offset;
     int code = s->ops->copy(s->device.index, to, false, s->data, false, s->bytes);
     if (code)

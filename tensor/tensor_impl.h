@@ -87,6 +87,8 @@ static inline bool td__is_real(td_dtype t) { return td__is_float(t) || td__is_ha
 static inline bool td__is_arith(td_dtype t) { return td__is_float(t) || t == TD_I64 || t == TD_I32; }
 
 /* ---- storage.c ------------------------------------------------------------------------------------------------------------------- */
+/* Something still writes to a storage (ddp: a started all-gather of weights). wait returns when it has, and takes itself off the storage. */
+typedef struct td__late { void (*wait)(struct td__late *late); } td__late;
 typedef struct td_storage {
     _Atomic int32_t refs;
     uint32_t version;                                           /* bumped by in-place changes                              */
@@ -97,7 +99,13 @@ typedef struct td_storage {
     struct td_storage *base;                                    /* data lies inside this one, which is kept alive            */
     void (*release)(void *owner, void *data);                   /* foreign memory: arena, user; NULL: the device's           */
     void *owner;
+    td__late *late;                                             /* NULL: data is there. Who takes data without td__ptr settles first */
 } td_storage;
+static inline void td__settle(const td_storage *s)
+{
+    if (__builtin_expect(s->late != NULL, 0))
+        s->late->wait(s->late);
+}
 td_storage *td__storage_new(td_device device, size_t bytes);                    /* refs 1; NULL after td__fail                */
 td_storage *td__storage_new_as(td_device device, size_t bytes, td_memory_category category);
 void td__storage_label(td_storage *s, td_memory_category category);   /* nothing where it lies in another or is foreign        */
@@ -143,6 +151,7 @@ td_tensor *td__scoped_tensor(td_tensor *x);                     /* gives the cal
 
 static inline void *td__ptr(const td_tensor *x)                 /* first element                                           */
 {
+    td__settle(x->storage);
     return (char *)x->storage->data + (size_t)x->offset * td_dtype_size(x->dtype);
 }
 const struct td_kernels *td__kernels(const td_tensor *x);       /* of its device                                           */

@@ -15,8 +15,19 @@ typedef struct {
     int64_t  first_bucket_bytes;   /* default 1 MiB: communication starts early                                       */
     td_comm *comm;                 /* default: the world                                                              */
     td_dtype gradient_dtype;       /* default TD_F32; TD_BF16: f32 gradients cross as bf16 (half the bytes, 8 bits), each rank's share rounded once */
+    bool     shard_optimizer;      /* default false; true: ZeRO-1, see below                                            */
     uint64_t reserved[7];
 } td_ddp_opts;
+/* shard_optimizer: each rank steps its own slice (1/ranks) of every bucket and keeps optimizer state (moments, f32 masters) of that slice alone; gradients
+ * are reduce-scattered, and the new values are gathered while the next forward runs: an operation waits for the buckets of its own
+ * parameters only. Weights are those of the plain optimizer, bit for bit over shared memory; over MPI and NCCL with more than two ranks as
+ * closely as their sums in another order. What differs for the program:
+ *   - td_grad is collective: all ranks call it. So is clipping, whose norm, like LAMB's and LARS's, is a sum over the
+ *     slices (equal up to rounding in f64).
+ *   - a pointer from td_data is good until td_optim_step; ask anew after it.
+ *   - no further td_ddp_no_sync backward between a synchronised one and its step, and no td_ddp_free while the optimizer is to go on.
+ * Any td_optim will do, made before or after td_ddp_new; the td_ema of weights is whole on every rank. PyTorch: ZeroRedundancyOptimizer; FSDP's
+ * SHARD_GRAD_OP, which in addition frees the other slices' gradients. */
 /* Collective. Compares the models (the first differing parameter is named with both shapes) and broadcasts rank 0's parameters
  * and buffers. Call it before the first step. */
 TD_API td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts);

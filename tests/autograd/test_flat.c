@@ -267,7 +267,7 @@ static void gradients_in_an_arena(void **state)
 {
     (void)state;
     td_tensor *x = LEAF(1, 2);
-    td__group *g = td__group_new((td__leaf *[]){ L(x) }, (int[]){ 1 }, 1, arena, "U");
+    td__group *g = td__group_new((td__leaf *[]){ L(x) }, (int[]){ 1 }, 1, &(td__flat_memory){ .grad = arena }, "U");
     assert_int_equal(allocations, 1);
     assert_int_equal(backward(t_sum(x)), 0);
     assert_true(((double *)g->flat[0]->grad->data)[1] == 1);
