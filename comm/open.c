@@ -222,6 +222,8 @@ static int choose(const td__world *w, bool given, transport *over)
         return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm, mpi, store or nccl", wanted);
     if (td__comm_asked_for("shm") && !one_host)
         return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=shm needs all %d ranks on one host; %d are on this one", w->size, w->local_size);
+    if (td__comm_asked_for("mpi") && !given && !strcmp(w->launcher, "slurm"))   /* MPI_Init would end the process with a page of its own */
+        return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=mpi, but this Slurm step offers MPI no way to find its %d ranks: use srun --mpi=pmix", w->size);
     if (td__comm_asked_for("mpi") || td__comm_asked_for("store"))
         *over = td__comm_asked_for("mpi") ? OVER_MPI : OVER_STORE;
     else
