@@ -6,7 +6,8 @@
  * In bf16 (gradient_dtype) a rank sends its share of the mean, unit/total * G, rounded once. GPUs add the shares in their library; in host
  * memory they are gathered and added in f32 in rank order. Either way every rank gets the same bits.
  *
- * With a sharded optimizer (shard.c) a rank gets its own slice alone: a reduce_scatter in the place of the all_reduce, whose sums are the same ones.
+ * With a sharded optimizer (shard.c) a rank gets its own slice alone: a reduce_scatter in the place of the all_reduce, whose sums are the same ones, and an
+ * all_to_all in the place of the all_gather of 16 bits.
  */
 #include "ddp_impl.h"
 
@@ -48,7 +49,7 @@ static int need_room(td_ddp *ddp, td__bucket *bucket)
 {
     const size_t n = (size_t)bucket->flat->n, size = td_dtype_size(ddp->gradient_dtype);
     if (!bucket->low)
-        bucket->low = td__comm_storage(ddp->comm, ddp->device, n * size * (size_t)(on_host(ddp) ? 1 + ddp->size : 1));
+        bucket->low = td__comm_storage(ddp->comm, ddp->device, n * size * (size_t)(!on_host(ddp) ? 1 : td__ddp_sharded(ddp) ? 2 : 1 + ddp->size));
     if (bucket->low && on_host(ddp) && !bucket->wide)
         bucket->wide = td__storage_new(ddp->device, n * sizeof(float));
     return bucket->low && (bucket->wide || !on_host(ddp)) ? 0 : td__pending();
@@ -83,12 +84,12 @@ static void mean_of(td_ddp *ddp, td__bucket *bucket)
     const td__flat *flat = bucket->flat;
     const td_kernels *k = td__kernels(flat->leaf[0]->value);
     const td_loop l = all_of(flat->own_high - flat->own_low);
-    const size_t size = td_dtype_size(ddp->gradient_dtype), share = (size_t)flat->n * size;
-    const char *low = (const char *)bucket->low->data + (size_t)flat->own_low * size;
+    const size_t size = td_dtype_size(ddp->gradient_dtype), share = (size_t)l.dim[0] * size;
+    const char *come = (const char *)bucket->low->data + (size_t)(on_host(ddp) ? flat->n : flat->own_low) * size;
     float *mean = (float *)flat->grad->data + flat->own_low;
-    k->copy(&l, TD_F32, mean, ddp->gradient_dtype, on_host(ddp) ? low + share : low, false);
+    k->copy(&l, TD_F32, mean, ddp->gradient_dtype, come, false);
     for (int r = 1; on_host(ddp) && r < ddp->size; r++) {
-        k->copy(&l, TD_F32, bucket->wide->data, ddp->gradient_dtype, low + (size_t)(1 + r) * share, false);
+        k->copy(&l, TD_F32, bucket->wide->data, ddp->gradient_dtype, come + (size_t)r * share, false);
         k->add(&l, TD_F32, mean, mean, bucket->wide->data, false);
     }
 }
@@ -115,7 +116,8 @@ int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
         coll.pre = coll.post = 1;
         coll.plain = true;
         if (on_host(ddp)) {
-            coll.kind = TD_COLL_ALL_GATHER;
+            coll.kind = td__ddp_sharded(ddp) ? TD_COLL_ALL_TO_ALL : TD_COLL_ALL_GATHER;
+            coll.count = flat->own_high - flat->own_low;
             coll.out = (char *)bucket->low->data + (size_t)flat->n * td_dtype_size(coll.dtype);
         }
     }
