@@ -34,6 +34,8 @@ int td__graph_once(td_graph *g);                       /* a replay, whose inputs
 int  td__device_graph_make(td_graph *g);               /* sets g->device where the device has graphs                            */
 int  td__device_graph_replay(td_graph *g);
 void td__device_graph_free(td__device_graph *d);
+/* From the host's part of a record (comm/record.c): to be called when the graph has been launched, in this order. 0 or negative after td__fail. */
+int  td__graph_after_launch(int (*run)(void *of), void *of);
 
 /* ---- capture_tape.c: the door and backward ---- */
 typedef struct td__forward td__forward;

@@ -12,6 +12,7 @@
 enum { TABLE = 1 << 16 };
 
 typedef struct { td_tensor *into, *from; } filled;
+typedef struct { int (*run)(void *of); void *of; } later;
 struct td__device_graph {
     const td_device_ops *ops;
     int index;
@@ -20,6 +21,7 @@ struct td__device_graph {
     char  *host;                                       /* what goes to the table                                               */
     size_t used, recorded;                             /* bytes: so far; when the graph was made                               */
     filled *copy; size_t copies, room, copied;         /* tensors that are copied before a launch: sample numbers                */
+    later *after; size_t afters, after_room;           /* to be called behind this launch                                      */
     bool   building;
 };
 static __thread td__device_graph *now;
@@ -79,6 +81,23 @@ td_tensor *td__graph_tensor(td_tensor *from)
     td__tensor_unref(f->from);
     f->from = from;
     return f->into;
+}
+
+int td__graph_after_launch(int (*run)(void *of), void *of)
+{
+    td__device_graph *d = now;
+    if (!d || d->building)
+        return 0;
+    if (d->afters == d->after_room) {
+        size_t room = d->after_room ? 2 * d->after_room : 8;
+        later *more = td__grow(d->after, d->after_room * sizeof *more, room * sizeof *more);
+        if (!more)
+            return td__pending();
+        d->after = more;
+        d->after_room = room;
+    }
+    d->after[d->afters++] = (later){ run, of };
+    return 0;
 }
 
 /* ---- counters of the host ------------------------------------------------------------------------------------------------------------------- */
@@ -144,6 +163,7 @@ void td__device_graph_free(td__device_graph *d)
     }
     td__storage_unref(d->table);
     td__free(d->copy);
+    td__free(d->after);
     td__free(d->host);
     td__free(d);
 }
@@ -199,7 +219,7 @@ int td__device_graph_replay(td_graph *g)
 {
     td__device_graph *d = g->device;
     int code = 0;
-    d->used = d->copied = 0;
+    d->used = d->copied = d->afters = 0;
     now = d;
     for (td__record *r = g->first; r && !code; r = r->next) {
         code = r->kind->host ? r->kind->host(r->state) : 0;
@@ -212,5 +232,8 @@ int td__device_graph_replay(td_graph *g)
         code = td__copy(d->copy[i].into, d->copy[i].from, false);
     if (!code && d->used)
         code = d->ops->copy(d->index, d->table->data, false, d->host, true, d->used);
-    return code ? code : d->ops->graph_launch(d->index, d->graph);
+    code = code ? code : d->ops->graph_launch(d->index, d->graph);
+    for (size_t i = 0; i < d->afters && !code; i++)
+        code = d->after[i].run(d->after[i].of);
+    return code;
 }

@@ -1,7 +1,9 @@
 /* comm/record.c: the public collectives in the list of a captured step: called once more, with the same tensors. A wait names its start.
  *
- * Those of device memory are in a graph where the device has one; those of host memory are the host's part of it then.
+ * Those of device memory are in a graph where the device has one: a launch is watched as one collective more behind each of them. Those of host
+ * memory are the host's part of the graph then.
  */
+#include <capture.h>
 #include "comm_room.h"
 
 typedef struct {
@@ -19,6 +21,18 @@ static int again(void *state)
         return td__call_now(n->call);
     n->work = td__call_start(n->call);
     return n->work ? 0 : td__pending();
+}
+
+static int launched(void *state)
+{
+    noted *n = state;
+    const td_tensor *x = n->call.in ? n->call.in : n->call.out;
+    return td__comm_replayed(n->call.comm, x->storage->device, 1, NULL);
+}
+
+static int watch_launch(void *state)
+{
+    return td__graph_after_launch(launched, state);
 }
 
 static void drop(void *state)
@@ -65,7 +79,7 @@ static const int64_t *kept_rows(const int64_t *rows, int n)
 void *td__note_begin(const td__call *call, bool started)
 {
     static const td__record_kind host = { "a collective", sizeof(noted), again, again, drop, visit };
-    static const td__record_kind device = { "a collective on a device", sizeof(noted), again, NULL, drop, visit };
+    static const td__record_kind device = { "a collective on a device", sizeof(noted), again, watch_launch, drop, visit };
     if (!td__recording_now)
         return NULL;
     const td_tensor *x = call->in ? call->in : call->out;

@@ -28,6 +28,7 @@ bool td__emulated_later(const std::function<void()> &work)
 }
 
 bool td__emulated_recording(void) { return open; }
+bool td__emulated_call(void (*fn)(void *), void *of) { return td__emulated_later([=] { fn(of); }); }
 
 void td__emulated_move(void *to, const void *from, size_t n)
 {

@@ -11,6 +11,7 @@ extern "C" {
 #endif
 bool  td__emulated_recording(void);
 void  td__emulated_move(void *to, const void *from, size_t n);   /* a copy on the device: now, or when the graph runs             */
+bool  td__emulated_call(void (*fn)(void *of), void *of);          /* recorded, to run with every launch? Else it is the caller's      */
 int   td__emulated_refuses(const char *what);          /* 0, or td__fail while recording                                        */
 void  td__emulated_taken(void *block);                 /* block was handed out                                                  */
 bool  td__emulated_keeps(void *block, void (*give)(void *));   /* block comes back: does a graph keep it, to be given by `give` later? */
