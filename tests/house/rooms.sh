@@ -22,7 +22,7 @@ fail() { echo "FAILED: $*"; failed=$((failed + 1)); }
 # public headers by the room that implements them
 declare -A public=(
     [error]=base [scope]=base [plugin]=base [tensor]=tensor [op]=autograd [ops]=autograd [autograd]=autograd [capture]=autograd [nn]=nn
-    [optim]=optim [data]=data [comm]=comm [ddp]=ddp [ddp_hook]=ddp [io]=io [fit]=job [job]=job [mpi]=job
+    [optim]=optim [data]=data [comm]=comm [comm_raw]=comm [ddp]=ddp [ddp_hook]=ddp [io]=io [fit]=job [job]=job [mpi]=job
 )
 for header in "$SOURCE"/include/tandem/*.h; do
     name=$(basename "$header" .h)
