@@ -1,8 +1,8 @@
 /* job/state.c: td_job_state: a signal that asks for the end becomes one decision of all ranks, a saved state and exit status 75.
  *
- * The handler only notes the first signal; everything else happens in td_job_state_step, in the program's own time. Ranks agree by a small all-gather that
- * one step starts and the next one reads: nobody waits for it, all see the same answers, and so all save after the same step. A rank that has an
- * error takes no part: ddp has told it to the others, or its leaving does.
+ * The handler only notes the first signal; everything else happens in td_job_state_step, in the program's own time. Ranks agree by a small
+ * all-gather that one step starts and the next one reads: nobody waits for it, all see the same answers, and so all save after the same step.
+ * A rank that has an error takes no part: ddp has told it to the others, or its leaving does.
  */
 #include <errno.h>
 #include <signal.h>

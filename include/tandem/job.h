@@ -34,11 +34,11 @@ TD_API int td_finish(void);
  *         }
  *     return td_finish();
  *
- * Signals. Handlers of both are installed by td_job_state_open, not before. They note the signal and call the handler that was there before, if there was
- * one. A signal may reach one rank alone or all, once or more often: it is one request. The handlers that were there before return with
- * td_job_state_free; after a request they do not (a signal that comes while the program ends changes nothing).
- * Agreement. In each td_job_state_step the ranks exchange a few bytes without waiting for them; the next one reads what came, so a request is met one step
- * after it. A rank inside a long step, or a validation, asks nobody meanwhile. */
+ * Signals. Handlers of both are installed by td_job_state_open, not before. They note the signal and call the handler that was there before,
+ * if there was one. A signal may reach one rank alone or all, once or more often: it is one request. The handlers that were there before
+ * return with td_job_state_free; after a request they do not (a signal that comes while the program ends changes nothing).
+ * Agreement. In each td_job_state_step the ranks exchange a few bytes without waiting for them; the next one reads what came, so a request
+ * is met one step after it. A rank inside a long step, or a validation, asks nobody meanwhile. */
 #define TD_EXIT_AGAIN 75
 typedef struct td_job_state td_job_state;
 typedef struct {
@@ -46,13 +46,14 @@ typedef struct {
     bool     quiet;               /* default false: rank 0 says when it goes on from the file, and when a request has come */
     uint64_t reserved[4];
 } td_job_state_opts;
-/* Collective over the world, as all here are. Where the file `path` exists (rank 0 of the state's ddp, without one of the world, looks) the state is loaded, its
- * `step` too; so groups that train models of their own have a path each. The state stays yours and must live until td_job_state_free; it may change. state NULL (path, too): nothing is loaded or saved; when td_job_state_step returns false you save.
+/* Collective over the world, as td_job_state_step. Where the file `path` exists (rank 0 of the state's ddp looks, without a ddp the world's)
+ * the state is loaded, its `step` too; groups that train models of their own have a path each. The state stays yours and must live until
+ * td_job_state_free; it may change. state and path NULL: nothing is loaded or saved; when td_job_state_step returns false you save.
  * Yours to free (td_finish frees what you left). */
 TD_API td_job_state *td_job_state_open(td_train_state *state, const char *path, const td_job_state_opts *opts);
 TD_API void td_job_state_free(td_job_state *job);         /* NULL is fine                                                      */
-/* Between two steps, as often on every rank. true: go on. false: the state is saved on request, or there was an error; then always. The file is replaced
- * by rename, so that an end at any moment leaves a whole one. */
+/* Between two steps (not between accumulating backwards, where nothing can be saved), as often on every rank. true: go on. false: the state
+ * is saved on request, or there was an error; from then on always. The file is replaced by rename: an end at any moment leaves a whole one. */
 TD_API bool td_job_state_step(td_job_state *job);
 TD_API bool td_job_state_ending(const td_job_state *job); /* has td_job_state_step returned false? Not collective             */
 TD_API bool td_job_state_resumed(const td_job_state *job);/* was the state loaded from the file?                              */

@@ -439,8 +439,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(goes_on_bit_for_bit), cmocka_unit_test(all_ranks_stop_together), cmocka_unit_test(handlers_are_chained),
-        cmocka_unit_test(nothing_without_a_request), cmocka_unit_test(further_signals_change_nothing), cmocka_unit_test(saves_now_and_then), cmocka_unit_test(groups_end_together),
-        cmocka_unit_test(td_fit_ends_on_request), cmocka_unit_test(sentences),
+        cmocka_unit_test(nothing_without_a_request), cmocka_unit_test(further_signals_change_nothing), cmocka_unit_test(saves_now_and_then),
+        cmocka_unit_test(groups_end_together), cmocka_unit_test(td_fit_ends_on_request), cmocka_unit_test(sentences),
     };
     if (!mkdtemp(job_folder))
         return 1;
