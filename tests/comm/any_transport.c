@@ -122,6 +122,26 @@ static void in_flight(void)
     }
 }
 
+/* Ranks of the same parity, the last one first; while the world's collectives are under way, too. */
+static void groups(void)
+{
+    TD_SCOPE();
+    td_comm *g = td_comm_split(td_world(), rank % 2, -rank), *same = td_comm_dup(td_world());
+    EXPECT(g && same && td_size(same) == size);
+    int n = td_size(g), sum = 0;
+    EXPECT(n == (size + 1 - rank % 2) / 2 && td_comm_world_rank(g, td_rank(g)) == rank && td_comm_world_rank(g, n - 1) == rank % 2);
+    for (int r = rank % 2; r < size; r += 2)
+        sum += r;
+    for (int i = 0; i < 5; i++) {
+        TD_SCOPE();
+        td_tensor *x = td_full(TD_SHAPE(300), TD_F32, rank), *y = td_full(TD_SHAPE(200), TD_F64, rank), *z = td_full(TD_SHAPE(7), TD_I64, rank);
+        td_work *a = td_all_reduce_start(g, x, TD_SUM), *b = td_all_reduce_start(td_world(), y, TD_SUM), *c = td_broadcast_start(same, z, size - 1);
+        EXPECT(td_wait(c) == 0 && td_wait(b) == 0 && td_wait(a) == 0);
+        EXPECT(at(x, 299) == sum && at(y, 199) == size * (size - 1) / 2 && at(z, 6) == size - 1);
+    }
+    EXPECT(td_comm_free(g) == 0 && td_comm_free(same) == 0);
+}
+
 static int faulty(const char *fault)
 {
     td_tensor *x = td_zeros(TD_SHAPE(1000), TD_F32), *y = td_zeros(TD_SHAPE(1001), TD_F32);
@@ -163,6 +183,7 @@ int main(int argc, char **argv)
         one_size(small && sizes[i] * size > 8000 ? 8000 / size : sizes[i]);
     same_bits();
     in_flight();
+    groups();
     EXPECT(td_barrier(td_world()) == 0);
     EXPECT(td_finish() == 0);
     EXPECT(td_memory().live_tensors == 0 && td_memory().live_bytes == 0);
