@@ -36,11 +36,11 @@ check "a program with a blank in its name" "hello" "$("$TANDEM" run -n 1 "$work/
 # standard input is rank 0's
 check "stdin" "0:question 1:" "$(echo question | "$TANDEM" run -n 2 --no-prefix bash -c 'read -r line; echo $RANK:$line' | sort | xargs)"
 
-# cores: whole ones, no overlap, all of them within what we may use
+# cores: whole ones, no overlap, all of them within what we may use (ranks with GPUs would have those near them)
 cores=$(nproc)
 first=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | sed 's/[-,].*//')
 if [ "$cores" -ge 2 ] && [ "$(getconf _NPROCESSORS_ONLN)" -ge 2 ]; then
-    "$TANDEM" run -n 2 --no-prefix bash -c 'env -u OMP_NUM_THREADS nproc > '"$work"'/n.$RANK; sed -n "s/^Cpus_allowed_list:[[:space:]]*//p" /proc/self/status > '"$work"'/cpus.$RANK'
+    TANDEM_DEVICE=cpu "$TANDEM" run -n 2 --no-prefix bash -c 'env -u OMP_NUM_THREADS nproc > '"$work"'/n.$RANK; sed -n "s/^Cpus_allowed_list:[[:space:]]*//p" /proc/self/status > '"$work"'/cpus.$RANK'
     if cmp -s "$work/cpus.0" "$work/cpus.1"; then check "two ranks have different cores" different "$(cat "$work/cpus.0")"; fi
     check "together they have all" "$cores" "$(($(cat "$work/n.0") + $(cat "$work/n.1")))"
 fi
