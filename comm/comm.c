@@ -6,7 +6,7 @@
  */
 #include <dlfcn.h>
 #include <stdio.h>
-#include "comm_room.h"
+#include "point.h"
 
 /* ---- failing ---------------------------------------------------------------------------------------------------------------- */
 
@@ -231,6 +231,11 @@ int td__work_wait(td_work *work, td_coll *figures)
     if (state == TD_WORK_FREE)
         return td__fail(TD_ERR_STATE, "td_wait: this work has been waited for already");
     td_comm *comm = work->comm;
+    if (work->letter && state != TD_WORK_DONE) {
+        int done = td__letter_wait(work->letter);
+        td__work_recycle(comm, work);
+        return done;
+    }
     int code = state == TD_WORK_DONE ? 0 : work->on_device ? td__device_wait(comm, work) : td__comm_await(comm, work);
     if (code && work->on_device)
         td__work_recycle(comm, work);
@@ -266,6 +271,8 @@ bool td_test(td_work *work)
     if (atomic_load(&work->state) == TD_WORK_DONE)
         return true;
     td_comm *comm = work->comm;
+    if (work->letter && atomic_load(&work->state) != TD_WORK_FREE)
+        return td__letter_test(work->letter);
     double now = td__now();
     if (!work->checked)
         work->checked = now;

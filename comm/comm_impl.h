@@ -53,6 +53,7 @@ typedef struct td_coll {
     const void *site;                      /* caller; reported, never compared                                                */
     const char *label;                     /* "bucket 3" or NULL; reported, never compared                                     */
     const char *group;                     /* the communicator's name; NULL: the world                                         */
+    const struct td__letter *letter;       /* in sentences alone: a message that is waited for                                 */
     double begun, ended;                   /* td__now when running began (all ranks had arrived) and ended: for ddp's figures     */
     double arrived, last_arrived; int last_rank;   /* this rank's arrival; the last rank's and who it was (0, -1: not known)     */
 } td_coll;

@@ -22,6 +22,7 @@ struct td_work {
     td_tensor *hold[2];                    /* live until the work has been waited for                                         */
     bool     abandoned;                    /* waited for in vain: the thread still has it and its tensors                     */
     bool     on_device;                    /* device.c started it                                                             */
+    struct td__letter *letter;             /* a message's; NULL: a collective                                                  */
     void    *noted;                        /* its start in the list of a captured step                                         */
     td__marks captured;                    /* … into a graph: the events that its wait needs                                   */
     double   checked;                      /* td_test: when peers were last looked at                                         */
@@ -42,6 +43,7 @@ struct td_comm {
     const td_comm_backend *backend;
     void *state;
     td__reach reach;
+    struct td__post *post;                 /* messages: opened by the first (point.c)                                           */
     td__control *control, page;            /* &page; NULL: self                                                               */
     bool page_elsewhere;                   /* the page lies in some rank's arena                                                */
     void *block;                           /* … in this rank's: group.c gives it back                                           */
@@ -177,7 +179,13 @@ void td__comm_close_parts(td_comm *comm, bool well);
 int  td__comm_drain_one(td_comm *comm);                           /* 0 or negative after td__fail                             */
 bool td__comm_asked_for(const char *transport);                   /* by TANDEM_COMM                                            */
 
+/* ---- point.c ---- */
+void td__letter_call_text(const struct td__letter *letter, char into[TD_CALL_TEXT]);
+int  td__post_drain(td_comm *comm);                               /* all letters are done: 0 or negative after td__fail         */
+void td__post_close(td_comm *comm, bool well);                    /* well: no other rank touches this one's letters             */
+
 /* ---- group.c ---- */
+void td__group_orphan(struct td__arena *arena, void *block);      /* given back at td_finish, since others may look into it      */
 void td__group_enlist(td_comm *comm);                             /* the world, too                                            */
 void td__group_delist(td_comm *comm);
 void td__groups_each(void (*fn)(td_comm *comm, void *arg), void *arg);   /* oldest first; under the list's lock               */

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include "comm_room.h"
+#include "point.h"
 
 enum { TICK_NS = 20 * 1000 * 1000, CHECKED_PER_TICK = 16, SPIN_NS = 3000 };
 #define STOPPED_FOR 0.4   /* a rank that is seen stopped for so long is not merely being continued together with us          */
@@ -26,13 +26,13 @@ enum { TICK_NS = 20 * 1000 * 1000, CHECKED_PER_TICK = 16, SPIN_NS = 3000 };
 #define RELAX() atomic_signal_fence(memory_order_seq_cst)
 #endif
 
-static void futex_sleep(_Atomic uint32_t *word, uint32_t value, int64_t ns)
+void td__futex_sleep(_Atomic uint32_t *word, uint32_t value, int64_t ns)
 {
     struct timespec t = { ns / 1000000000, ns % 1000000000 };
     syscall(SYS_futex, word, FUTEX_WAIT, value, &t, NULL, 0);
 }
 
-static void futex_wake_all(_Atomic uint32_t *word)
+void td__futex_wake_all(_Atomic uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
@@ -156,6 +156,23 @@ static int check_peer(td__control *c, int i, const td_coll *coll, uint64_t step)
     return 0;
 }
 
+/* Of a rank that a message is waited for from, or to: has it died or been stopped? What one that ended otherwise has left is point.c's to look at. */
+int td__control_check_peer(td__control *c, int i, const td_coll *waiting)
+{
+    td__slot *slot = &c->slot[i];
+    if (slot->pid == 0 || c->head->blind || atomic_load(&slot->state) != TD_SLOT_RUNNING)
+        return 0;
+    uint64_t started = slot->started;
+    long threads = 1;
+    char letter = process_state(slot->pid, &started, &threads);
+    bool gone = letter == '\0' || letter == 'X' || (letter == 'Z' && threads <= 1) || started != slot->started;
+    if (gone && atomic_load(&slot->state) == TD_SLOT_RUNNING)
+        return td__verdict_peer(c, i, TD_PEER_DIED, waiting);
+    int code = !gone && seen_stopped(c, i, letter == 'T') ? td__verdict_peer(c, i, TD_PEER_STOPPED, waiting) : 0;
+    c->last_tick = td__now();
+    return code;
+}
+
 static int check_late(td__control *c, const td_coll *coll, uint64_t step)
 {
     bool device = coll->device.kind == TD_CUDA;
@@ -221,7 +238,7 @@ static int sleep_until_reached(td__control *c, const td_coll *coll)
         uint32_t seen = atomic_load(&head->arrivals);
         bool there = (int32_t)(seen - c->target) >= 0;
         if (!there && !atomic_load(&head->verdict))
-            futex_sleep(&head->arrivals, seen, TICK_NS);
+            td__futex_sleep(&head->arrivals, seen, TICK_NS);
         atomic_fetch_sub(&head->sleepers, 1);
         if (there || reached(c))
             return 0;
@@ -238,7 +255,7 @@ int td__control_meet(td__control *c, const td_coll *coll)
     atomic_fetch_add(&c->mine->step, 1);
     if (atomic_fetch_add(&head->arrivals, 1) + 1 == c->target) {
         if (atomic_load(&head->sleepers))
-            futex_wake_all(&head->arrivals);
+            td__futex_wake_all(&head->arrivals);
         return 0;
     }
     return spin(c) ? 0 : sleep_until_reached(c, coll);
@@ -363,7 +380,7 @@ void td__control_detach(td__control *c, bool well)
         snprintf(c->mine->error, sizeof c->mine->error, "%s", td_error_message());
     atomic_store(&c->mine->state, well ? TD_SLOT_FINISHED : TD_SLOT_FAILED);
     if (atomic_load(&c->head->sleepers))
-        futex_wake_all(&c->head->arrivals);
+        td__futex_wake_all(&c->head->arrivals);
     delist(c);
     td__free(c->stopped_since);
     c->stopped_since = NULL;

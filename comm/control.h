@@ -43,6 +43,7 @@ typedef struct {
     _Atomic int32_t  state;
     _Alignas(64) td__entry entry[2];
     _Atomic uint64_t device_calls, device_passed;             /* turns started; known to have passed                          */
+    _Atomic uint64_t post;                 /* point_shm.c: its box's place in its arena + 1; 0: none yet                       */
     td__device_entry device[TD_DEVICE_CALLS];                 /* turn t at t % TD_DEVICE_CALLS                                */
     int32_t  rank, pid;
     uint64_t started;                      /* the process's start time: pids are used again                                   */
@@ -107,6 +108,7 @@ void td__control_started(td__control *c, const td_coll *coll);   /* a collective
 int  td__control_meet(td__control *c, const td_coll *coll);      /* all ranks of the host; 0 or negative with the verdict        */
 /* Is anything wrong with a peer? `since`: when the wait began. For waits that cannot look themselves; 0 or the verdict's code. */
 int  td__control_check(td__control *c, const td_coll *coll, double since);
+int  td__control_check_peer(td__control *c, int i, const td_coll *waiting);   /* one that a message is waited for                */
 void td__process_identity(int pid, uint64_t *started);
 
 /* ---- verdict.c ---- */

@@ -224,10 +224,22 @@ static int open_transport(splitting *s)
 typedef struct orphan { struct orphan *next; td__arena *arena; void *block; } orphan;
 static orphan *orphans;
 
+void td__group_orphan(td__arena *arena, void *block)
+{
+    orphan *o = td__alloc(sizeof *o);
+    pthread_mutex_lock(&list_lock);
+    if (o) {
+        *o = (orphan){ orphans, arena, block };
+        orphans = o;
+    }
+    pthread_mutex_unlock(&list_lock);
+}
+
 /* patience: for how long the others may still look at a page that is ours to give back. */
 static void close_group(td_comm *g, bool well, double patience)
 {
     td__group_delist(g);
+    td__post_close(g, well && !atomic_load(&g->code));
     if (!td__comm_thread_stop(g)) {            /* it hangs inside the transport: what it uses stays as it is                   */
         td__control_detach(g->control, false);
         return;
@@ -241,14 +253,9 @@ static void close_group(td_comm *g, bool well, double patience)
     double end = td__now() + patience;
     while (block && head && atomic_load(&head->left) < n && td__now() < end)
         usleep(100);
-    orphan *o = block && head && atomic_load(&head->left) < n ? td__alloc(sizeof *o) : NULL;
-    pthread_mutex_lock(&list_lock);
-    if (o) {
-        *o = (orphan){ orphans, arena, block };
-        orphans = o;
-    }
-    pthread_mutex_unlock(&list_lock);
-    if (block && !o)
+    if (block && head && atomic_load(&head->left) < n)
+        td__group_orphan(arena, block);
+    else if (block)
         td__arena_free(arena, block);
 }
 

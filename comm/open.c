@@ -295,7 +295,8 @@ int td__comm_open_world(const td_plugin *plugin, void *world)
 
 int td__comm_drain_one(td_comm *comm)
 {
-    int device = td__device_drain(comm);
+    int device = td__device_drain(comm), post = td__post_drain(comm);
+    device = device ? device : post;
     if (device || !comm->control || !comm->thread_up)
         return device;
     double end = td__now() + comm->timeout + 10;
@@ -322,8 +323,10 @@ void td__comm_close_world(bool well)
     td__device_close(&self, well);
     td__comm_trim(&self);
     td__on_abort(NULL);
+    td__post_close(&self, true);
     if (!comm)
         return;
+    td__post_close(comm, true);                /* the arena goes, too: nothing in it is used for something else                */
     bool ended = td__comm_thread_stop(comm);
     world_comm = NULL;
     if (ended)

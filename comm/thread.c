@@ -31,6 +31,7 @@ td_work *td__work_new(td_comm *comm)
     work->sentence[0] = '\0';
     work->hold[0] = work->hold[1] = NULL;
     work->abandoned = work->on_device = false;
+    work->letter = NULL;
     work->noted = NULL;
     work->captured = (td__marks){ 0 };
     work->checked = 0;

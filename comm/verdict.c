@@ -78,6 +78,10 @@ static void add_counts(const td_coll *coll, char into[TD_CALL_TEXT])
 
 void td__coll_call_text(const td_coll *coll, char into[TD_CALL_TEXT])
 {
+    if (coll->letter) {
+        td__letter_call_text(coll->letter, into);
+        return;
+    }
     if (coll->seq == 0) {
         snprintf(into, TD_CALL_TEXT, "%s%s%s", coll->label ? coll->label : "td_init", coll->group ? " of " : "", coll->group ? coll->group : "");
     } else {

@@ -89,6 +89,20 @@ TD_API const char *td_comm_name(const td_comm *comm);                     /* "wo
 TD_API int         td_comm_world_rank(const td_comm *comm, int rank);     /* of a rank of comm; negative: there is no such rank   */
 TD_API int         td_comm_ranks(const td_comm *comm, int *ranks);        /* world ranks into ranks[td_size(comm)]; how many      */
 
+/* ---- messages between two ranks --------------------------------------------------------------------------------------------------------
+ * From one rank of comm to another, on host memory, apart from the collectives. Messages of the same sender, receiver and tag (0 to 1,048,575) arrive in
+ * the order of the calls; dtype and element count must agree, or both ranks are told by one sentence. The deadline and a dead, stopped or finished
+ * peer are reported as in collectives. td_send may return before the message is taken, but need not: two ranks that send to each other first may
+ * wait for ever; use td_sendrecv, or start one of the two. A rank may send to itself when one of the two calls is started.
+ */
+TD_API int td_send(td_comm *comm, td_tensor *x, int to, int tag);
+TD_API int td_recv(td_comm *comm, td_tensor *x, int from, int tag);
+/* Both at once, with one tag; the two tensors may have different shapes and dtypes, and share no memory. */
+TD_API int td_sendrecv(td_comm *comm, td_tensor *sent, int to, td_tensor *received, int from, int tag);
+/* Started, in any number: they make progress by themselves. td_wait and td_test as for collectives. */
+TD_API td_work *td_send_start(td_comm *comm, td_tensor *x, int to, int tag);
+TD_API td_work *td_recv_start(td_comm *comm, td_tensor *x, int from, int tag);
+
 #ifdef __cplusplus
 }
 #endif
