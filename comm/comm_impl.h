@@ -115,7 +115,7 @@ typedef struct td_comm_backend {
 typedef struct { int (*ask)(void *of); void *of; } td_patience;
 
 /* Collectives of a device's memory, on a stream of their own: what td_device_ops.comm points to. Functions that can fail return 0 or a
- * negative code with one sentence in `error`. A process has one state at a time. */
+ * negative code with one sentence in `error`. A process has one state for each communicator that is used there. */
 enum { TD_COMM_ID = 128 };
 typedef struct td_device_comm {
     const char *name;

@@ -44,6 +44,14 @@ TD_API td_work *td_raw_all_gather_uneven_start(td_comm *comm, const void *in, vo
 TD_API td_work *td_raw_all_to_all_uneven_start(td_comm *comm, const void *in, const int64_t *in_counts, void *out, const int64_t *out_counts,
                                                td_dtype dtype);
 
+/* Messages between two ranks (comm.h); the received part may have another count, but not share memory with what is sent. */
+TD_API int td_raw_send(td_comm *comm, const void *data, int64_t count, td_dtype dtype, int to, int tag);
+TD_API int td_raw_recv(td_comm *comm, void *data, int64_t count, td_dtype dtype, int from, int tag);
+TD_API int td_raw_sendrecv(td_comm *comm, const void *sent, int64_t sent_count, int to, void *received, int64_t received_count, int from,
+                           td_dtype dtype, int tag);
+TD_API td_work *td_raw_send_start(td_comm *comm, const void *data, int64_t count, td_dtype dtype, int to, int tag);
+TD_API td_work *td_raw_recv_start(td_comm *comm, void *data, int64_t count, td_dtype dtype, int from, int tag);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,4 +1,4 @@
-/* plugins/cuda/nccl.c: a communicator of NCCL, from the first collective of GPU memory to td_finish.
+/* plugins/cuda/nccl.c: a communicator of NCCL, from the first collective of GPU memory of the world or a group to its end.
  *
  * It is non-blocking: what takes NCCL long on the host (meeting, connecting) is polled, so that a dead peer or the deadline ends it. An error ends
  * in ncclCommAbort, which also lets kernels on the GPU come to an end; a good end is ncclCommFinalize, then ncclCommDestroy. Abort may come
@@ -158,6 +158,7 @@ static int close_state(void *state, bool well, const td_patience *patience, char
     }
     pthread_mutex_unlock(&s->lock);
     abort_state(s);
+    nccl_memory_leave(s);
     free_state(s);
     return code;
 }

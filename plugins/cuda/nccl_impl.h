@@ -63,7 +63,8 @@ typedef struct {
     int version;
 } nccl_library;
 
-typedef struct {
+typedef struct nccl_state {
+    struct nccl_state *next;                   /* nccl_memory.c's list                                                            */
     pthread_mutex_t lock;                      /* of comm: abort comes from another thread                                        */
     nccl_comm comm;                            /* NULL: aborted                                                                   */
     const nccl_library *lib;
@@ -90,5 +91,6 @@ int  nccl_start(void *state, const td_coll *coll, void *begin, void *end, const 
 void *nccl_alloc(int index, size_t bytes);
 void  nccl_free(int index, void *block);
 void  nccl_memory_enroll(nccl_state *s);       /* all blocks, with a new communicator                                            */
-void  nccl_memory_resign(nccl_state *s);       /* before it ends                                                                 */
+void  nccl_memory_resign(nccl_state *s);       /* before it ends; under its lock                                                 */
+void  nccl_memory_leave(nccl_state *s);        /* before it is freed; without its lock                                           */
 #endif

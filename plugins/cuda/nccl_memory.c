@@ -1,21 +1,30 @@
-/* plugins/cuda/nccl_memory.c: memory that NCCL sends from and receives into without copying: allocated by NCCL and registered with the
- * communicator, when there is one. Where NCCL refuses, it is ordinary memory of the GPU, and a line says so.
+/* plugins/cuda/nccl_memory.c: memory that NCCL sends from and receives into without copying: allocated by NCCL and registered with every
+ * communicator that there is. Where NCCL refuses, it is ordinary memory of the GPU, and a line says so.
  *
  * Such blocks are few and long-lived (the gradients' buckets). They are not stream-ordered: before one is given back the GPU is waited for.
+ * Locks are taken in this order: the list of communicators, a communicator's own, the list of blocks.
  */
 #include "nccl_impl.h"
 #include <stdio.h>
 
+typedef struct registration {
+    struct registration *next;
+    nccl_state *with;
+    void *handle;
+} registration;
+
 typedef struct block {
     struct block *next;
-    void  *at, *handle;                                /* handle: of the registration; NULL: none                                 */
+    void  *at;
     size_t bytes;
     bool   ordinary;
+    registration *registered;
 } block;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;   /* of all below; taken after a state's own                               */
+static pthread_mutex_t members = PTHREAD_MUTEX_INITIALIZER;    /* of the list of communicators                                    */
+static nccl_state *enrolled;                           /* … that blocks are registered with                                       */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;       /* of the blocks                                                   */
 static block *blocks_of_nccl;
-static nccl_state *enrolled;                           /* the communicator that blocks are registered with                        */
 
 static void say_once(const char *what, const nccl_library *lib, int result)
 {
@@ -25,38 +34,81 @@ static void say_once(const char *what, const nccl_library *lib, int result)
         cuda_host->say("%s (%s): buckets lie in ordinary memory of the GPU", what, lib ? lib->error_string(result) : "no NCCL");
 }
 
-/* Under the lock. */
-static void enroll(block *b)
+/* Under the locks of s and of the blocks. */
+static void enroll(block *b, nccl_state *s)
 {
-    if (b->ordinary || b->handle || !enrolled || !enrolled->comm)
+    registration *r = b->ordinary || !s->comm ? NULL : cuda_host->alloc(sizeof *r);
+    if (!r)
         return;
-    int result = enrolled->lib->enroll(enrolled->comm, b->at, b->bytes, &b->handle);
-    if (result != NCCL_OK) {
-        b->handle = NULL;
-        say_once("NCCL does not register memory", enrolled->lib, result);
+    *r = (registration){ .next = b->registered, .with = s };
+    int result = s->lib->enroll(s->comm, b->at, b->bytes, &r->handle);
+    if (result == NCCL_OK) {
+        b->registered = r;
+        return;
     }
+    cuda_host->free(r);
+    say_once("NCCL does not register memory", s->lib, result);
 }
 
 void nccl_memory_enroll(nccl_state *s)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&members);
+    s->next = enrolled;
     enrolled = s;
+    pthread_mutex_lock(&s->lock);
+    pthread_mutex_lock(&lock);
     for (block *b = blocks_of_nccl; b; b = b->next)
-        enroll(b);
+        enroll(b, s);
     pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_unlock(&members);
+}
+
+/* Those of s (NULL: all) are taken off the block; the caller ends them. */
+static registration *take_off(block *b, const nccl_state *s)
+{
+    registration *off = NULL;
+    for (registration **at = &b->registered; *at;) {
+        registration *r = *at;
+        if (s && r->with != s) {
+            at = &r->next;
+            continue;
+        }
+        *at = r->next;
+        r->next = off;
+        off = r;
+    }
+    return off;
+}
+
+/* Under the lock of s. */
+static void end_one(registration *r)
+{
+    if (r->with->comm && r->handle)
+        r->with->lib->resign(r->with->comm, r->handle);
+    cuda_host->free(r);
 }
 
 void nccl_memory_resign(nccl_state *s)
 {
     pthread_mutex_lock(&lock);
-    for (block *b = blocks_of_nccl; b && enrolled == s; b = b->next) {
-        if (b->handle && s->comm)
-            s->lib->resign(s->comm, b->handle);
-        b->handle = NULL;
-    }
-    if (enrolled == s)
-        enrolled = NULL;
+    for (block *b = blocks_of_nccl; b; b = b->next)
+        for (registration *r = take_off(b, s), *next; r; r = next) {
+            next = r->next;
+            end_one(r);
+        }
     pthread_mutex_unlock(&lock);
+}
+
+void nccl_memory_leave(nccl_state *s)
+{
+    pthread_mutex_lock(&members);
+    for (nccl_state **at = &enrolled; *at; at = &(*at)->next)
+        if (*at == s) {
+            *at = s->next;
+            break;
+        }
+    pthread_mutex_unlock(&members);
 }
 
 void *nccl_alloc(int index, size_t bytes)
@@ -85,28 +137,28 @@ void *nccl_alloc(int index, size_t bytes)
         cuda_host->free(b);
         return NULL;
     }
+    void *at = b->at;
+    pthread_mutex_lock(&members);
     pthread_mutex_lock(&lock);
     b->next = blocks_of_nccl;
     blocks_of_nccl = b;
     pthread_mutex_unlock(&lock);
-    nccl_state *s = enrolled;
-    if (s) {
+    for (nccl_state *s = enrolled; s; s = s->next) {
         pthread_mutex_lock(&s->lock);
         pthread_mutex_lock(&lock);
-        enroll(b);
+        enroll(b, s);
         pthread_mutex_unlock(&lock);
         pthread_mutex_unlock(&s->lock);
     }
-    return b->at;
+    pthread_mutex_unlock(&members);
+    return at;
 }
 
 void nccl_free(int index, void *at)
 {
     char error[400];
     const nccl_library *lib = nccl_open_library(error, sizeof error);
-    nccl_state *s = enrolled;
-    if (s)
-        pthread_mutex_lock(&s->lock);
+    pthread_mutex_lock(&members);                      /* so that none of the communicators ends meanwhile                        */
     pthread_mutex_lock(&lock);
     block **link = &blocks_of_nccl;
     while (*link && (*link)->at != at)
@@ -114,13 +166,18 @@ void nccl_free(int index, void *at)
     block *b = *link;
     if (b)
         *link = b->next;
+    registration *off = b ? take_off(b, NULL) : NULL;
+    pthread_mutex_unlock(&lock);
     if (b && !b->ordinary)
         cudaDeviceSynchronize();
-    if (b && b->handle && s && s->comm)
-        s->lib->resign(s->comm, b->handle);
-    pthread_mutex_unlock(&lock);
-    if (s)
+    for (registration *r = off, *next; r; r = next) {
+        next = r->next;
+        nccl_state *s = r->with;
+        pthread_mutex_lock(&s->lock);
+        end_one(r);
         pthread_mutex_unlock(&s->lock);
+    }
+    pthread_mutex_unlock(&members);
     if (b && b->ordinary) {
         cuda_free(index, at);
     } else if (b && cuda_use(index) == 0) {

@@ -1,6 +1,6 @@
 /* Every collective of the public interface beside the plain function of MPI, on the same random data: run by mpirun, in a program that owns its MPI.
  *
- *     against_mpi BACKEND SEED CASES
+ *     against_mpi BACKEND SEED CASES [GROUPS]     GROUPS: how many times a random group is made and does CASES
  *
  * A case is a kind, a dtype, a reduction, counts, a root, in place or apart, tensors (in the arena or not) or plain memory, blocking or started;
  * up to eight of them are under way at a time and are waited for in any order. Copies, integers, minima and maxima must be equal; sums and products of
@@ -20,6 +20,8 @@ static const char *const names[] = { "broadcast", "all_reduce", "reduce", "reduc
                                      "all_gather_uneven", "all_to_all_uneven", "barrier" };
 static const td_dtype dtypes[] = { TD_F64, TD_F32, TD_F16, TD_BF16, TD_I64, TD_I32, TD_U8, TD_BOOL };
 static int rank, size;
+static td_comm *tested;                        /* the world or a group …                                                      */
+static MPI_Comm plain;                         /* … and MPI's of the same ranks                                              */
 
 typedef struct {
     int kind, root, number;
@@ -173,7 +175,7 @@ static void choose(job *j, uint64_t *s)
 static td_tensor *memory(const job *j, int64_t n)
 {
     const td_shape shape = j->width > 1 && n % j->width == 0 ? TD_SHAPE(n / j->width, j->width) : TD_SHAPE(n);
-    return j->arena ? td_zeros_shared(td_world(), shape, j->t) : td_zeros(shape, j->t);
+    return j->arena ? td_zeros_shared(tested, shape, j->t) : td_zeros(shape, j->t);
 }
 
 static td_tensor *rows(const job *j, td_tensor *x, int64_t from, int64_t n)
@@ -209,7 +211,7 @@ static void prepare(job *j, uint64_t seed)
 /* ---- Tandem -------------------------------------------------------------------------------------------------------------------------------- */
 static int run_raw(job *j)
 {
-    td_comm *w = td_world();
+    td_comm *w = tested;
     const bool st = j->started, at_root = rank == j->root;
     const void *in = j->in_n ? j->in : NULL;
     void *out = j->out_n ? j->out : NULL;
@@ -231,7 +233,7 @@ static int run_raw(job *j)
 
 static int run_tensors(job *j)
 {
-    td_comm *w = td_world();
+    td_comm *w = tested;
     const bool st = j->started, at_root = rank == j->root;
     td_tensor *in = j->in_x, *out = j->out_x;
     int64_t out_rows[RANKS], in_rows[RANKS];
@@ -256,7 +258,7 @@ static int run_tensors(job *j)
 static void run(job *j)
 {
     j->work = NULL;
-    int code = j->kind == BARRIER ? (j->started ? (j->work = td_barrier_start(td_world()), 0) : td_barrier(td_world()))
+    int code = j->kind == BARRIER ? (j->started ? (j->work = td_barrier_start(tested), 0) : td_barrier(tested))
                : j->raw ? run_raw(j) : run_tensors(j);
     if (code)
         fail_with(j, "an error", code);
@@ -306,9 +308,9 @@ static void check_reduction(job *j, const char *in)
         for (int64_t i = 0; i < total && j->t == TD_U8; i++)       /* Open MPI's sum of u8 sometimes stops at 255                  */
             wide[i] = (uint8_t)in[i];
         if (j->t == TD_U8)
-            MPI_Allreduce(MPI_IN_PLACE, wide, (int)total, MPI_UINT32_T, mpi_op(j), MPI_COMM_WORLD);
+            MPI_Allreduce(MPI_IN_PLACE, wide, (int)total, MPI_UINT32_T, mpi_op(j), plain);
         else
-            MPI_Allreduce(in, want, (int)total, mpi_type(j->t), mpi_op(j), MPI_COMM_WORLD);
+            MPI_Allreduce(in, want, (int)total, mpi_type(j->t), mpi_op(j), plain);
         for (int64_t i = 0; i < total && j->t == TD_U8; i++)
             want[i] = (char)(uint8_t)wide[i];
         free(wide);
@@ -321,10 +323,10 @@ static void check_reduction(job *j, const char *in)
     double *mine = malloc((size_t)total * 8 + 8), *want = malloc((size_t)total * 8 + 8), *large = malloc((size_t)total * 8 + 8);
     for (int64_t i = 0; i < total; i++)
         mine[i] = at(j->t, in, i);
-    MPI_Allreduce(mine, want, (int)total, MPI_DOUBLE, mpi_op(j), MPI_COMM_WORLD);
+    MPI_Allreduce(mine, want, (int)total, MPI_DOUBLE, mpi_op(j), plain);
     for (int64_t i = 0; i < total; i++)
         mine[i] = fabs(mine[i]);
-    MPI_Allreduce(mine, large, (int)total, MPI_DOUBLE, j->op == TD_PRODUCT ? MPI_PROD : MPI_SUM, MPI_COMM_WORLD);
+    MPI_Allreduce(mine, large, (int)total, MPI_DOUBLE, j->op == TD_PRODUCT ? MPI_PROD : MPI_SUM, plain);
     const double unit = j->t == TD_F64 ? 0x1p-52 : 0x1p-23, by = j->op == TD_MEAN ? 1.0 / size : 1;
     for (int64_t i = 0; i < j->out_n; i++) {
         const double exact = want[first + i] * by, room = j->op == TD_MIN || j->op == TD_MAX ? 0 : (size + 1) * unit * large[first + i] * by + 0x1p-149,
@@ -344,7 +346,7 @@ static void check_reduction(job *j, const char *in)
 static void check_copy(job *j, const char *in, const char *before)
 {
     const int bytes = (int)td_dtype_size(j->t), n = (int)j->count * bytes;
-    const MPI_Comm w = MPI_COMM_WORLD;
+    const MPI_Comm w = plain;
     char *want = malloc((size_t)j->out_n * (size_t)bytes + (size_t)n + 1);
     int out[RANKS], out_at[RANKS], ins[RANKS], ins_at[RANKS], a = 0, b = 0;
     for (int r = 0; r < size; r++) {
@@ -399,23 +401,15 @@ static void check(job *j)
     uint64_t hash = 14695981039346656037u, low, high;
     for (size_t i = 0; i < (size_t)j->out_n * e; i++)
         hash = (hash ^ (uint8_t)j->out[i]) * 1099511628211u;
-    MPI_Allreduce(&hash, &low, 1, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
-    MPI_Allreduce(&hash, &high, 1, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD);
+    MPI_Allreduce(&hash, &low, 1, MPI_UINT64_T, MPI_MIN, plain);
+    MPI_Allreduce(&hash, &high, 1, MPI_UINT64_T, MPI_MAX, plain);
     if (low != high)
         fail_with(j, "other bits on other ranks", 0);
 }
 
-int main(int argc, char **argv)
+static void run_cases(uint64_t s, int cases)
 {
-    int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
     static job jobs[FLIGHT];
-    uint64_t s = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    const int cases = argc > 3 ? atoi(argv[3]) : 300;
-    if (size > RANKS || td_init_mpi(MPI_COMM_WORLD) || strcmp(td_comm_backend_name(td_world()), argc > 1 ? argv[1] : ""))
-        fail_with(&jobs[0], td_comm_backend_name(td_world()), size);
     for (int done = 0; done < cases;) {
         TD_SCOPE();
         const int n = 1 + (int)below(&s, FLIGHT);
@@ -435,8 +429,75 @@ int main(int argc, char **argv)
         }
         done += n;
     }
+}
+
+/* The same split of both, of the world or of a group of it, on random colors and keys; then cases in each group, all groups at once. */
+static void run_groups(uint64_t *s, int groups, int cases)
+{
+    const job none = { .number = -1 };
+    for (int g = 0; g < groups; g++) {
+        td_comm *made[3] = { td_world() };
+        MPI_Comm same[3] = { MPI_COMM_WORLD };
+        int depth = 0, theirs[2], ranks[RANKS], all[RANKS], me;
+        uint64_t of_group = 0;
+        MPI_Comm_rank(MPI_COMM_WORLD, &me);
+        for (int d = 1; d < 3; d++) {
+            int color[RANKS], key[RANKS];
+            for (int r = 0; r < RANKS; r++)
+                color[r] = (int)below(s, 3) - (below(s, 4) == 0), key[r] = (int)below(s, 5) - 2;
+            const bool copy = below(s, 4) == 0;
+            if (depth < d - 1)
+                continue;
+            const int r = td_rank(made[depth]);
+            made[d] = copy ? td_comm_dup(made[depth]) : td_comm_split(made[depth], color[r] < 0 ? TD_NO_COLOR : color[r], key[r]);
+            if (copy)
+                MPI_Comm_dup(same[depth], &same[d]);
+            else
+                MPI_Comm_split(same[depth], color[r] < 0 ? MPI_UNDEFINED : color[r], key[r], &same[d]);
+            if (td_error_message()[0] || (made[d] == NULL) != (same[d] == MPI_COMM_NULL))
+                fail_with(&none, "a split", d);
+            of_group = of_group * 4 + (uint64_t)(copy ? 3 : color[r] + 1);
+            if (!made[d])
+                continue;
+            depth = d;
+            tested = made[d], plain = same[d];
+            MPI_Comm_rank(plain, &theirs[0]);
+            MPI_Comm_size(plain, &theirs[1]);
+            rank = td_rank(tested), size = td_size(tested);
+            MPI_Allgather(&me, 1, MPI_INT, all, 1, MPI_INT, plain);
+            if (rank != theirs[0] || size != theirs[1] || td_comm_ranks(tested, ranks) != size || memcmp(ranks, all, (size_t)size * sizeof *all))
+                fail_with(&none, "who is in the group", rank);
+        }
+        if (depth == 2)                        /* the others of the same parent are in a group of it                          */
+            run_cases(*s + of_group, cases);
+        for (int d = depth; d > 0; d--) {
+            MPI_Comm_free(&same[d]);
+            if (g % 2 && td_comm_free(made[d]))
+                fail_with(&none, "td_comm_free", d);
+        }
+    }
+    tested = td_world(), plain = MPI_COMM_WORLD;
+    rank = td_rank(tested), size = td_size(tested);
+}
+
+int main(int argc, char **argv)
+{
+    int provided;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    const job none = { .number = -1 };
+    uint64_t s = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    const int cases = argc > 3 ? atoi(argv[3]) : 300, groups = argc > 4 ? atoi(argv[4]) : 0;
+    if (size > RANKS || td_init_mpi(MPI_COMM_WORLD) || strcmp(td_comm_backend_name(td_world()), argc > 1 ? argv[1] : ""))
+        fail_with(&none, td_comm_backend_name(td_world()), size);
+    tested = td_world(), plain = MPI_COMM_WORLD;
+    if (groups)
+        run_groups(&s, groups, cases);
+    else
+        run_cases(s, cases);
     if (rank == 0)
-        printf("%s: %d cases on %d ranks\n", argv[1], cases, size);
+        printf("%s: %d cases on %d ranks%s\n", argv[1], cases, size, groups ? ", in groups" : "");
     int code = td_finish();
     MPI_Finalize();
     return code;
