@@ -6,7 +6,7 @@
  * both ends authenticate: an agent reads its orders, says hello, is told to go, tells what its rank does and writes, and waits for
  * commands. It tells something every BEAT; who has heard nothing for LOST takes the other for lost.
  *
- *   head.c      the life of such a job            engine.c, engine_*.c   the command that starts agents
+ *   head*.c     the life of such a job            engine.c, engine_*.c   the command that starts agents
  *   inbox.c     what agents tell, in order        address.c              the one address of ours that the hosts reach
  *   map.c       who is where                      hand.c                 nodes that are started by hand
  *   agent.c     one rank's guardian               link.c                 its two connections to the head

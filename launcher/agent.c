@@ -533,6 +533,7 @@ static int guard_rank(guard *g)
     uv_run(&g->loop, UV_RUN_DEFAULT);
     td__link_tell(g->link, TD_TELL_GONE, NULL, 0);
     td__link_close(g->link, 2);
+    td__division_free(&g->division);
     return g->result;
 }
 
@@ -540,7 +541,9 @@ static int run(int argc, char **argv)
 {
     if (argc < 4 || strcmp(argv[2], "--") != 0)
         return td__usage("agent", "expected ENGINE -- PROGRAM ARGS; it is a part of tandem run and not started by hand");
-    guard g = { .engine = argv[1], .argv = argv + 3 };
+    static guard g;                            /* its loop and link stay to the end of the process: a thread may be in its last wait */
+    g.engine = argv[1];
+    g.argv = argv + 3;
     return guard_rank(&g);
 }
 

@@ -33,7 +33,10 @@ struct td__link {
     struct heard {
         struct heard *next;
         bool go;
-        char bytes[];
+        union {
+            td__go go;
+            td__order order;
+        } what;
     } *heard, **heard_end;
     uv_async_t wake;
     td__link_events events;
@@ -165,11 +168,11 @@ static void *hear_all(void *argument)
     for (int64_t next = 0; !ended(l);) {
         char key[32] = "go";
         size_t size = sizeof(td__go);
-        struct heard *h = calloc(1, sizeof *h + sizeof(td__go));
+        struct heard *h = calloc(1, sizeof *h);
         if (next > 0)
             snprintf(key, sizeof key, "down/%lld", (long long)next);
         td_error_clear();
-        int code = h ? td__store_get(l->down, key, h->bytes, &size, COMMAND_S) : TD_ERR_MEMORY;
+        int code = h ? td__store_get(l->down, key, &h->what, &size, COMMAND_S) : TD_ERR_MEMORY;
         if (code == 0) {
             h->go = next++ == 0;
             pthread_mutex_lock(&l->lock);
@@ -206,9 +209,9 @@ static void on_wake(uv_async_t *wake)
     for (struct heard *h = heard, *next; h; h = next) {
         next = h->next;
         if (h->go)
-            l->events.go(l->user, (const td__go *)h->bytes);
+            l->events.go(l->user, &h->what.go);
         else
-            l->events.command(l->user, (const td__order *)h->bytes);
+            l->events.command(l->user, &h->what.order);
         free(h);
     }
     if (room)
@@ -229,6 +232,7 @@ int td__link_start(td__link *l, uv_loop_t *loop, const td__link_events *events, 
         fprintf(stderr, "tandem agent: a thread cannot be started\n");
         exit(1);                               /* nothing has been started yet: the engine ends the job */
     }
+    pthread_detach(l->listener);               /* nobody waits for it: see td__link_close */
     return 0;
 }
 

@@ -110,6 +110,7 @@ _Noreturn static void become(const td__start *start, pid_t launcher, const cpu_s
         sched_setaffinity(0, cpus_size, cpus); /* a refusal (a cpuset that shrank just now) costs speed, not the job */
     td__membind_apply(memory);
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGTSTP, SIG_DFL);                  /* ignored by the head of a job across hosts */
     put_at(start->in, STDIN_FILENO);
     put_at(start->out, STDOUT_FILENO);
     put_at(start->err, STDERR_FILENO);
