@@ -1,6 +1,6 @@
 /* Collectives through the public functions, whatever carries them: run as a rank by a launcher (mpirun here).
  *
- *     any_transport BACKEND[/OR-THIS]   mismatch|kill|finish|return|sleep|sleep-long|abort: rank 1 does so, the others must be told; big: all send 80,000 bytes
+ *     any_transport BACKEND[/OR-THIS]   mismatch|counts|rows|kill|finish|return|sleep|sleep-long|abort: rank 1 does so, the others must be told; big: all send 80,000 bytes
  *
  * Values are small whole numbers, so sums are exact; bits are compared across ranks by reducing their differences. */
 #include <signal.h>
@@ -142,6 +142,24 @@ static void groups(void)
     EXPECT(td_comm_free(g) == 0 && td_comm_free(same) == 0);
 }
 
+/* Everybody to everybody; rank 1 sends `more` elements to rank 0 than that waits for. */
+static int exchange(int64_t more)
+{
+    int64_t in[16], out[16];
+    for (int r = 0; r < size; r++)
+        in[r] = 100 + (r == 0 ? more : 0), out[r] = 100;
+    return td_all_to_all_uneven(td_world(), td_zeros(TD_SHAPE(100 * size), TD_F32), out, td_zeros(TD_SHAPE(100 * size + more), TD_F32), in);
+}
+
+/* Of as many rows together, but one more of the last rank's and one less of the first's. */
+static int gathered(int64_t more)
+{
+    int64_t rows[16];
+    for (int r = 0; r < size; r++)
+        rows[r] = 100 + (r == 0 ? -more : r == size - 1 ? more : 0);
+    return td_all_gather_uneven(td_world(), td_zeros(TD_SHAPE(100 * size), TD_F32), td_zeros(TD_SHAPE(rows[rank]), TD_F32), rows);
+}
+
 static int faulty(const char *fault)
 {
     td_tensor *x = td_zeros(TD_SHAPE(1000), TD_F32), *y = td_zeros(TD_SHAPE(1001), TD_F32);
@@ -162,7 +180,8 @@ static int faulty(const char *fault)
     td_errors(TD_ERRORS_RETURN);
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
-    int code = td_all_reduce(td_world(), rank == 1 && !strcmp(fault, "mismatch") ? y : x, TD_SUM);
+    int code = !strcmp(fault, "counts") ? exchange(rank == 1) : !strcmp(fault, "rows") ? gathered(rank == 1)
+                                                                : td_all_reduce(td_world(), rank == 1 && !strcmp(fault, "mismatch") ? y : x, TD_SUM);
     clock_gettime(CLOCK_MONOTONIC, &b);
     printf("code %d after %.1f s: %s\n", code, (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec), td_error_message());
     fflush(stdout);
