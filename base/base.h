@@ -90,7 +90,7 @@ int64_t td__now_ns(void);
  * X(id, name, default text for the help, help). Launchers' own variables (RANK, OMPI_…, SLURM_…) are world.c's table. */
 #define TD_ENV_LIST(X)                                                                                                       \
     X(DEVICE, "TANDEM_DEVICE", "auto", "cpu, cuda or cuda:N: the device of this rank")                                       \
-    X(COMM, "TANDEM_COMM", "auto", "auto, shm, mpi or store: what carries collectives of CPU tensors; nccl: auto, and NCCL even alone") \
+    X(COMM, "TANDEM_COMM", "auto", "auto, shm, hier, mpi or store: what carries collectives of CPU tensors; nccl: auto, and NCCL even alone") \
     X(NCCL, "TANDEM_NCCL", "libnccl.so.2", "the NCCL library that carries collectives of GPU tensors")                        \
     X(TIMEOUT, "TANDEM_TIMEOUT", "300", "seconds that any wait for another rank may take")                                   \
     X(THREADS, "TANDEM_THREADS", "the rank's share of cores", "OpenMP threads of this rank")                                 \
@@ -113,6 +113,8 @@ int64_t td__now_ns(void);
     X(JOB, "TANDEM_JOB", "set by tandem run", "name of the job, unique on this host")                                        \
     X(SECRET, "TANDEM_SECRET", "set by tandem run", "64 hex digits that authenticate the job's sockets")                     \
     X(KEY_FILE, "TANDEM_KEY_FILE", "$HOME/.tandem/key", "the user's key, from which jobs over several hosts that neither tandem run nor MPI started derive their secret") \
+    X(ALGORITHM, "TANDEM_ALGORITHM", "auto", "ring, hier, halving or mpi: how large tensors are summed between hosts; auto: measured at start") \
+    X(PRETEND_HOSTS, "TANDEM_PRETEND_HOSTS", "none", "for tests, with TANDEM_COMM=hier: the host of each rank, 0,0,1, as if they were on several") \
     X(STORE, "TANDEM_STORE", "set by tandem run", "address of the meeting-point store: unix:@NAME or tcp:HOST:PORT")
 typedef enum {
 #define TD_ENV_ENUM(id, name, standard, help) TD_ENV_##id,

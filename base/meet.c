@@ -52,7 +52,7 @@ bool td__meet_wanted(const td__world *w)
 {
     const char *wanted = td__env(TD_ENV_COMM);
     bool one_host = w->local_size == w->size && w->local_rank >= 0;
-    if (w->size == 1 || (wanted && !strcmp(wanted, "mpi")))
+    if (w->size == 1 || (wanted && (!strcmp(wanted, "mpi") || !strcmp(wanted, "hier"))))
         return false;
     return (wanted && !strcmp(wanted, "store")) || (!one_host && !w->offers_mpi);
 }

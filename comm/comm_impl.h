@@ -95,6 +95,7 @@ typedef struct td_wire {
 typedef struct td_comm_backend {
     const char *name;
     bool on_thread;                        /* every collective runs on the communicator's thread, and cannot see a peer die: MPI */
+    double grace;                          /* on_thread, but its waits look at peers and clock: seconds that the waiting caller leaves it beyond the deadline */
     /* Who am I among whom, by this transport. world: as given to td_init_plugin, else NULL. 0, or negative with the sentence. */
     int  (*find)(const td_host *host, void *world, td__world *out, char *error, size_t error_size);
     /* 0 and *state, or a negative code after host->fail */

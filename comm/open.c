@@ -7,9 +7,10 @@
 #include <errno.h>
 #include <meet.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include "comm_room.h"
+#include "comm_hier.h"
 
 static td_comm *world_comm;
 
@@ -175,6 +176,35 @@ bool td__comm_asked_for(const char *transport)
     return wanted && !strcmp(wanted, transport);
 }
 
+/* TANDEM_PRETEND_HOSTS=0,0,1: tests on one machine see several hosts, here rank 2 on one of its own. */
+static int pretend_hosts(td__world *w)
+{
+    const char *text = td__env(TD_ENV_PRETEND_HOSTS), *at = text;
+    long mine = -1, host;
+    char *end;
+    int n = 0;
+    if (!text)
+        return 0;
+    for (int pass = 0; pass < 2; pass++) {
+        w->local_rank = w->local_size = n = 0;
+        for (at = text; *at; at = end + (*end == ',')) {
+            host = strtol(at, &end, 10);
+            if (end == at || host < 0 || (*end && *end != ','))
+                break;
+            mine = n == w->rank ? host : mine;
+            w->local_rank += host == mine && n < w->rank;
+            w->local_size += host == mine;
+            n++;
+        }
+    }
+    if (*at || n != w->size)
+        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_PRETEND_HOSTS is \"%.60s\"; expected %d numbers of hosts, one for each rank", text, w->size);
+    td__world_set(w);
+    size_t used = strlen(w->job);              /* each meets at a place of its own                                                */
+    snprintf(w->job + used, sizeof w->job - used, ".%ld", mine);
+    return 0;
+}
+
 static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
 {
     char why[400], error[400];
@@ -183,7 +213,7 @@ static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
         plugin = td__plugin_open("mpi", why, sizeof why);
     if (!plugin || !plugin->comm)
         return td__fail(TD_ERR_UNSUPPORTED, "td_init: %d ranks %s need the MPI plug-in: %s", comm->size,
-                        td__comm_asked_for("mpi") ? "with TANDEM_COMM=mpi" : "on several hosts", plugin ? "it brings no transport" : why);
+                        td__comm_asked_for("mpi") ? "with TANDEM_COMM=mpi" : td__comm_asked_for("hier") ? "with TANDEM_COMM=hier" : "on several hosts", plugin ? "it brings no transport" : why);
     comm->backend = plugin->comm;
     td__world w = *td__world_now();
     if (ours && plugin->comm->find) {
@@ -197,8 +227,14 @@ static int open_plugin(td_comm *comm, const td_plugin *plugin, void *given)
         w.local_rank = found.local_rank, w.local_size = found.local_size;
         td__world_set(&w);
     }
-    int code = join_host(comm, &w);
-    return code ? code : comm->backend->open(&td__comm_host, given, comm, &comm->state);
+    int code = pretend_hosts(&w);
+    code = code ? code : join_host(comm, &w);
+    if (code || td__comm_asked_for("mpi") || !plugin->comm->wire)
+        return code ? code : comm->backend->open(&td__comm_host, given, comm, &comm->state);
+    td__hier_parts parts = { .plug = plugin->comm };
+    code = plugin->comm->open(&td__comm_host, given, comm, &parts.plug_state);
+    comm->backend = &td__comm_hier;
+    return code ? code : comm->backend->open(&td__comm_host, &parts, comm, &comm->state);
 }
 
 /* Ranks that nobody has asked for the store have met in td_init already, as far as it was needed. */
@@ -218,14 +254,16 @@ static int choose(const td__world *w, bool given, transport *over)
 {
     const char *wanted = td__env(TD_ENV_COMM);
     bool one_host = w->local_size == w->size && w->local_rank >= 0;
-    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "mpi") && strcmp(wanted, "nccl") && strcmp(wanted, "store"))
-        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm, mpi, store or nccl", wanted);
+    if (wanted && strcmp(wanted, "auto") && strcmp(wanted, "shm") && strcmp(wanted, "hier") && strcmp(wanted, "mpi") && strcmp(wanted, "nccl") &&
+        strcmp(wanted, "store"))
+        return td__fail(TD_ERR_ARGUMENT, "td_init: TANDEM_COMM is \"%.60s\"; expected auto, shm, hier, mpi, store or nccl", wanted);
     if (td__comm_asked_for("shm") && !one_host)
         return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=shm needs all %d ranks on one host; %d are on this one", w->size, w->local_size);
-    if (td__comm_asked_for("mpi") && !given && !strcmp(w->launcher, "slurm"))   /* MPI_Init would end the process with a page of its own */
-        return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=mpi, but this Slurm step offers MPI no way to find its %d ranks: use srun --mpi=pmix", w->size);
-    if (td__comm_asked_for("mpi") || td__comm_asked_for("store"))
-        *over = td__comm_asked_for("mpi") ? OVER_MPI : OVER_STORE;
+    const bool mpi = td__comm_asked_for("mpi") || td__comm_asked_for("hier");
+    if (mpi && !given && !strcmp(w->launcher, "slurm"))   /* MPI_Init would end the process with a page of its own */
+        return td__fail(TD_ERR_LAUNCH, "td_init: TANDEM_COMM=%s, but this Slurm step offers MPI no way to find its %d ranks: use srun --mpi=pmix", wanted, w->size);
+    if (mpi || td__comm_asked_for("store"))
+        *over = mpi ? OVER_MPI : OVER_STORE;
     else
         *over = one_host ? OVER_SHM : given || w->offers_mpi ? OVER_MPI : OVER_STORE;
     return 0;

@@ -148,7 +148,7 @@ int td__comm_await(td_comm *comm, td_work *work)
         double from = comm->progress > since ? comm->progress : since;
         pthread_mutex_unlock(&comm->lock);
         if (comm->backend->on_thread)
-            code = td__control_check(comm->control, &work->coll, from);
+            code = td__control_check(comm->control, &work->coll, from + comm->backend->grace);
         else if (td__now() - from > comm->timeout + 10)
             code = td__comm_fail(comm, TD_ERR_TIMEOUT, "rank %d waited %g s for the communicator's own thread", td__comm_world_rank(comm, comm->rank), comm->timeout + 10);
         pthread_mutex_lock(&comm->lock);

@@ -103,6 +103,37 @@ static void same_bits(void)
     EXPECT(memcmp(td_data(low), td_data(high), (size_t)n * 4) == 0);
 }
 
+/* The same in memory that the ranks of a host reach: nothing is staged, and where hosts are several, theirs are the algorithms between them. */
+static void in_shared_memory(int64_t n)
+{
+    td_comm *w = td_world();
+    for (int op = TD_SUM; op <= TD_MAX; op++) {
+        TD_SCOPE();
+        td_tensor *x = td_zeros_shared(w, TD_SHAPE(n), TD_F32), *in = td_zeros_shared(w, TD_SHAPE(n * size), TD_F32);
+        td_tensor *out = td_zeros_shared(w, TD_SHAPE(n), TD_F32);
+        td_assign(x, filled(n, TD_F32, 0));
+        td_assign(in, filled(n * size, TD_F32, 0));
+        EXPECT(td_all_reduce(w, x, (td_reduce)op) == 0);
+        EXPECT(td_reduce_scatter(w, out, in, (td_reduce)op) == 0);
+        for (int64_t i = 0; i < n; i++) {
+            EXPECT(near(TD_F32, at(x, i), reduced((td_reduce)op, i)));
+            EXPECT(near(TD_F32, at(out, i), reduced((td_reduce)op, n * rank + i)));
+        }
+    }
+    TD_SCOPE();
+    td_tensor *x = td_zeros_shared(w, TD_SHAPE(n), TD_F64), *all = td_zeros_shared(w, TD_SHAPE(n * size), TD_F64);
+    td_assign(x, filled(n, TD_F64, 0));
+    EXPECT(td_all_gather(w, all, x) == 0);
+    for (int root = 0; root < size; root++) {
+        td_assign(x, filled(n, TD_F64, root));
+        EXPECT(td_broadcast(w, x, root) == 0);
+        for (int64_t i = 0; i < n; i++)
+            EXPECT(at(x, i) == value(root, root + i));
+    }
+    for (int64_t i = 0; i < n * size; i++)
+        EXPECT(at(all, i) == value((int)(i / n), i % n));
+}
+
 static void in_flight(void)
 {
     enum { N = 10 };
@@ -201,6 +232,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < 5; i++)
         one_size(small && sizes[i] * size > 8000 ? 8000 / size : sizes[i]);
     same_bits();
+    in_shared_memory(2049);
+    in_shared_memory(70001);
     in_flight();
     groups();
     EXPECT(td_barrier(td_world()) == 0);
