@@ -1,5 +1,5 @@
-/* tests/cuda/test_stop_all.c: a bad index on one rank stops the step of all: two processes on the made-up GPU of device.c, with a td_ddp over both.
- * The device's collectives are as simple as can be: memory that the processes share, and a meeting before and after.
+/* tests/cuda/test_stop_all.c: a bad index on one rank stops the step of all: two processes on the made-up GPU of device.c, with a td_ddp over both, whose
+ * optimizer is plain or sharded, with the same weights in the end. The device's collectives are as simple as can be: memory that the processes share, and a meeting before and after.
  */
 #include "../comm/ranks.h"
 #include <sched.h>
@@ -9,7 +9,7 @@ extern int td__emulated_late;
 void td__ddp_pace_forget(void);             /* ddp_impl.h and comm_room.h both have a td__entry                                            */
 
 enum { RANKS = 2, ROOM = 1 << 16 };
-typedef struct { _Atomic int came, round; int64_t count[RANKS]; char part[RANKS][ROOM]; } table;
+typedef struct { _Atomic int came, round; int64_t count[RANKS]; char part[RANKS][ROOM]; float weights[8][128]; } table;
 static table *meeting;
 static int me, words;                          /* this rank; collectives of one f64                                                       */
 
@@ -38,12 +38,14 @@ static int open_it(int index, const char id[TD_COMM_ID], int rank, int ranks, co
 static int start(void *state, const td_coll *c, void *begin, void *end, const td_patience *p, char *error, size_t size)
 {
     (void)state, (void)begin, (void)end, (void)p, (void)error, (void)size;
-    const size_t each = td_dtype_size(c->dtype), bytes = (size_t)c->count * each;
-    EXPECT(bytes <= ROOM && (c->kind == TD_COLL_BROADCAST || c->kind == TD_COLL_ALL_REDUCE));
+    const bool scatters = c->kind == TD_COLL_REDUCE_SCATTER, sums = scatters || c->kind == TD_COLL_ALL_REDUCE, gathers = c->kind == TD_COLL_ALL_GATHER;
+    const int64_t count = c->count * (scatters ? RANKS : 1), first = scatters ? me * c->count : 0;
+    const size_t each = td_dtype_size(c->dtype), bytes = (size_t)count * each;
+    EXPECT(bytes <= ROOM && (c->kind == TD_COLL_BROADCAST || sums || gathers));
     words += c->dtype == TD_F64;
     memcpy(meeting->part[me], c->in, bytes);
     meeting->count[me] = c->count;
-    for (int64_t i = 0; c->kind == TD_COLL_ALL_REDUCE && i < c->count; i++) {
+    for (int64_t i = 0; sums && i < count; i++) {
         char *at = meeting->part[me] + (size_t)i * each;
         td__element_put(c->dtype, at, td__element_get(c->dtype, at) * c->pre);
     }
@@ -51,8 +53,11 @@ static int start(void *state, const td_coll *c, void *begin, void *end, const td
     EXPECT(meeting->count[0] == meeting->count[1]);
     if (c->kind == TD_COLL_BROADCAST)
         memcpy(c->out, meeting->part[c->root], bytes);
-    for (int64_t i = 0; c->kind == TD_COLL_ALL_REDUCE && i < c->count; i++) {
-        const double a = td__element_get(c->dtype, meeting->part[0] + (size_t)i * each), b = td__element_get(c->dtype, meeting->part[1] + (size_t)i * each);
+    for (int r = 0; gathers && r < RANKS; r++)
+        memcpy((char *)c->out + (size_t)r * bytes, meeting->part[r], bytes);
+    for (int64_t i = 0; sums && i < c->count; i++) {
+        const size_t at = (size_t)(first + i) * each;
+        const double a = td__element_get(c->dtype, meeting->part[0] + at), b = td__element_get(c->dtype, meeting->part[1] + at);
         td__element_put(c->dtype, (char *)c->out + (size_t)i * each, (c->op == TD_MAX ? (a > b ? a : b) : a + b) * c->post);
     }
     meet();
@@ -102,13 +107,13 @@ static void good_step(training *t)
  * counts. twice: a good backward follows the bad one before the step. Weights agree to the bit in the end. */
 static int body(int rank, int size, void *arg)
 {
-    const int first = *(int *)arg & 1, look = *(int *)arg & 2, twice = *(int *)arg & 4;
+    const int first = *(int *)arg & 1, look = *(int *)arg & 2, twice = *(int *)arg & 4, shard = *(int *)arg & 8;
     float before[ALL], after[ALL];
     (void)size;
     td__device_set_default((td_device){ TD_CUDA, 0 });
     td_seed(3);
     training t = { .net = td_nn_sequential(td_nn_embedding(ROWS, WIDTH, NULL), td_nn_linear(WIDTH, OUT, NULL)) };
-    t.ddp = td_ddp_new(t.net, &(td_ddp_opts){ .first_bucket_bytes = 64, .bucket_bytes = 64 });
+    t.ddp = td_ddp_new(t.net, &(td_ddp_opts){ .first_bucket_bytes = 64, .bucket_bytes = 64, .shard_optimizer = shard });
     t.opt = td_adamw_new(td_parameters(t.net), &(td_adamw_opts){ .lr = 0.1f });
     EXPECT(!td_error_pending());
     if (!first)
@@ -146,6 +151,10 @@ static int body(int rank, int size, void *arg)
     EXPECT(memcmp(before, after, sizeof before) != 0);
     EXPECT(td__comm_bytes(td_world(), memcpy(before, after, sizeof before), sizeof before, 0, "weights of rank 0") == 0);
     EXPECT(memcmp(before, after, sizeof before) == 0);
+    float *plain = meeting->weights[*(int *)arg & 7];
+    if (!shard && rank == 0)
+        memcpy(plain, after, sizeof after);
+    EXPECT(!shard || memcmp(plain, after, sizeof after) == 0);
     td_optim_free(t.opt);
     td_ddp_free(t.ddp);
     td_module_free(t.net);
@@ -156,7 +165,7 @@ static int body(int rank, int size, void *arg)
 static void all_stop(void **state)
 {
     (void)state;
-    for (int how = 0; how < 8; how++)
+    for (int how = 0; how < 16; how++)         /* 8 and more: sharded                                                                 */
         if (!((how & 1) && (how & 2)))         /* the first step of a td_ddp, refused on one rank, is another story                          */
             all_well(RANKS, body, &how, 30);
 }
