@@ -227,7 +227,7 @@ static int connect_to(const td__world *w, const td__meet_plan *plan, double time
         if (count > 0 && plan->launcher)
             meeting.number = (unsigned)count;
         if (count > 0 && (plan->launcher || count == 1)) {
-            snprintf(meeting.address, sizeof meeting.address, "%s", td__store_server_at(meeting.store));
+            snprintf(meeting.address, sizeof meeting.address, "%s", td__store_where(meeting.store));
             return 0;
         }
         twice |= count > 1;

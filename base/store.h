@@ -19,7 +19,6 @@ void td__store_listen(td__store_server *server, int64_t (*heard)(void *user, con
 int  td__store_server_get(td__store_server *server, const char *key, void *into, size_t *size);
 
 td__store *td__store_connect(const char *address, const unsigned char secret[32], double timeout_s);  /* NULL after td__fail */
-const char *td__store_server_at(const td__store *store);                /* the address that it was connected to            */
 void td__store_close(td__store *store);
 int  td__store_set(td__store *store, const char *key, const void *value, size_t size);
 /* waits until the key is set or the deadline passes; *size: room in, bytes out */

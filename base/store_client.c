@@ -201,11 +201,6 @@ td__store *td__store_try(const char *address, const unsigned char secret[32], do
     return open_store(address, secret, timeout_s, false, code, why, size);
 }
 
-const char *td__store_server_at(const td__store *store)
-{
-    return store->address;
-}
-
 void td__store_close(td__store *store)
 {
     if (!store)
@@ -341,31 +336,6 @@ int td__store_add(td__store *store, const char *key, int64_t delta, int64_t *now
     return code;
 }
 
-int td__store_has(td__store *store, const char *key)
-{
-    unsigned char wait_ms[8] = { 0 };
-    td__store_frame answer, question = { TD__STORE_GET, (const void *)key, wait_ms, strlen(key), sizeof wait_ms };
-    pthread_mutex_lock(&store->lock);
-    int code = exchange(store, &question, &answer, 0, NULL);
-    if (code == 0)
-        code = answer.op == TD__STORE_DONE;
-    pthread_mutex_unlock(&store->lock);
-    return code;
-}
-
-int64_t td__store_count(td__store *store, const char *key)
-{
-    unsigned char one[8];
-    td__store_put_i64(one, 1);
-    td__store_frame answer, question = { TD__STORE_ADD, (const void *)key, one, strlen(key), sizeof one };
-    pthread_mutex_lock(&store->lock);
-    int64_t now = exchange(store, &question, &answer, 0, NULL);
-    if (now == 0)
-        now = answer.op == TD__STORE_DONE && answer.value_size == sizeof one ? td__store_get_i64(answer.value) : TD_ERR_STATE;
-    pthread_mutex_unlock(&store->lock);
-    return now;
-}
-
 int td__store_tell(td__store *store, const char *key, const void *value, size_t size, int64_t *answer_value)
 {
     int code = check(store, key, size);
@@ -404,109 +374,14 @@ const char *td__store_own_address(td__store *store, char *into, size_t size)
     return into;
 }
 
-/* ---- meetings ------------------------------------------------------------------------------------------------------------------ */
-
-/* What the server says when the meeting cannot take place. */
-static int told_why(const td__store_frame *answer, td__store_absent *absent)
+int td__store_ask(td__store *store, const td__store_frame *question, double wait_s, const td__store_patience *patience,
+                  void (*use)(const td__store_frame *answer, void *of), void *of)
 {
-    *absent = (td__store_absent){ .why = TD__ABSENT_SERVER };
-    if (answer->op == TD__STORE_LATE && answer->value_size >= 4) {
-        absent->why = TD__ABSENT_LATE;
-        absent->count = td__store_get_i32(answer->value);
-        size_t named = answer->value_size / 4 - 1;
-        for (size_t i = 0; i < named && i < TD_COUNT(absent->rank); i++)
-            absent->rank[i] = td__store_get_i32(answer->value + 4 * (i + 1));
-        return TD_ERR_TIMEOUT;
-    }
-    if (answer->op == TD__STORE_ABSENT && answer->value_size >= 8) {
-        size_t n = answer->value_size - 8;
-        absent->count = 1;
-        absent->rank[0] = td__store_get_i32(answer->value);
-        absent->why = (td__store_absence)td__store_get_i32(answer->value + 4);
-        n = n < sizeof absent->text ? n : sizeof absent->text - 1;
-        memcpy(absent->text, answer->value + 8, n);
-        return TD_ERR_PEER;
-    }
-    snprintf(absent->text, sizeof absent->text, "the store has no room");
-    return TD_ERR_MEMORY;
-}
-
-int td__store_meet(td__store *store, const char *key, int rank, int ranks, const void *mine, size_t bytes, void *all, size_t room, size_t *got,
-                   double timeout_s, const td__store_patience *patience, td__store_absent *absent)
-{
-    *absent = (td__store_absent){ .why = TD__ABSENT_SERVER };
-    unsigned char *value = td__alloc(TD__STORE_MEET_HEAD + bytes);
-    if (!value || bytes > TD__STORE_MEET_BYTES || strlen(key) > TD__STORE_KEY_MAX) {
-        td__free(value);
-        snprintf(absent->text, sizeof absent->text, "%zu bytes are too many, or there is no memory", bytes);
-        return TD_ERR_ARGUMENT;
-    }
-    timeout_s = fmin(fmax(timeout_s, 0), 1e9);
-    td__store_put_i32(value, rank);
-    td__store_put_i32(value + 4, ranks);
-    td__store_put_i64(value + 8, (int64_t)ceil(timeout_s * 1000));
-    if (bytes)
-        memcpy(value + TD__STORE_MEET_HEAD, mine, bytes);
-    td__store_frame answer, question = { TD__STORE_MEET, (const void *)key, value, strlen(key), TD__STORE_MEET_HEAD + bytes };
+    td__store_frame answer;
     pthread_mutex_lock(&store->lock);
-    int code = exchange(store, &question, &answer, timeout_s, patience);
-    if (code) {
-        snprintf(absent->text, sizeof absent->text, "%s",
-                 code == TD_ERR_STATE ? "the connection broke in an earlier call" :
-                 code == TD_ERR_TIMEOUT ? "it does not answer" :
-                 code == TD_ERR_MISMATCH ? "its answer is not from the server that was greeted" : "it closed the connection, or cannot be reached");
-        if (code == TD_ERR_TIMEOUT || code == TD_ERR_STATE || code == TD_ERR_MISMATCH)
-            code = TD_ERR_PEER;
-    } else if (answer.op != TD__STORE_DONE) {
-        code = told_why(&answer, absent);
-    } else if (answer.value_size > room) {
-        code = TD_ERR_MISMATCH;
-        snprintf(absent->text, sizeof absent->text, "it sends %zu bytes where %zu were expected", answer.value_size, room);
-    } else {
-        *absent = (td__store_absent){ 0 };
-        *got = answer.value_size;
-        if (*got)
-            memcpy(all, answer.value, *got);
-    }
-    pthread_mutex_unlock(&store->lock);
-    td__free(value);
-    return code;
-}
-
-int td__store_gather(td__store *store, const char *scope, uint64_t *turn, int rank, int ranks, const void *mine, size_t bytes, void *all,
-                     double timeout_s, const td__store_patience *patience, td__store_absent *absent)
-{
-    size_t piece = TD__STORE_MEET_BYTES / (size_t)ranks, n = 0, got = 0;
-    unsigned char *pieces = td__alloc(TD__STORE_MEET_BYTES);
-    char key[TD__STORE_KEY_MAX + 1];
-    int code = pieces ? 0 : TD_ERR_MEMORY;
-    *absent = (td__store_absent){ .why = TD__ABSENT_SERVER };
-    for (size_t at = 0; at < bytes && !code; at += n) {
-        n = bytes - at < piece ? bytes - at : piece;
-        snprintf(key, sizeof key, "%s/%llu", scope, (unsigned long long)(*turn)++);
-        code = td__store_meet(store, key, rank, ranks, (const char *)mine + at, n, pieces, n * (size_t)ranks, &got, timeout_s, patience, absent);
-        if (!code && got != n * (size_t)ranks) {
-            code = TD_ERR_MISMATCH;
-            snprintf(absent->text, sizeof absent->text, "ranks brought different numbers of bytes");
-        }
-        for (size_t r = 0; r < (size_t)ranks && !code; r++)
-            memcpy((char *)all + r * bytes + at, pieces + r * n, n);
-    }
-    td__free(pieces);
-    return code;
-}
-
-int td__store_leave(td__store *store, const char *scope, int rank, const char *sentence)
-{
-    unsigned char value[TD__STORE_LEAVE_HEAD + 1024];
-    size_t n = sentence ? strnlen(sentence, sizeof value - TD__STORE_LEAVE_HEAD) : 0;
-    td__store_put_i32(value, rank);
-    td__store_put_i32(value + 4, sentence != NULL);
-    if (n)
-        memcpy(value + TD__STORE_LEAVE_HEAD, sentence, n);
-    td__store_frame answer, question = { TD__STORE_LEAVE, (const void *)scope, value, strlen(scope), TD__STORE_LEAVE_HEAD + n };
-    pthread_mutex_lock(&store->lock);
-    int code = exchange(store, &question, &answer, 0, NULL);
+    int code = exchange(store, question, &answer, wait_s, patience);
+    if (code == 0)
+        use(&answer, of);
     pthread_mutex_unlock(&store->lock);
     return code;
 }

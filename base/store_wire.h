@@ -82,6 +82,9 @@ typedef struct {
 } td__store_place;
 int  td__store_resolve(const char *where, td__store_place *place, char *why, size_t why_size);
 bool td__store_same_user(int fd);              /* the Unix socket's peer runs under our user id */
+/* One question and its answer, which `use` sees while the connection is locked. 0, or how the connection failed; no td__fail. */
+int  td__store_ask(td__store *store, const td__store_frame *question, double wait_s, const td__store_patience *patience,
+                   void (*use)(const td__store_frame *answer, void *of), void *of);
 /* A TCP connection that sends at once, and whose end notices within seconds that the other cannot be reached any more. */
 void td__store_tune(int fd);
 #endif
