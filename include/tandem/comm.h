@@ -27,7 +27,7 @@ typedef enum { TD_SUM, TD_MEAN, TD_MIN, TD_MAX, TD_PRODUCT } td_reduce;
 TD_API td_comm    *td_world(void);                                        /* after td_init; before: a world of one      */
 TD_API int         td_rank(const td_comm *comm);
 TD_API int         td_size(const td_comm *comm);
-TD_API const char *td_comm_backend_name(const td_comm *comm);             /* "self", "shm", "mpi"                       */
+TD_API const char *td_comm_backend_name(const td_comm *comm);             /* "self", "shm", "hier", "mpi", "store"      */
 
 /* blocking: 0 or a negative code. x is changed in place; where there are an out and an in they are apart, unless something else is said. */
 TD_API int td_all_reduce(td_comm *comm, td_tensor *x, td_reduce op);

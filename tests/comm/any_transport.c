@@ -1,6 +1,7 @@
 /* Collectives through the public functions, whatever carries them: run as a rank by a launcher (mpirun here).
  *
- *     any_transport BACKEND[/OR-THIS]   mismatch|counts|rows|kill|finish|return|sleep|sleep-long|abort: rank 1 does so, the others must be told; big: all send 80,000 bytes
+ *     any_transport BACKEND[/OR-THIS]   mismatch|counts|rows|kill|finish|return|sleep|sleep-long|abort: rank 1 does so, the others must be told;
+ *                                       late: the last rank does not come; big: all send 80,000 bytes
  *
  * Values are small whole numbers, so sums are exact; bits are compared across ranks by reducing their differences. */
 #include <signal.h>
@@ -198,6 +199,8 @@ static int faulty(const char *fault)
         EXPECT(td_all_reduce(td_world(), x, TD_SUM) == 0);
     if (rank == 1 && !strcmp(fault, "kill"))
         kill(getpid(), SIGKILL);
+    if (rank == size - 1 && !strcmp(fault, "late"))
+        return (int)sleep(4);
     if (rank == 1 && !strcmp(fault, "finish"))
         return td_finish();
     if (rank == 1 && !strcmp(fault, "return"))

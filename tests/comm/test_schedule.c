@@ -15,7 +15,7 @@ enum { MAX = 64 };
 
 typedef struct {
     td__schedule list;
-    double *in, *out, *slot;
+    double *in, *out, *slot, *room;
     int at, posted, meets;                     /* next step; next RECV to be named; MEETs passed                                 */
     int under_way;                             /* receives named and not taken                                                   */
     char *named, *done;                        /* per step                                                                       */
@@ -232,8 +232,9 @@ static void set_up(bool exact, bool in_place)
         for (int i = 0; i < p->list.count; i++)
             if (p->list.step[i].kind == TD_STEP_RECV)
                 peers[r][p->list.step[i].peer] = true;
-        p->in = malloc((size_t)(in_size() + 1) * sizeof(double));
-        p->out = in_place ? p->in : malloc((size_t)(out_size() + 1) * sizeof(double));
+        p->room = malloc((size_t)(in_size() + 1) * sizeof(double));
+        p->in = p->room;
+        p->out = in_place && plan.kind != TD_PLAN_ALL_GATHER ? p->in : malloc((size_t)(out_size() + 1) * sizeof(double));
         p->slot = malloc((size_t)(p->list.slots * plan.slice) * sizeof(double));
         p->named = calloc((size_t)p->list.count + 1, 1);
         p->done = calloc((size_t)p->list.count + 1, 1);
@@ -241,23 +242,26 @@ static void set_up(bool exact, bool in_place)
         memset(p->took, 0, sizeof p->took);
         memset(p->gave, 0, sizeof p->gave);
         p->sent = 0;
-        for (int64_t i = 0; i < out_size() && !in_place; i++)
+        for (int64_t i = 0; i < out_size() && p->out != p->in; i++)
             p->out[i] = NAN;
+        if (in_place && plan.kind == TD_PLAN_ALL_GATHER)
+            p->in = p->out + r * plan.count;
+        double *at = p->in;
         for (int64_t i = 0; i < in_size(); i++)
-            p->in[i] = exact ? value(r, i) : sin((double)(i + 1) * (r + 1));
+            at[i] = exact ? value(r, i) : sin((double)(i + 1) * (r + 1));
         if (plan.kind == TD_PLAN_BROADCAST && r != plan.root)
             for (int64_t i = 0; i < in_size(); i++)
                 p->in[i] = NAN;
     }
 }
 
-static void tear_down(bool in_place)
+static void tear_down(void)
 {
     for (int r = 0; r < layout.ranks; r++) {
         player *p = &world[r];
-        free(p->in);
-        if (!in_place)
+        if (p->out != p->room)
             free(p->out);
+        free(p->room);
         free(p->slot);
         free(p->named);
         free(p->done);
@@ -323,7 +327,7 @@ static void one(int64_t count, int64_t slice, int slots, unsigned seed)
     for (int kind = TD_PLAN_ALL_REDUCE; kind <= TD_PLAN_BROADCAST; kind++)
         for (int algorithm = 0; algorithm < TD_ALGORITHMS; algorithm++)
             for (int variant = 0; variant < 2; variant++) {
-                bool reduce = kind == TD_PLAN_ALL_REDUCE, in_place = variant && (reduce || kind == TD_PLAN_BROADCAST), exact = !variant || !reduce;
+                bool reduce = kind == TD_PLAN_ALL_REDUCE, in_place = variant && kind != TD_PLAN_REDUCE_SCATTER, exact = !variant || !reduce;
                 if (algorithm == TD_ALGORITHM_HALVING && !reduce)
                     continue;
                 plan = (td__plan){ .kind = (td__plan_kind)kind, .algorithm = (td__algorithm)algorithm, .root = (int)(seed * 7) % layout.ranks,
@@ -332,7 +336,7 @@ static void one(int64_t count, int64_t slice, int slots, unsigned seed)
                 play(seed + (unsigned)variant);
                 check_results(exact);
                 check_bytes();
-                tear_down(in_place);
+                tear_down();
             }
 }
 

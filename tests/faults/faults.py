@@ -55,8 +55,10 @@ def run(args, ranks, kind, rng, mpi):
     env = dict(os.environ, TANDEM_FAULT_TAG=tag, TANDEM_RUNTIME_DIR=boxes, TANDEM_TIMEOUT="60", OMP_NUM_THREADS="1")
     job = [args.victim, kind, str(guilty), str(step), str(delay), stamp]
     if mpi:
-        env.update(TANDEM_COMM="mpi", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",
+        env.update(TANDEM_COMM="hier" if args.hosts else "mpi", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",
                    OMPI_MCA_hwloc_base_binding_policy="none", OMPI_MCA_mpi_yield_when_idle="1")
+        if args.hosts:
+            env["TANDEM_PRETEND_HOSTS"] = args.hosts
         command = [args.mpirun, "-q", "--timeout", "40", "-np", str(ranks)] + job
     else:
         command = [args.tandem, "run", "-n", str(ranks)] + job
@@ -133,6 +135,7 @@ def main():
     p.add_argument("--tandem", required=True)
     p.add_argument("--victim", required=True)
     p.add_argument("--mpirun")
+    p.add_argument("--hosts", help="under mpirun: the host of each rank, as TANDEM_PRETEND_HOSTS has it; over hier")
     p.add_argument("--kinds", default=",".join(KINDS))
     p.add_argument("--times", type=int, default=3)
     p.add_argument("--seed", type=int, default=random.randrange(1 << 30))
@@ -143,7 +146,7 @@ def main():
     count = bad = 0
     for kind in args.kinds.split(","):
         for i in range(args.times):
-            ok, where, detail = run(args, rng.choice([2, 3]), kind, rng, bool(args.mpirun))
+            ok, where, detail = run(args, len(args.hosts.split(",")) if args.hosts else rng.choice([2, 3]), kind, rng, bool(args.mpirun))
             count += 1
             bad += not ok
             print(f"{'ok' if ok else 'not ok'} {count} - {kind} ({where}) # {detail.splitlines()[0] if detail else ''}")
