@@ -9,7 +9,7 @@
  *   head*.c     the life of such a job            engine.c, engine_*.c   the command that starts agents
  *   inbox.c     what agents tell, in order        address.c              the one address of ours that the hosts reach
  *   map.c       who is where                      hand.c                 nodes that are started by hand
- *   agent.c     one rank's guardian               link.c                 its two connections to the head
+ *   agent*.c    one rank's guardian               link.c                 its two connections to the head
  */
 #ifndef TD_ACROSS_H
 #define TD_ACROSS_H
