@@ -1,12 +1,14 @@
 /* Groups and messages through the public functions, whatever carries them: run as a rank by a launcher (mpirun here).
  *
- *     any_group BACKEND      kill: rank 1 dies while rank 0 waits for a message of a group; mismatch: a message of another length
+ *     any_group BACKEND|any                over hosts with two ranks each: any_group any two
+ *     any_group BACKEND kill|mismatch      in a group with the ranks in reverse rank 1 dies while rank 0 waits for its message, or sends another length
  */
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <tandem.h>
 
@@ -164,24 +166,49 @@ static int faulty(const char *fault, int rank)
     if (rank == 1 && !strcmp(fault, "kill"))
         kill(getpid(), SIGKILL);
     td_errors(TD_ERRORS_RETURN);
+    time_t begun = time(NULL);
     int code = rank == 1 ? td_raw_send(g, few, 9, TD_I32, zero, 3) : td_raw_recv(g, few, 10, TD_I32, one, 3);
-    printf("rank %d: code %d: %s\n", rank, code, td_error_message());
+    printf("code %d after %d.0 s: %s\n", code, (int)(time(NULL) - begun), td_error_message());
     fflush(stdout);
     return td_finish();
+}
+
+/* Two ranks on each host: groups on one host go over shared memory whatever carries the world, with messages and collectives of all at once. */
+static void two_levels(const char *backend, int rank, int size)
+{
+    td_comm *inner = td_comm_split(td_world(), rank / 2, 0), *across = td_comm_split(td_world(), rank % 2, 0);
+    EXPECT(!strcmp(td_comm_backend_name(inner), "shm") && !strcmp(td_comm_backend_name(across), backend));
+    for (int turn = 0; turn < 20; turn++) {
+        TD_SCOPE();
+        td_tensor *x = td_zeros_shared(inner, TD_SHAPE(30000), TD_F32), *y = td_full(TD_SHAPE(30000), TD_F32, rank);
+        td_fill(x, rank + turn);
+        td_work *b = td_all_reduce_start(across, y, TD_SUM), *a = td_all_reduce_start(inner, x, TD_SUM);
+        pattern(inner, 40u + (uint32_t)turn);
+        EXPECT(td_wait(a) == 0 && td_at(x, TD_SHAPE(29999)) == 4 * (rank / 2) + 1 + 2 * turn);
+        double sum = 0;
+        for (int r = rank % 2; r < size; r += 2)
+            sum += r;
+        EXPECT(td_wait(b) == 0 && td_at(y, TD_SHAPE(0)) == sum);
+    }
+    EXPECT(td_comm_free(inner) == 0 && td_comm_free(across) == 0);
 }
 
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
     const int rank = td_rank(td_world()), size = td_size(td_world());
-    EXPECT(argc >= 2 && !strcmp(td_comm_backend_name(td_world()), argv[1]));
-    if (argc > 2)
+    EXPECT(argc >= 2);
+    const char *backend = td_comm_backend_name(td_world());
+    EXPECT(!strcmp(argv[1], "any") || !strcmp(backend, argv[1]));
+    if (argc > 2 && !strcmp(argv[2], "two"))
+        two_levels(backend, rank, size);
+    else if (argc > 2)
         return faulty(argv[2], rank);
     blocking(td_world());
     pattern(td_world(), 3);
     for (int i = 0; i < 4; i++) {
         td_comm *g = td_comm_split(td_world(), (rank + i) % 2, i % 3 ? -rank : rank);
-        EXPECT(!strcmp(td_comm_backend_name(g), td_size(g) == 1 ? "self" : argv[1]));
+        EXPECT(!strcmp(td_comm_backend_name(g), td_size(g) == 1 ? "self" : backend));
         pattern(g, 90u + (uint32_t)i);
         blocking(g);
         EXPECT(td_comm_free(g) == 0);
@@ -190,6 +217,6 @@ int main(int argc, char **argv)
     many_groups(rank);
     EXPECT(td_finish() == 0);
     if (rank == 0)
-        printf("%s: groups and messages on %d ranks\n", argv[1], size);
+        printf("%s: groups and messages on %d ranks\n", backend, size);
     return 0;
 }
