@@ -45,6 +45,8 @@ int td_finish(void)
     td__comm_drain();
     release_objects();
     bool well = !td__pending() && !td__had_error();
+    if (well)                                  /* closing may wait for the others: the launcher sees who has come to its end */
+        atomic_store(&td__box_get()->state, TD_BOX_FINISHED);
     td__comm_close_world(well);
     if (!well && *td__box_path() && strcmp(td__world_now()->launcher, "tandem"))   /* our launcher names it itself */
         td__info("there was an error; what this rank did last is in %s", td__box_path());

@@ -10,6 +10,7 @@
  *   inbox.c     what agents tell, in order        address.c              the one address of ours that the hosts reach
  *   map.c       who is where                      hand.c                 nodes that are started by hand
  *   agent*.c    one rank's guardian               link.c                 its two connections to the head
+ *   still.c     ranks that are stopped or have left
  */
 #ifndef TD_ACROSS_H
 #define TD_ACROSS_H
@@ -57,7 +58,7 @@ typedef struct {
 /* LOOK (while it runs) and ENDED: the rank and its box. Ages instead of times: clocks of hosts differ. */
 typedef struct {
     int32_t pid, status;
-    bool ended, asked_to_end, has_box, kept;
+    bool ended, asked_to_end, has_box, kept, finished;   /* finished: the box has been removed; `box` is what it held      */
     int64_t ended_age_ns, error_age_ns;
     char place[320], box_path[600];
     td__box box;
@@ -85,6 +86,19 @@ void td__link_tell(td__link *l, td__tell_kind kind, const void *bytes, size_t n)
 bool td__link_full(td__link *l);               /* so much output is unread that no more should be told                     */
 /* Waits until all is told, not longer than `seconds`, and closes. */
 void td__link_close(td__link *l, double seconds);
+
+/* ---- still.c: stopped ranks, and ranks that have left while others wait for them -------------------------------------------------- */
+typedef struct {
+    double stopped_since, still_since, last_look, told;
+    uint64_t collectives;
+    bool stop_told;
+} td__still;
+typedef enum { TD_MOVES, TD_STOPPED, TD_WAITS } td__stillness;
+enum { TD_STILL_MS = 150, TD_FIRST_MS = 20, TD_FIRST_LOOKS = 3000 };   /* how often an agent looks; until there is a box      */
+/* The agent: STOPPED once, WAITS now and then while it lasts. finished: the rank has removed its box; `box` is empty, or as it was then. */
+td__stillness td__still_look(td__still *s, pid_t pid, const td__box *box, bool finished);
+/* The head, when rank `waiting` has been told to wait: has one left for which it waits? Then the sentence. */
+bool td__still_left(const td__job *job, int waiting, int64_t now_ns, char *sentence, size_t size);
 
 /* ---- inbox.c: the head's end --------------------------------------------------------------------------------------------------- */
 typedef struct td__inbox td__inbox;

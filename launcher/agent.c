@@ -46,16 +46,32 @@ int td__agent_complain(const char *format, ...)
 
 /* ---- what is told -------------------------------------------------------------------------------------------------------------------- */
 
-static void fill_report(td__agent *g, td__report *report)
+/* A rank that has finished well removes its box; what it did last is then still to be read through our descriptor. */
+static bool read_box(td__agent *g, char *path, size_t size, td__box *box)
 {
     char folder[300];
+    if (!td__runtime_dir(folder, sizeof folder))
+        return false;
+    snprintf(path, size, "%s/%s.%d.box", folder, g->orders.job, g->world.rank);
+    if (td__box_read(path, box) == 0) {
+        if (g->box < 0)
+            g->box = open(path, O_RDONLY | O_CLOEXEC);
+        return true;
+    }
+    if (g->box < 0 || pread(g->box, box, sizeof *box, 0) != (ssize_t)sizeof *box)   /* it was sound when we opened it */
+        *box = (td__box){ 0 };
+    box->doing[sizeof box->doing - 1] = box->last[sizeof box->last - 1] = '\0';
+    return false;
+}
+
+static void fill_report(td__agent *g, td__report *report)
+{
     *report = (td__report){ .pid = g->pid, .status = g->status, .ended = g->ended, .asked_to_end = g->asked,
                             .ended_age_ns = g->ended ? real_time_ns() - g->ended_ns : 0 };
-    if (!td__runtime_dir(folder, sizeof folder))
+    if (!read_box(g, report->box_path, sizeof report->box_path, &report->box)) {
+        report->finished = g->box >= 0;
         return;
-    snprintf(report->box_path, sizeof report->box_path, "%s/%s.%d.box", folder, g->orders.job, g->world.rank);
-    if (td__box_read(report->box_path, &report->box) != 0)
-        return;
+    }
     bool dying = report->box.error_ns && report->box.state == TD_BOX_FAILED;
     report->has_box = true;
     report->kept = (g->ended && g->status != 0 && !g->asked) || dying;
@@ -73,6 +89,31 @@ static void tell_report(td__agent *g, td__tell_kind kind)
         td__link_tell(g->link, kind, report, sizeof *report);
     }
     free(report);
+}
+
+static void on_look(uv_timer_t *timer)
+{
+    td__agent *g = timer->data;
+    char path[600], sentence[400];
+    td__box box;
+    if (g->phase != TD_AGENT_RUNNING || g->ended || g->lost)
+        return;
+    if (g->box >= 0 || ++g->looks == TD_FIRST_LOOKS)             /* often at first: a rank may be done soon after it has begun */
+        uv_timer_set_repeat(timer, TD_STILL_MS);
+    bool finished = !read_box(g, path, sizeof path, &box) && g->box >= 0;
+    switch (td__still_look(&g->still, g->pid, &box, finished)) {
+    case TD_STOPPED: {
+        int n = snprintf(sentence, sizeof sentence, "rank %d on %s (pid %d) is stopped by a signal (kill -CONT %d continues it)", g->world.rank,
+                         g->host, (int)g->pid, (int)g->pid);
+        td__link_tell(g->link, TD_TELL_SAYS, sentence, (size_t)n);
+        break;
+    }
+    case TD_WAITS:
+        tell_report(g, TD_TELL_LOOK);
+        break;
+    case TD_MOVES:
+        break;
+    }
 }
 
 static int free_port(void)
@@ -130,6 +171,8 @@ static void end_all(td__agent *g, uint64_t milliseconds)
         return;
     g->asked |= !g->ended;
     signal_all(SIGTERM);
+    if (g->still.stop_told)                    /* a stopped process does not end by it before it goes on */
+        signal_all(SIGCONT);
     enter(g, TD_AGENT_ENDING, milliseconds);
 }
 
@@ -225,6 +268,8 @@ static void on_go(void *user, const td__go *go)
     td__agent *g = user;
     if (g->phase == TD_AGENT_WAITING)
         td__agent_start_rank(g, go);
+    if (g->started && !uv_is_active((uv_handle_t *)&g->look))
+        uv_timer_start(&g->look, on_look, TD_FIRST_MS, TD_FIRST_MS);
 }
 
 static void on_command(void *user, const td__order *order)
@@ -305,8 +350,10 @@ static int watch_signals(td__agent *g)
     if (!error)
         error = uv_timer_init(&g->loop, &g->timer);
     if (!error)
+        error = uv_timer_init(&g->loop, &g->look);
+    if (!error)
         error = uv_signal_init(&g->loop, &g->child_ended);
-    g->child_ended.data = g->timer.data = g->loop.data = g;
+    g->child_ended.data = g->timer.data = g->look.data = g->loop.data = g;
     if (!error)
         error = uv_signal_start(&g->child_ended, on_child_ended, SIGCHLD);
     for (size_t i = 0; i < TD_COUNT(passed_signals) && !error; i++) {
@@ -354,6 +401,7 @@ static int run(int argc, char **argv)
     static td__agent g;                            /* its loop and link stay to the end of the process: a thread may be in its last wait */
     g.engine = argv[1];
     g.argv = argv + 3;
+    g.box = -1;
     return guard_rank(&g);
 }
 

@@ -18,7 +18,8 @@ typedef struct {
 typedef struct {
     uv_loop_t loop;
     uv_signal_t signal[TD_AGENT_SIGNALS], child_ended;
-    uv_timer_t timer;
+    uv_timer_t timer, look;
+    td__still still;
     td__link *link;
     td__orders orders;
     td__world world;
@@ -31,7 +32,7 @@ typedef struct {
     uint64_t phase_end;
     pid_t parent, pid;
     bool ended, asked, lost, started;
-    int status, result;
+    int status, result, looks, box;            /* box: the black box, open; -1: none seen yet */
     int64_t ended_ns;
 } td__agent;
 

@@ -121,13 +121,18 @@ static void take_report(td__head *h, int r, const td__told *m)
     rank->pid = report.pid;
     far->has_box = report.has_box;
     far->kept = report.kept;
+    far->finished = report.finished;
     far->box = report.box;
     far->box.error[sizeof far->box.error - 1] = far->box.doing[sizeof far->box.doing - 1] = far->box.last[sizeof far->box.last - 1] = '\0';
     far->box.error_ns = report.has_box && report.box.error_ns ? now - report.error_age_ns : 0;
     snprintf(far->place, sizeof far->place, "%.*s", (int)sizeof report.place - 1, report.place);
     snprintf(far->box_path, sizeof far->box_path, "%.*s", (int)sizeof report.box_path - 1, report.box_path);
-    if (!report.ended)
+    if (!report.ended) {
+        char sentence[1500];
+        if (h->phase == TD_RUNNING && td__still_left(&h->job, r, now, sentence, sizeof sentence))
+            td__head_give_up(h, 1, "%s", sentence);
         return;
+    }
     rank->status = report.status;
     rank->asked_to_end = report.asked_to_end;
     rank->ended_ns = now - report.ended_age_ns;

@@ -164,7 +164,7 @@ typedef struct {
 /* A rank that an agent looks after. Its box's times are of our clock. */
 typedef struct td__far {
     char host[64], place[320], box_path[600];
-    bool has_box, kept;
+    bool has_box, kept, finished;              /* finished: it has come to the end of td_finish                            */
     td__box box;
 } td__far;
 

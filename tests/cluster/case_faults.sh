@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# title: a rank on another host dies or calls something else: named within 2 s, all ended within 5
+# title: a rank on another host dies, stops, leaves, calls something else: named within 2 s, all ended within 5
 # needs: hosts 3
 # limit: 600
 . "$(dirname "$0")/lib.sh"
@@ -37,4 +37,4 @@ faults()
     figure "$title, 2 and 3 hosts: all ended after at most" "$(cut -d ' ' -f 2 "$WORK/times" | sort -g | tail -n 1)" "s (limit 5)"
 }
 faults mpirun "mpirun, other calls" kind,dtype,count,order 1
-faults tandem "tandem run, death and other calls" kill,exit3,kind,dtype,count,order 1
+faults tandem "tandem run, death, stop, leaving, other calls" kill,stop,return,finish,exit3,kind,dtype,count,order 1
