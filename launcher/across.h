@@ -151,7 +151,7 @@ td__store_server *td__hand_serve(const td__run_options *o, unsigned char secret[
 int  td__hand_meet(const td__run_options *o, td__store *store, const char *job, td__hand_place *place);
 /* Starts this node's agents; their output goes through td__lines. pid: one for each, or NULL. 0, or a negative errno. */
 int  td__hand_start(const td__run_options *o, const td__hand_place *place, pid_t *pid);
-/* Node 0, at the end: what `tandem run` exits with on every node. Waits a little until they know. */
-void td__hand_farewell(const td__run_options *o, td__store *store, int status);
+/* Node 0, at the end: what `tandem run` exits with on every node. Waits so long until they know. */
+void td__hand_farewell(const td__run_options *o, td__store *store, int status, double seconds);
 int  td__hand_node(const td__run_options *o);  /* the other nodes: returns the exit status                                */
 #endif

@@ -197,10 +197,10 @@ int td__hand_start(const td__run_options *o, const td__hand_place *place, pid_t 
 
 /* ---- the end -------------------------------------------------------------------------------------------------------------------------------- */
 
-void td__hand_farewell(const td__run_options *o, td__store *store, int status)
+void td__hand_farewell(const td__run_options *o, td__store *store, int status, double seconds)
 {
     int32_t code = status;
-    double until = td__now() + 1;
+    double until = td__now() + seconds;
     int64_t left = 0;
     if (td__store_set(store, "exit", &code, sizeof code) == 0)
         while (left < o->nodes - 1 && td__now() < until && td__store_add(store, "left", 0, &left) == 0)

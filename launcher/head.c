@@ -321,7 +321,7 @@ int td__head_run(const td__run_options *o)
         if (status == 0)
             status = exit_status(&h);
         if (h.own_agents && h.store)
-            td__hand_farewell(o, h.store, status);
+            td__hand_farewell(o, h.store, status, h.some_lost ? 0.3 : 1);
     }
     td__store_close(h.store);
     td__store_stop(h.server);

@@ -27,7 +27,7 @@ typedef struct {
     double first_hello;
     int64_t commands;
     int hellos, hosts, living, agents, asked_by, interrupts, cause, result;
-    bool said, given_up, engine_ended, own_agents;
+    bool said, given_up, some_lost, engine_ended, own_agents;
     pid_t engine;                              /* 0: agents are our own children (hand-started) */
     int engine_status;
     uv_pipe_t engine_out[2];

@@ -47,6 +47,7 @@ void td__head_find_lost(td__head *h)
     if (first < 0)
         return;
     char ranks[200];
+    h->some_lost = true;
     if (h->hosts == 0)
         h->hosts = td__map_hosts(h->hello, h->job.size, h->node_rank);
     int host = h->node_rank[first];
