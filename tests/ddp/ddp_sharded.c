@@ -474,8 +474,10 @@ int main(int argc, char **argv)
         snprintf(path, sizeof path, "/tmp/tandem-sharded-%.0f", td_item(first));
     }
     static void (*const cases[])(void) = { each_rule, with_other_things, norms, a_module_waits_for_its_own, smaller_than_the_ranks, states_cross,
-                                           sentences, memory };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+                                           memory, sentences };
+    /* after an error MPI is not finalised, which mpirun takes amiss: sentences are provoked over shared memory */
+    const bool shm = !strcmp(td_comm_backend_name(td_world()), "shm");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases - !shm; i++) {
         TD_SCOPE();
         cases[i]();
     }
