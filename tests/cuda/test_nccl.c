@@ -171,6 +171,43 @@ static int no_memory(int rank, int size, void *arg)
     return rank < 0;
 }
 
+static double first_of(td_tensor *x)
+{
+    char *host = fetch(x);
+    double v = at(TD_F32, host, 0);
+    free(host);
+    return v;
+}
+
+/* Two communicators of NCCL in a process, and memory registered with both: of before and after they were opened, given back before and after one is. */
+static int in_groups(int rank, int size, void *arg)
+{
+    (void)arg;
+    TD_SCOPE();
+    td_storage *early = td__comm_storage(td_world(), gpu, 4000), *late;
+    td_tensor *x = td__tensor_on(early, TD_SHAPE(1000), TD_F32, 0), *y = make(TD_F32, 10, rank, 0), *z = make(TD_F32, 10, rank, 0);
+    const double mine = first_of(y);
+    td_comm *g = td_comm_split(td_world(), size == 2 ? 0 : rank % 2, 0), *copy = td_comm_dup(td_world());
+    EXPECT(td_all_reduce(td_world(), x, TD_SUM) == 0 && first_of(x) == 0);
+    EXPECT(td_broadcast(g, y, td_size(g) - 1) == 0);
+    late = td__comm_storage(g, gpu, 4000);
+    td_tensor *w = td__tensor_on(late, TD_SHAPE(1000), TD_F32, 0);
+    td_work *a = td_all_reduce_start(g, w, TD_SUM), *b = td_broadcast_start(copy, z, size - 1);
+    EXPECT(td_wait(b) == 0 && td_wait(a) == 0 && first_of(w) == 0);
+    EXPECT(td_all_reduce(g, x, TD_SUM) == 0);
+    EXPECT(td_rank(g) != td_size(g) - 1 || first_of(y) == mine);
+    EXPECT(rank != size - 1 || first_of(z) == mine);
+    td__tensor_unref(x);
+    td__storage_unref(early);
+    EXPECT(td_comm_free(g) == 0);
+    EXPECT(td_all_reduce(td_world(), w, TD_SUM) == 0 && td_all_reduce(copy, w, TD_SUM) == 0 && first_of(w) == 0);
+    td__tensor_unref(w);
+    td__storage_unref(late);
+    return 0;
+}
+
+static void groups(void **state) { (void)state; well(in_groups, 2, 0, 0), well(in_groups, 4, 200, 0); }
+
 static void with(const char *name, const char *text, rank_body *body, const char *arg)
 {
     char kept[600];
@@ -205,6 +242,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kinds), cmocka_unit_test(weights), cmocka_unit_test(streams), cmocka_unit_test(times), cmocka_unit_test(alone),
+        cmocka_unit_test(groups),
         cmocka_unit_test(gone), cmocka_unit_test(different), cmocka_unit_test(late), cmocka_unit_test(libraries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
