@@ -9,7 +9,8 @@ enum {
     TD_HIER_RECORDS = 32 * 1024,               /* bytes of a small collective over all ranks, at most                            */
     TD_HIER_HEAD = 128,                        /* bytes of what comes before them in a letter                                    */
     TD_HIER_SLOTS = 8,                         /* messages of a schedule on their way to this rank                               */
-    TD_HIER_SLICE = 128 * 1024,                /* bytes of one, at most                                                          */
+    TD_HIER_SLICE = 60 * 1024,                 /* bytes of one, at most: below MPI's limit (64 KB over TCP) it goes at once; above, a question
+                                                * first goes and comes back, behind everything that fills a slow link             */
     TD_HIER_LEAST = 8 * 1024,                  /* bytes of one, if there are as many                                             */
     TD_HIER_NAME = 64,
     TD_HIER_SIZES = 4,                         /* sizes at which algorithms are compared                                         */

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# title: sums between hosts use the link: 8 MiB at 200 Mbit/s within a tenth of the ideal; at 1 Gbit/s a backward hides them
+# title: sums between hosts use the link: 8 MiB at 200 Mbit/s within a tenth of the ideal
 # needs: hosts 3
 # limit: 400
 . "$(dirname "$0")/lib.sh"
@@ -48,12 +48,4 @@ for shape in "2 4" "3 6"; do
     awk -v a="$took" -v b="$best" 'BEGIN { exit !(a <= 1.15 * b) }' || fail "8 MiB by $ranks ranks on $n hosts took $took s, the ideal is $best"
 done
 
-# a step with enough to compute: what the link takes is known from the bytes, what the step waited for is measured
-hosts_rate 1gbit
-hosts 1 2 "$BUILD/bench/hosts" train 8 1536 > "$WORK/train"
-wire=$(ideal 2 "$(field bytes < "$WORK/train")" 1e6)
-hidden=$(awk -v e="$(field exposed_ms < "$WORK/train")" -v w="$wire" 'BEGIN { printf "%.0f", 100 * (1 - e / w) }')
-figure "38 MB of gradients between 2 hosts at 1 Gbit/s ($wire ms on the link), backward of $(field backward_ms < "$WORK/train") ms: exposed" "$(field exposed_ms < "$WORK/train")" ms
-figure "of the link's time at 1 Gbit/s hidden behind backward" "$hidden" %
-[ "$hidden" -ge 85 ] || fail "backward hides $hidden % of what the link takes: $(cat "$WORK/train")"
 sort "$WORK/choices" | uniq -c | sort -rn | head -n 3
