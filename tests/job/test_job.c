@@ -106,7 +106,7 @@ static int wrong_transport(void)
 {
     td_errors(TD_ERRORS_RETURN);
     setenv("TANDEM_COMM", "smoke", 1);
-    EXPECT(td_init(NULL, NULL) == TD_ERR_ARGUMENT && strstr(td_error_message(), "\"smoke\"; expected auto, shm, mpi or nccl"));
+    EXPECT(td_init(NULL, NULL) == TD_ERR_ARGUMENT && strstr(td_error_message(), "\"smoke\"; expected auto, shm, hier, mpi, store or nccl"));
     td_error_clear();
     setenv("TANDEM_COMM", "shm", 1);
     EXPECT(td_init(NULL, NULL) == 0);
