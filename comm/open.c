@@ -75,8 +75,10 @@ static void name_boxes(const td__control *c)
         if (access(path, F_OK) == 0 && used + strlen(path) + 2 < sizeof text)
             used += (size_t)snprintf(text + used, sizeof text - used, " %s", path);
     }
-    if (used)
+    if (used && c->whole)
         td__say("what each rank did last is in%s", text);
+    else if (used)                             /* whoever could name them there may be gone by now */
+        td__say("what each rank did last is in%s; of ranks on other hosts, there in %s/%s.RANK.box", text, folder, w->job);
 }
 
 /* To one communicator. */
