@@ -42,7 +42,7 @@ static void publish(td__hier *h, const td_coll *coll, size_t record)
     bool reads = coll->kind != TD_COLL_BROADCAST || coll->root == h->comm->rank;
     mine->in = reads ? offset_in_arena(h, coll->in, in) : 0;
     mine->out = runs_over(h, coll, in, part) ? -1 : offset_in_arena(h, coll->out, coll->kind == TD_COLL_ALL_GATHER ? part * (size_t)h->comm->size : part);
-    if (reads && record)
+    if (reads && record && in)
         memcpy(td__control_inline(&h->view, h->me, coll->turn), coll->in, in);
 }
 

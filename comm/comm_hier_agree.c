@@ -60,9 +60,9 @@ void td__hier_finish_small(td__hier *h, const td_coll *coll, const td__terms *te
         const char *record = h->board->record + (size_t)i * step, *data = record + 16;
         memcpy(&h->pre[r], record, sizeof h->pre[r]);
         h->in[r] = data + (scatter ? (size_t)h->comm->rank * part : 0);
-        if (coll->kind == TD_COLL_ALL_GATHER)
+        if (coll->kind == TD_COLL_ALL_GATHER && part)
             memcpy(out + (size_t)r * part, data, part);
-        else if (coll->kind == TD_COLL_BROADCAST && r == coll->root)
+        else if (coll->kind == TD_COLL_BROADCAST && r == coll->root && part)
             memcpy(out, data, part);
     }
     h->out[0] = out;

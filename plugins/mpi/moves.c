@@ -25,7 +25,7 @@ static int broadcast_bytes(mpi_state *s, const td_coll *coll, char *data, int64_
 int mpi_broadcast(mpi_state *s, td_coll *coll)
 {
     int64_t bytes = bytes_of(coll, coll->count);
-    if (s->rank == coll->root && coll->in != coll->out)
+    if (s->rank == coll->root && coll->in != coll->out && bytes)
         memmove(coll->out, coll->in, (size_t)bytes);
     return broadcast_bytes(s, coll, coll->out, bytes, coll->root);
 }
@@ -105,7 +105,7 @@ static int gather_large(mpi_state *s, td_coll *coll, int64_t bytes)
         char *part = (char *)coll->out + r * bytes;
         if (r != s->rank)
             code = receive_bytes(s, coll, part, bytes, r);
-        else if (part != coll->in)
+        else if (part != coll->in && bytes)
             memmove(part, coll->in, (size_t)bytes);
     }
     return code;
@@ -120,7 +120,7 @@ static int scatter_large(mpi_state *s, td_coll *coll, int64_t bytes)
         const char *part = (const char *)coll->in + r * bytes;
         if (r != s->rank)
             code = send_bytes(s, coll, part, bytes, r);
-        else if (part != coll->out)
+        else if (part != coll->out && bytes)
             memmove(coll->out, part, (size_t)bytes);
     }
     return code;
@@ -204,7 +204,7 @@ int mpi_all_to_all(mpi_state *s, td_coll *coll)
     const char *in = coll->in;
     void *copy = NULL;
     int code = 0;
-    if (in == coll->out) {                     /* MPI's own ways in place are not for all of this                             */
+    if (in && in == coll->out) {                   /* MPI's own ways in place are not for all of this                             */
         int64_t at, all = part_of(s, coll, false, s->size - 1, &at);
         copy = s->host->base->alloc((size_t)(all + at));
         if (!copy)
