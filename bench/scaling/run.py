@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """bench/scaling/run.py: efficiency of data-parallel training on clusters that are simulated (SimGrid), from plans that are measured here.
 
-    run.py BUILD plans           measures the plans of GPT-2 124M and ResNet-50 into docs/scaling/*.plan (a quiet machine, a few minutes)
+    run.py BUILD plans           measures the plans of GPT-2 124M and ResNet-50 into docs/scaling/*.plan (a quiet machine, a minute)
     run.py BUILD check           folded rings against whole ones
     run.py BUILD curves [--most H]   simulates; docs/scaling/curves.csv
     run.py plots                 docs/scaling/*.svg and the table of docs/scaling.md's numbers, from curves.csv
@@ -29,13 +29,14 @@ OPTIONS = ['--cfg=smpi/host-speed:1Gf', '--cfg=contexts/stack-size:256', '--cfg=
            '--cfg=smpi/lat-factor:0:1', '--log=root.thresh:warning', '--log=smpi_utils.thresh:info']
 
 
-def simulate(build, plan, algorithm, hosts, gbits, forward, backward, optimizer, fold=0, cluster=CLUSTER, slice_bytes=1 << 20):
-    """One step in ms."""
+def simulate(build, plan, algorithm, hosts, gbits, forward, backward, optimizer, fold=0, cluster=CLUSTER):
+    """One step in ms. Slices as the executor's (comm_hier.c) on few hosts; on many a part of the data is hardly more, and larger ones save messages."""
+    slice_bytes = 60 << 10 if hosts <= 8 else 1 << 20
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / 't'
         words = [build / 'bench/scaling/trace', plan, out, '--hosts', hosts, '--ranks', cluster['ranks'], '--algorithm', algorithm, '--gbits', gbits,
                  '--forward', forward, '--backward', backward, '--optimizer', optimizer, '--inside', cluster['inside'], '--latency', cluster['latency'],
-                 '--slice', slice_bytes]
+                 '--slice', slice_bytes, '--slots', 8]
         subprocess.run([str(w) for w in words + (['--fold', fold] if fold else [])], check=True)
         n = len((out / 'index').read_text().split())
         words = ['smpirun', '-np', n, '-platform', out / 'platform.xml', '-hostfile', out / 'hosts', '-replay', out / 'index'] + OPTIONS
@@ -48,8 +49,8 @@ def simulate(build, plan, algorithm, hosts, gbits, forward, backward, optimizer,
 
 def plans(build):
     DOCS.mkdir(exist_ok=True)
-    for model, rows in (('gpt2', 2), ('resnet50', 8)):
-        text = subprocess.run([build / 'bench/scaling/plan', model, '--rows', str(rows), '--steps', '9'], check=True, capture_output=True, text=True).stdout
+    for model, rows in (('gpt2', 1), ('resnet50', 4)):
+        text = subprocess.run([build / 'bench/scaling/plan', model, '--rows', str(rows), '--steps', '7'], check=True, capture_output=True, text=True).stdout
         (DOCS / f'{model}.plan').write_text(text)
         print(text, end='')
 

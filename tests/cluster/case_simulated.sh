@@ -27,7 +27,7 @@ for shape in "2 200" "3 200" "4 500"; do
             $forward $backward $optimizer 50) || fail "the simulation of $hosts hosts, $algorithm: $simulated"
         off=$(awk "BEGIN { print ($simulated / $measured - 1) * 100 }")
         figure "step of $hosts hosts at $mbits Mbit/s, $algorithm: measured; simulated $simulated ms" "$measured" "ms, $off %"
-        worst=$(awk "BEGIN { o = $off < 0 ? -($off) : $off; print o > $worst ? o : $worst }")
+        worst=$(awk "BEGIN { o = $off < 0 ? -($off) : $off; print (o > $worst) ? o : $worst }")
     done
 done
 awk "BEGIN { exit !($worst < 15) }" || fail "a simulated step is $worst % from the measured one; at most 15 expected"
