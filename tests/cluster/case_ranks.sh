@@ -46,7 +46,7 @@ refuses "no key" "rank [0-3] of 4 \(slurm\) has no way to meet the others withou
     srun -N2 -n4 "$program" store
 on 0 "$TANDEM" env --make-key > /dev/null || fail "tandem env --make-key does not make $TANDEM_KEY_FILE"
 seconds says "srun" "1 ^store: all well on 4 ranks$" srun -N2 -n4 "$program" store
-figure "srun without PMI, 4 ranks on 2 hosts, 700 small collectives over the store" "$took" s
+figure "srun without PMI, 4 ranks on 2 hosts" "$took" s
 says "srun, uneven" "1 ^store: all well on 4 ranks$" srun -N2 -n4 -m plane=3 "$program" store
 says "srun, tasks dealt out in turn" "1 ^store: all well on 4 ranks$" srun -N2 -n4 -m cyclic "$program" store
 says "two programs after each other in one step" "2 ^store: all well on 4 ranks$" srun -N2 -n4 sh -c "$program store && $program store"
