@@ -22,16 +22,19 @@ double td__head_silence(const td__head *h, int rank)
     return h->gone[rank] || !h->came[rank] ? 0 : td__inbox_silence(h->inbox, rank);
 }
 
-/* The ranks of a host as "4, 5"; whether all its agents are silent. */
+/* The ranks of a host as "4, 5"; whether all its agents are silent. One that has just said farewell is not: the engine may be ending them after the death
+ * of the one that is missed. */
 static bool silent_host(const td__head *h, int host, char *ranks, size_t size)
 {
     bool all = true;
     size_t n = 0;
     ranks[0] = '\0';
     for (int r = 0; r < h->job.size; r++) {
-        if (h->node_rank[r] != host || h->gone[r])
+        if (h->node_rank[r] != host)
             continue;
-        all &= td__head_silence(h, r) > TD_LOST_S - 2 * TD_BEAT_S;
+        all &= h->came[r] && td__inbox_silence(h->inbox, r) > TD_LOST_S - 2 * TD_BEAT_S;
+        if (h->gone[r])
+            continue;
         if (n + 8 < size)
             n += (size_t)snprintf(ranks + n, size - n, "%s%d", n ? ", " : "", r);
     }
@@ -55,7 +58,7 @@ void td__head_find_lost(td__head *h)
         td__head_give_up(h, 1, "host %s (%s) is lost: no word from it for %g s; its rank%s %s %s", h->hello[first].host, h->hello[first].address,
                 TD_LOST_S, strchr(ranks, ',') ? "s" : "", ranks, strchr(ranks, ',') ? "end there by themselves" : "ends there by itself");
     else
-        td__head_give_up(h, 1, "the agent of rank %d on host %s (%s) is lost: no word from it for %g s, while others there are well", first,
+        td__head_give_up(h, 1, "the agent of rank %d on host %s (%s) is lost: no word from it for %g s, while others there were heard", first,
                 h->hello[first].host, h->hello[first].address, TD_LOST_S);
     for (int r = 0; r < h->job.size; r++) {
         if (h->gone[r] || td__head_silence(h, r) <= TD_LOST_S - 2 * TD_BEAT_S)
