@@ -24,14 +24,16 @@ NAMES = {'ring': 'flat ring', 'hier': 'hierarchical', 'halving': 'halving and do
 # How far each goes: hosts simulated whole, and hosts at all. Beyond the first a ring of hosts is folded to 4, one of ranks to 2 hosts.
 WHOLE = {'ring': 4, 'hier': 16, 'halving': 1024}
 MOST = {'ring': 32, 'hier': 1024, 'halving': 1024}
-# SMPI's own factors stand for TCP of 2010; links are as fast as they are said to be here, less 5 % for headers.
+# SMPI's own factors stand for TCP of 2010; links are as fast as they are said to be here, less 5 % for headers and
+# acknowledgements (by default SimGrid takes another 5 % from the opposite direction for the latter).
 OPTIONS = ['--cfg=smpi/host-speed:1Gf', '--cfg=contexts/stack-size:256', '--cfg=smpi/display-timing:yes', '--cfg=smpi/bw-factor:0:0.95',
-           '--cfg=smpi/lat-factor:0:1', '--log=root.thresh:warning', '--log=smpi_utils.thresh:info']
+           '--cfg=smpi/lat-factor:0:1', '--cfg=network/crosstraffic:no', '--log=root.thresh:warning', '--log=smpi_utils.thresh:info']
 
 
 def simulate(build, plan, algorithm, hosts, gbits, forward, backward, optimizer, fold=0, cluster=CLUSTER):
-    """One step in ms. Slices as the executor's (comm_hier.c) on few hosts; on many a part of the data is hardly more, and larger ones save messages."""
-    slice_bytes = 60 << 10 if hosts <= 8 else 1 << 20
+    """One step in ms. Slices as the executor's (comm_hier_run.c) on few hosts, of all lanes together; on many a part of the data is hardly more, and larger ones
+    save messages."""
+    slice_bytes = 1 << 20 if hosts > 8 else 60 << 10 if algorithm == 'ring' else cluster['ranks'] * 60 << 10
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / 't'
         words = [build / 'bench/scaling/trace', plan, out, '--hosts', hosts, '--ranks', cluster['ranks'], '--algorithm', algorithm, '--gbits', gbits,

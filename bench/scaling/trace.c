@@ -24,7 +24,7 @@
 #include <sys/stat.h>
 #include <tandem/error.h>
 
-enum { MAX_BUCKETS = 256, BYTE_TYPE = 6, LINE = 64, READY_TAG = 1, DONE_TAG = 2, FIRST_TAG = 16 };
+enum { MAX_BUCKETS = 256, BYTE_TYPE = 6, LINE = 64, LETTER = 128, READY_TAG = 1, DONE_TAG = 2, FIRST_TAG = 16 };
 static const double SPEED = 1e9;               /* operations a second of a simulated core: all computing is said in seconds           */
 
 static struct {
@@ -169,6 +169,32 @@ static void write_list(writer *w, const td__schedule *list)
     free(p.tag);
 }
 
+static void message(writer *w, const char *call, int peer, bool send, long long bytes)
+{
+    int p = peer % units;
+    fprintf(w->f, "%d %s %d %d %lld %d\n", w->me, call, comm_of(p), FIRST_TAG + (send ? w->sent[p]++ : w->received[p]++), bytes, BYTE_TYPE);
+}
+
+/* How every collective begins (comm/comm_hier_agree.c): the hosts' first ranks exchange letters in log2 H rounds, the others of their host wait for them. */
+static void write_agreement(writer *w, int unit, const td__layout *layout)
+{
+    int host = layout->host[unit], first = layout->member[layout->first[host]], mates = layout->first[host + 1] - layout->first[host];
+    for (int far = 1; unit == first && far < layout->hosts; far *= 2) {
+        int to = layout->member[layout->first[(host + far) % layout->hosts]], from = layout->member[layout->first[(host + layout->hosts - far) % layout->hosts]];
+        if (to % units == unit) {              /* folded: to a host that this one stands for                                       */
+            compute(w, 2 * o.latency * 1e-6);
+            continue;
+        }
+        message(w, "isend", to, true, LETTER);
+        message(w, "recv", from, false, LETTER);
+    }
+    for (int i = 1; i < mates; i++)
+        if (unit == first)
+            message(w, "isend", layout->member[layout->first[host] + i], true, 1);
+    if (unit != first)
+        message(w, "recv", first, false, 1);
+}
+
 static void write_communication(int unit, const td__layout *layout)
 {
     char name[40];
@@ -183,6 +209,8 @@ static void write_communication(int unit, const td__layout *layout)
         td__plan plan = { .kind = TD_PLAN_ALL_REDUCE, .algorithm = o.algorithm, .count = (o.bucket[b].bytes + even - 1) / even * even, .slice = o.slice, .line = LINE,
                           .slots = (int)o.slots };
         fprintf(w.f, "%d recv %d %d 1 %d\n", w.me, compute_of(unit), READY_TAG, BYTE_TYPE);
+        if (layout->ranks > 1)
+            write_agreement(&w, unit, layout);
         double inside = lanes ? (double)o.bucket[b].bytes * (double)(o.ranks - 1) / (double)o.ranks / (o.inside * 1e9) : 0;
         compute(&w, inside);
         if (layout->ranks > 1 && td__schedule_make(&list, layout, &plan, unit))

@@ -30,4 +30,4 @@ for shape in "2 200" "3 200" "4 500"; do
         worst=$(awk "BEGIN { o = $off < 0 ? -($off) : $off; print (o > $worst) ? o : $worst }")
     done
 done
-awk "BEGIN { exit !($worst < 15) }" || fail "a simulated step is $worst % from the measured one; at most 15 expected"
+awk "BEGIN { exit !($worst < 10) }" || fail "a simulated step is $worst % from the measured one; at most 10 expected"

@@ -10,7 +10,7 @@
 #   on I COMMAND…                   runs a command on host I, in the current folder; on_start I COMMAND… in the background, its pid in $started
 #   host_name I, host_address I     node0 and 10.77.0.10, …
 #   host_pids I                     the processes that run on host I;  host_crash I  ends them all with SIGKILL
-#   hosts_rate RATE [I…]            limits what each host (or those named) sends: 200mbit, 1gbit; "none" takes the limit away
+#   hosts_rate RATE [I…]            limits what each host (or those named) sends, and what it is sent: 200mbit, 1gbit; "none" takes the limit away
 #   hosts_loss PERCENT [I…]         drops that share of the packets that arrive
 #   link_cut I, link_join I         the cable of host I
 #   hostfile SLOTS [I…]             prints an Open MPI hostfile
@@ -160,15 +160,18 @@ host_crash()
 }
 
 _each() { [ $# -gt 0 ] && echo "$@" || seq 0 $((HOSTS - 1)); }
+# both ends of the pair of devices, so a link is as slow to a host that several send to as it is from it
 hosts_rate()
 {
-    local rate=$1 i; shift
+    local rate=$1 i side; shift
     for i in $(_each "$@"); do
-        if [ "$rate" = none ]; then
-            on "$i" tc qdisc del dev eth0 root 2> /dev/null
-        else
-            on "$i" tc qdisc replace dev eth0 root tbf rate "$rate" burst 256kb latency 400ms || fail "the link of $(host_name "$i") cannot be limited to $rate"
-        fi
+        for side in "on $i tc qdisc SUB dev eth0" "tc qdisc SUB dev port$i"; do
+            if [ "$rate" = none ]; then
+                ${side/SUB/del} root 2> /dev/null
+            else
+                ${side/SUB/replace} root tbf rate "$rate" burst 128kb latency 400ms || fail "the link of $(host_name "$i") cannot be limited to $rate"
+            fi
+        done
     done
 }
 hosts_loss()
