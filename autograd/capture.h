@@ -3,6 +3,7 @@
  *   ../tensor/record.c   the list, and how it is written
  *   capture.c            recording and replaying it; inputs; the life of graphs
  *   capture_tape.c       its two largest kinds of entries: an operation's forward, a backward
+ *   capture_uses.c       which memory its entries touch, and when
  *   capture_graph.c      the list as one graph of a GPU
  *   capture_verify.c     a replay beside the step itself
  */
@@ -37,8 +38,33 @@ void td__device_graph_free(td__device_graph *d);
 /* From the host's part of a record (comm/record.c): to be called when the graph has been launched, in this order. 0 or negative after td__fail. */
 int  td__graph_after_launch(int (*run)(void *of), void *of);
 
+/* ---- capture_uses.c: the memory that a list touches ---- */
+typedef struct {
+    td_storage *storage;                               /* lent                                                                 */
+    uint32_t first, last;                              /* moments of the first and the last use; first UINT32_MAX: none touches it   */
+    int32_t  handles;                                  /* whose references entries have all shown                               */
+    bool     own;                                      /* no reference but the list's                                          */
+    bool     filled;                                   /* the first use writes all of it: nothing is brought along from one replay to the next */
+} td__use;
+typedef struct { td__use *use; size_t n; uint32_t moments; } td__list_uses;
+int  td__list_uses_find(const td__record *first, td__list_uses *found);    /* 0, or TD_ERR_MEMORY after td__fail                  */
+void td__list_uses_free(td__list_uses *found);
+uint32_t td__record_moments(const td__record *r);      /* how many moments the entry takes: 1, a backward one more for each node     */
+
 /* ---- capture_tape.c: the door and backward ---- */
-typedef struct td__forward td__forward;
+typedef struct {
+    td_call   *call;                                   /* the node, one reference, or &own; NULL: it failed                        */
+    td_call    own;
+    void      *attr;                                   /* own's                                                                */
+    int        n_in, n_out;
+    td_tensor **in;                                    /* one reference each, or NULL                                          */
+    uint32_t  *version;                                /* of their storages before the call, …                                   */
+    uint32_t   changed;                                /* … and which of them it changed: running statistics                      */
+    uint32_t   saved_in;                               /* bit i: what the node saved lies in the storage of input i, …              */
+    uint8_t    saved_out;                              /* … of output i                                                        */
+    td_tensor *out[TD_OP_MAX_OUTPUTS];
+} td__forward;
+extern const td__record_kind td__forward_kind;
 td__forward *td__forward_begin(td_tensor *const *in, size_t n);    /* NULL: not recorded. To be ended by …                      */
 void td__forward_end(td__forward *f, const td_call *call, td_tensor *const *in, td_tensor *const *out);   /* out NULL: it failed    */
 typedef struct {

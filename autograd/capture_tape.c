@@ -10,17 +10,6 @@
 
 /* ---- operations -------------------------------------------------------------------------------------------------------------------- */
 
-struct td__forward {
-    td_call   *call;                                   /* the node, one reference, or &own                                     */
-    td_call    own;
-    void      *attr;                                   /* own's                                                                */
-    int        n_in, n_out;
-    td_tensor **in;                                    /* one reference each, or NULL                                          */
-    uint32_t  *version;                                /* of their storages before the call, …                                   */
-    uint32_t   changed;                                /* … and which of them it changed: running statistics                      */
-    td_tensor *out[TD_OP_MAX_OUTPUTS];
-};
-
 static int forward_run(void *state)
 {
     td__forward *f = state;
@@ -60,11 +49,28 @@ static void forward_visit(void *state, td__visitor *v)
             v->storage(v, f->in[i]->storage, td__leaf_name(f->in[i]));
 }
 
-static const td__record_kind forward_kind = { "an operation", sizeof(td__forward), forward_run, forward_host, forward_drop, forward_visit };
+static void forward_uses(void *state, td__uses *u)
+{
+    td__forward *f = state;
+    for (int i = 0; i < f->n_in; i++) {
+        if (!f->in[i])
+            continue;
+        u->tensor(u, f->in[i], TD__READS | (f->changed >> i & 1 ? TD__WRITES : 0));
+        if (f->saved_in >> i & 1)
+            u->saved(u, f->in[i], f->call);
+    }
+    for (int i = 0; i < f->n_out; i++) {
+        u->tensor(u, f->out[i], f->call->view && i == 0 ? 0 : TD__FILLS);
+        if (f->saved_out >> i & 1)
+            u->saved(u, f->out[i], f->call);
+    }
+}
+
+const td__record_kind td__forward_kind = { "an operation", sizeof(td__forward), forward_run, forward_host, forward_drop, forward_visit, forward_uses };
 
 td__forward *td__forward_begin(td_tensor *const *in, size_t n)
 {
-    td__forward *f = td__record_begin(&forward_kind);
+    td__forward *f = td__record_begin(&td__forward_kind);
     if (!f)
         return NULL;
     f->version = td__calloc((n + 1) * sizeof *f->version);
@@ -94,6 +100,18 @@ static bool keep_call(td__forward *f, const td_call *call)
     return true;
 }
 
+/* Where the node's saved tensors lie. Those that it made itself come and go with each replay. */
+static void note_saved(td__forward *f, const td_call *call)
+{
+    for (int s = 0; s < call->n_saved && call->recording; s++) {
+        const td_storage *at = call->saved[s].tensor->storage;
+        for (int i = 0; i < f->n_in; i++)
+            f->saved_in |= (uint32_t)(f->in[i] && f->in[i]->storage == at) << i;
+        for (int i = 0; i < f->n_out; i++)
+            f->saved_out |= (uint8_t)((f->out[i]->storage == at) << i);
+    }
+}
+
 void td__forward_end(td__forward *f, const td_call *call, td_tensor *const *in, td_tensor *const *out)
 {
     if (f && out) {
@@ -117,6 +135,7 @@ void td__forward_end(td__forward *f, const td_call *call, td_tensor *const *in, 
             f->out[i] = out[i];
             td__tensor_ref(out[i]);
         }
+        note_saved(f, call);
     }
     td__record_end();
 }
@@ -211,7 +230,17 @@ static void backward_visit(void *state, td__visitor *v)
         v->storage(v, b->plan.leaf[i]->storage, td__leaf_name(b->plan.leaf[i]));
 }
 
-const td__record_kind td__backward_kind = { "td_backward", sizeof(td__backward_state), backward_run, backward_host, backward_drop, backward_visit };
+/* What its nodes read was shown where it is saved; the leaves are parameters. */
+static void backward_uses(void *state, td__uses *u)
+{
+    td__backward_state *b = state;
+    if (b->loss)
+        u->tensor(u, b->loss, TD__READS);
+    if (b->weight)
+        u->tensor(u, b->weight, TD__READS);
+}
+
+const td__record_kind td__backward_kind = { "td_backward", sizeof(td__backward_state), backward_run, backward_host, backward_drop, backward_visit, backward_uses };
 
 /* ---- may it be a graph of the device? ----------------------------------------------------------------------------------------------------- */
 
@@ -250,7 +279,7 @@ int td__records_device(const td__record *first, td_device *device)
     const td_device_ops *ops = NULL;
     for (const td__record *r = first; r && !ops; r = r->next) {
         const td__forward *f = (const void *)r->state;
-        if (r->kind == &forward_kind && f->call && f->out[0]->storage->ops->graph_begin) {
+        if (r->kind == &td__forward_kind && f->call && f->out[0]->storage->ops->graph_begin) {
             ops = f->out[0]->storage->ops;
             *device = f->out[0]->storage->device;
         }
@@ -259,7 +288,7 @@ int td__records_device(const td__record *first, td_device *device)
         return 1;
     int code = 0;
     for (const td__record *r = first; r && !code; r = r->next) {
-        if (r->kind == &forward_kind)
+        if (r->kind == &td__forward_kind)
             code = check_forward(r, *device);
         else if (r->kind == &td__backward_kind)
             code = check_backward(r, *device);

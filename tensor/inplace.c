@@ -97,6 +97,14 @@ static void write_visit(void *state, td__visitor *v)
     v->storage(v, ((write_state *)state)->into->storage, "a tensor that the step writes in place");
 }
 
+static void write_uses(void *state, td__uses *u)
+{
+    write_state *w = state;
+    if (w->value)
+        u->tensor(u, w->value, TD__READS);
+    u->tensor(u, w->into, TD__WRITES);
+}
+
 static void note(const td__record_kind *kind, td_tensor *into, td_tensor *value, double number)
 {
     write_state *w = td__record_begin(kind);
@@ -111,7 +119,7 @@ static void note(const td__record_kind *kind, td_tensor *into, td_tensor *value,
 int td_fill(td_tensor *into, double value)
 {
     TD_ENTER();
-    static const td__record_kind kind = { "td_fill", sizeof(write_state), fill_again, NULL, write_drop, write_visit };
+    static const td__record_kind kind = { "td_fill", sizeof(write_state), fill_again, NULL, write_drop, write_visit, write_uses };
     int code = check_into("td_fill", into);
     code = code ? code : td__fill(into, value);
     if (!code && td__recording_now)
@@ -181,7 +189,7 @@ static int assign(td_tensor *into, td_tensor *value)
 int td_assign(td_tensor *into, td_tensor *value)
 {
     TD_ENTER();
-    static const td__record_kind kind = { "td_assign", sizeof(write_state), assign_again, NULL, write_drop, write_visit };
+    static const td__record_kind kind = { "td_assign", sizeof(write_state), assign_again, NULL, write_drop, write_visit, write_uses };
     int code = assign(into, value);
     if (!code && td__recording_now)
         note(&kind, into, value, 0);

@@ -79,6 +79,14 @@ static void moved_drop(void *state)
     td__tensor_unref(m->from);
 }
 
+static void moved_uses(void *state, td__uses *u)
+{
+    moved *m = state;
+    if (m->from)
+        u->tensor(u, m->from, TD__READS);
+    u->tensor(u, m->into, TD__FILLS);
+}
+
 static void note(const td__record_kind *kind, td_tensor *into, td_tensor *from, double value)
 {
     moved *m = td__record_begin(kind);
@@ -92,13 +100,13 @@ static void note(const td__record_kind *kind, td_tensor *into, td_tensor *from, 
 
 void td__record_copy(td_tensor *into, td_tensor *from)
 {
-    static const td__record_kind kind = { "td_to", sizeof(moved), copy_run, NULL, moved_drop, NULL };
+    static const td__record_kind kind = { "td_to", sizeof(moved), copy_run, NULL, moved_drop, NULL, moved_uses };
     note(&kind, into, from, 0);
 }
 
 void td__record_fill(td_tensor *into, double value)
 {
-    static const td__record_kind kind = { "a constant tensor", sizeof(moved), fill_run, NULL, moved_drop, NULL };
+    static const td__record_kind kind = { "a constant tensor", sizeof(moved), fill_run, NULL, moved_drop, NULL, moved_uses };
     note(&kind, into, NULL, value);
 }
 

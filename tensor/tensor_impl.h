@@ -204,6 +204,14 @@ struct td__visitor {
     void (*storage)(td__visitor *v, td_storage *s, const char *name);      /* memory                                            */
     void (*number)(td__visitor *v, void *at, size_t bytes, const char *name);   /* of the host: counters                        */
 };
+/* Which memory an entry touches, for who lays the list out anew (autograd/capture_uses.c). A storage all of whose references are shown by
+ * entries is the list's alone: it may be given another place, or none. What one entry does not show stays as it is for all. */
+typedef struct td__uses td__uses;
+enum { TD__READS = 1, TD__WRITES = 2, TD__FILLS = 4 };           /* FILLS: writes every byte and reads none; 0: it merely holds the tensor */
+struct td__uses {
+    void (*tensor)(td__uses *u, td_tensor *x, unsigned how);    /* to be called once for each reference that the entry holds   */
+    void (*saved)(td__uses *u, td_tensor *x, const void *node); /* x's memory is read by this node's gradient, too             */
+};
 typedef struct td__record_kind {
     const char *name;
     size_t size;                                                /* of its state                                            */
@@ -211,6 +219,7 @@ typedef struct td__record_kind {
     int  (*host)(void *state);                                  /* the host's part of it, where the device's is in a graph; NULL: none */
     void (*drop)(void *state);                                  /* NULL: the state holds nothing                            */
     void (*visit)(void *state, td__visitor *v);                 /* shows what it changes and what outlives the step; NULL: nothing */
+    void (*uses)(void *state, td__uses *u);                     /* NULL: whatever it holds stays as it is                   */
 } td__record_kind;
 typedef struct td__record {
     struct td__record *next;
