@@ -62,7 +62,8 @@ static const slot *map_find(const map *m, const void *key)
 
 uint32_t td__record_moments(const td__record *r)
 {
-    return 1 + (r->kind == &td__backward_kind ? (uint32_t)((const td__backward_state *)(const void *)r->state)->plan.nodes : 0);
+    const td__backward_state *b = (const void *)r->state;
+    return 1 + (r->kind == &td__backward_kind ? (uint32_t)b->plan.nodes : 0);
 }
 
 /* When each node is walked for the last time: what it saved lives that long. */
