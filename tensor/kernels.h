@@ -21,8 +21,9 @@ typedef struct { int64_t n, c, h, w, o, kh, kw, oh, ow; int stride, padding, dil
  * where it repeats; bool, or added in the dtype. causal: query t sees keys 0 … t. */
 typedef struct { int64_t n, h, t, s, d, q[3], k[3], v[3], out[3], mask[4]; bool mask_bool, causal; double scale; } td_attention_shape;
 /* What a random mask is drawn from; first: the first row's sample number where no table of them is given. at: the same four numbers in this
- * order in the kernel's device's memory, read when the kernel runs, instead (a captured step); NULL: these. */
-typedef struct { uint64_t seed; int64_t step, call, first; const int64_t *at; } td_draw;
+ * order in the kernel's device's memory, read when the kernel runs, instead (a captured step); NULL: these. position: of the first element within
+ * each sample, a multiple of 64: a part of a larger tensor (only the CPU is asked for it, capture_blocks.c). */
+typedef struct { uint64_t seed; int64_t step, call, first; const int64_t *at; int64_t position; } td_draw;
 typedef enum { TD_COMBINE_SUM, TD_COMBINE_MIN, TD_COMBINE_MAX, TD_COMBINE_PRODUCT } td_combine;
 
 /* A number that may change from step to step, or that only the device knows: by, times *at where at is not NULL (a f64 in the memory of the

@@ -103,7 +103,7 @@ void K(dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, con
     if (rows <= 0 || per <= 0)
         return;
     if (from.at)
-        from = (td_draw){ (uint64_t)from.at[0], from.at[1], from.at[2], from.at[3], NULL };
+        from = (td_draw){ (uint64_t)from.at[0], from.at[1], from.at[2], from.at[3], NULL, from.position };
     const td_philox key = td__philox(from.seed, (uint64_t)from.step, (uint64_t)from.call + ((uint64_t)0x64726f70u << 32));
     const double bound = nearbyint(p * 4294967296.0);
     const uint32_t threshold = bound >= 4294967295.0 ? UINT32_MAX : (uint32_t)bound;
@@ -114,7 +114,7 @@ void K(dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, con
         uint32_t bits[GROUP];
         int64_t s = i / groups, g = i % groups, at = s * size + g * GROUP;
         int n = size - g * GROUP < GROUP ? (int)(size - g * GROUP) : GROUP;
-        philox_group(bits, key.v[0], key.v[1], (uint64_t)g * LANES, (uint64_t)(ids ? ids[s] : from.first + s));
+        philox_group(bits, key.v[0], key.v[1], (uint64_t)(from.position / GROUP + g) * LANES, (uint64_t)(ids ? ids[s] : from.first + s));
         if (t == TD_F32)
             mask_f32(n, (float *)out + at, (const float *)x + at, bits, threshold, (float)scale, add);
         else

@@ -60,6 +60,12 @@ static void split(void **state)
         for (int b = 2; b >= 0; b--)
             k->dropout(TD_F32, 4, PER, 1, parts + 4 * b * PER, x + 4 * b * PER, ids + 4 * b, DRAW(9, 4, 1, 0), 0.3, false);
         assert_memory_equal(whole, parts, sizeof(float) * 12 * PER);
+        memset(parts, 0, sizeof(float) * 12 * PER);
+        for (int i = 0; i < 24; i++) {                         /* a sample in two parts */
+            const int64_t at = i % 2 * 64, n = i % 2 ? PER - 64 : 64, from = i / 2 * PER + at;
+            k->dropout(TD_F32, 1, n, 1, parts + from, x + from, ids + i / 2, (td_draw){ .at = there, .position = at }, 0.3, false);
+        }
+        assert_memory_equal(whole, parts, sizeof(float) * 12 * PER);
     }
     free(x), free(whole), free(parts);
 }
