@@ -145,8 +145,9 @@ int td__hier_choose(td__hier *h)
     char error[300];
     const td__layout *y = &h->layout;
     trial t = { .h = h, .begun = td__now() };
+    const bool power = (y->hosts & (y->hosts - 1)) == 0;   /* else halving sends large ones twice (docs/scaling.md)                 */
     for (int i = 0; i < TD_HIER_SIZES; i++)
-        h->best[i] = y->hosts > MANY_HOSTS && sizes[i] < sizes[TD_HIER_SIZES - 1] ? TD_ALGORITHM_HALVING : TD_ALGORITHM_HIER;
+        h->best[i] = y->hosts > MANY_HOSTS && (power || i < TD_HIER_SIZES - 1) ? TD_ALGORITHM_HALVING : TD_ALGORITHM_HIER;
     int code = from_environment(h);
     if (code || h->forced >= 0 || y->hosts == 1 || y->hosts > MANY_HOSTS)
         return code;
