@@ -3,7 +3,7 @@
 
     run.py BUILD plans           measures the plans of GPT-2 124M and ResNet-50 into docs/scaling/*.plan (a quiet machine, a minute)
     run.py BUILD check           folded rings against whole ones
-    run.py BUILD curves [--most H]   simulates; docs/scaling/curves.csv
+    run.py BUILD curves [ALGORITHM…] simulates, all or these; docs/scaling/curves.csv
     run.py plots                 docs/scaling/*.svg and the table of docs/scaling.md's numbers, from curves.csv
     run.py BUILD one PLAN ALGORITHM HOSTS RANKS GBITS FORWARD BACKWARD OPTIMIZER [LATENCY]
                                  prints one simulated step in ms
@@ -23,7 +23,7 @@ ALGORITHMS = ('ring', 'hier', 'halving')
 NAMES = {'ring': 'flat ring', 'hier': 'hierarchical', 'halving': 'halving and doubling'}
 # How far each goes: hosts simulated whole, and hosts at all. Beyond the first a ring of hosts is folded to 4, one of ranks to 2 hosts.
 WHOLE = {'ring': 4, 'hier': 16, 'halving': 1024}
-MOST = {'ring': 32, 'hier': 1024, 'halving': 1024}
+MOST = {'ring': 256, 'hier': 1024, 'halving': 1024}
 # SMPI's own factors stand for TCP of 2010; links are as fast as they are said to be here, less 5 % for headers and
 # acknowledgements (by default SimGrid takes another 5 % from the opposite direction for the latter).
 OPTIONS = ['--cfg=smpi/host-speed:1Gf', '--cfg=contexts/stack-size:256', '--cfg=smpi/display-timing:yes', '--cfg=smpi/bw-factor:0:0.95',
@@ -74,21 +74,25 @@ def check(build):
         sys.exit('run.py: folding changes the time')
 
 
-def curves(build, most):
-    with open(DOCS / 'curves.csv', 'w', newline='') as f:
-        table = csv.writer(f)
-        table.writerow(['model', 'gbits', 'algorithm', 'hosts', 'gpus', 'step_ms', 'efficiency', 'folded_to'])
+def curves(build, algorithms):
+    """Rows of other algorithms stay; a row is written as soon as it is there."""
+    head = ['model', 'gbits', 'algorithm', 'hosts', 'gpus', 'step_ms', 'efficiency', 'folded_to']
+    path = DOCS / 'curves.csv'
+    kept = [r for r in csv.reader(open(path)) if r != head and r[2] not in algorithms] if path.exists() else []
+    with open(path, 'w', newline='') as f:
+        table = csv.writer(f, lineterminator='\n')
+        table.writerows([head] + kept)
         for model, (_, *times) in MODELS.items():
             for gbits in NETWORKS:
-                for algorithm in ALGORITHMS:
+                for algorithm in algorithms:
                     hosts = 2
-                    while hosts <= min(most, MOST[algorithm]):
+                    while hosts <= MOST[algorithm]:
                         fold = fold_of(algorithm, hosts)
                         ms = simulate(build, DOCS / f'{model}.plan', algorithm, hosts, gbits, *times, fold=fold)
                         row = [model, gbits, algorithm, hosts, hosts * CLUSTER['ranks'], f'{ms:.2f}', f'{sum(times) / ms:.4f}', fold or hosts]
                         table.writerow(row)
                         f.flush()
-                        print(*row)
+                        print(*row, flush=True)
                         hosts *= 2
 
 
@@ -138,7 +142,7 @@ def main():
     if words[1] == 'check':
         return check(build)
     if words[1] == 'curves':
-        return curves(build, int(words[3]) if words[2:3] == ['--most'] else 1024)
+        return curves(build, words[2:] or ALGORITHMS)
     if words[1] == 'one' and len(words) in (10, 11):
         plan, algorithm, hosts, ranks = words[2], words[3], int(words[4]), int(words[5])
         cluster = dict(CLUSTER, ranks=ranks, latency=float(words[10]) if len(words) == 11 else CLUSTER['latency'])
