@@ -94,8 +94,7 @@ def main():
     if rank == 0:
         print(json.dumps({"seconds": seconds, "steps": steps, "accuracy": reached, "testing_s": testing}))
     if args.ranks > 1:
-        distributed.barrier()
-        distributed.destroy_process_group()
+        models.leave()
 
 
 main()

@@ -9,6 +9,8 @@ import time
 import torch
 from torch import distributed
 
+import models
+
 rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("PEER_RANKS", 2))
 torch.set_num_threads(1)
 distributed.init_process_group("gloo", init_method="file://" + os.environ["PEER_MEETING"], rank=rank, world_size=ranks)
@@ -25,5 +27,4 @@ for size, calls in ((4 << 10, 500), (25 << 20, 15)):
     medians[size] = statistics.median(slowest.tolist())
 if rank == 0:
     print(json.dumps(medians))
-distributed.barrier()
-distributed.destroy_process_group()
+models.leave()

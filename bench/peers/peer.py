@@ -95,8 +95,7 @@ def main():
                           "first_ms": 1e3 * (first - float(os.environ["TANDEM_BENCH_T0"])) if "TANDEM_BENCH_T0" in os.environ else -1,
                           "torch": torch.__version__}))
     if args.ranks > 1:
-        distributed.barrier()
-        distributed.destroy_process_group()
+        models.leave()
 
 
 main()

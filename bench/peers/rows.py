@@ -10,7 +10,7 @@ from dataclasses import dataclass
 # PyTorch's settings: the fastest of those that `bench/peers/run tune ROW` tries, see there.
 SETTINGS = {
     "mlp": "fused,view,bind",
-    "cnn": "fused,view,bind",
+    "cnn": "fused,view,bind,malloc",
     "resnet": "fused,view,bind",
     "gpt": "fused,view,bind",
     "gpt2": "fused",

@@ -8,8 +8,10 @@ PyTorch: the same threads, batch, numbers, dtype and optimizer; its ranks are st
 underneath DDP, settings as rows.py has them. Results go to build-peers/results, one file a row.
 """
 import argparse
+import contextlib
 import csv
 import datetime
+import io
 import json
 import os
 import pathlib
@@ -360,6 +362,16 @@ def tables(rows):
         print("\nchanges: " + ", ".join(f"{n} {c}" for n, c in changed.items() if c))
 
 
+def publish(rows):
+    """The tables into docs/benchmarks.md, between its two marks."""
+    page, text = ROOT / "docs" / "benchmarks.md", io.StringIO()
+    with contextlib.redirect_stdout(text):
+        tables(rows)
+    begin, end = "<!-- bench/peers/run table -->\n", "<!-- end -->\n"
+    before, rest = page.read_text().split(begin)
+    page.write_text(before + begin + text.getvalue() + "\n" + end + rest.split(end, 1)[1])
+
+
 def main():
     known = [*STEPS, *OTHERS]
     if args.rows[:1] == ["tune"] and len(args.rows) > 1 and args.rows[1] in STEPS:
@@ -370,6 +382,7 @@ def main():
             check(name, STEPS[name])
         return None
     if args.rows == ["plots"]:
+        publish(known)
         return plots()
     if args.rows == ["table"]:
         return tables(known)
