@@ -7,14 +7,15 @@ written), each once from memory, four bytes a number. Those of a model that stay
 """
 from dataclasses import dataclass
 
-# PyTorch's settings: the fastest of those that `bench/peers/run tune ROW` tries, see there.
+# PyTorch's settings (peer.py, programs.py): the fastest of those that `bench/peers/run tune ROW WORD…` compared. What decides on a processor of AMD is
+# mklintel: PyPI's build carries MKL, which takes its AVX-512 kernels on Intel's processors only unless its question for the vendor is answered for it.
 SETTINGS = {
-    "mlp": "fused,view,bind",
-    "cnn": "fused,view,bind,malloc",
-    "resnet": "fused,view,bind",
-    "gpt": "fused,view,bind",
-    "gpt2": "fused",
-    "gpt2x2": "fused,view,bind",
+    "mlp": "fused,view,bind,mklintel",
+    "cnn": "fused,view,bind,malloc,mklintel",
+    "resnet": "fused,view,bind,malloc,mklintel",
+    "gpt": "fused,view,bind,malloc,mklintel",
+    "gpt2": "fused,malloc,mklintel",
+    "gpt2x2": "fused,view,bind,malloc,mklintel",
 }
 # torch.compile, where it is faster than without: shown beside it, and the faster of the two counts
 COMPILED = {}

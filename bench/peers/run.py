@@ -34,6 +34,7 @@ parser.add_argument("--record", action="store_true")
 parser.add_argument("--debian", action="store_true")
 parser.add_argument("--seed", type=int)
 parser.add_argument("--no-check", action="store_true")
+parser.add_argument("--more", action="store_true")
 args = parser.parse_args()
 BUILD = pathlib.Path(args.build)
 
@@ -93,7 +94,10 @@ def check(name, s):
 def step_row(name):
     s = STEPS[name]
     print(f"\n## {s.title}\n")
-    apart = None if args.no_check else check(name, s)
+    old = stored(name) if args.more else None
+    if old and old["commit"] != commit():
+        sys.exit(f"run.py: {name}: --more adds to turns of the same commit; those stored are of {old['commit']}, this is {commit()}")
+    apart = old["apart"] if old else None if args.no_check else check(name, s)
     kinds = {"eager": lambda: ours_step(s, steps=s.steps, warm=s.warm), "captured": lambda: ours_step(s, "--capture", steps=s.steps, warm=s.warm),
              "torch": lambda: peer_step(s, SETTINGS[name], steps=s.steps, warm=s.warm)}
     if name in COMPILED:
@@ -102,7 +106,14 @@ def step_row(name):
     turns = Turns(BUILD, kinds, args.rounds or s.rounds)
     out = {k: {"ms": [statistics.median(v["ms"]) for v in r], "hwm_mb": max(v["hwm_mb"] for v in r), "pss_mb": max(v["pss_mb"] for v in r),
                "parts": {p: statistics.median(v["parts"][p] for v in r) for p in r[0]["parts"]}} for k, r in turns.result.items()}
-    return store(name, kinds=out, calibration=[turns.worst, turns.best], says=turns.says(), peaks=limits, apart=apart, torch=turns.result["torch"][0]["torch"])
+    says = turns.says()
+    if old:
+        for k, v in out.items():
+            v["ms"] = old["kinds"][k]["ms"] + v["ms"]
+            v["hwm_mb"], v["pss_mb"] = max(v["hwm_mb"], old["kinds"][k]["hwm_mb"]), max(v["pss_mb"], old["kinds"][k]["pss_mb"])
+        says = old["says"] + "; " + says
+        limits = {k: [max(a, b) for a, b in zip(v, old["peaks"][k])] for k, v in limits.items()}
+    return store(name, kinds=out, calibration=[turns.worst, turns.best], says=says, peaks=limits, apart=apart, torch=turns.result["torch"][0]["torch"])
 
 
 def ratios(r, ours_kind):
