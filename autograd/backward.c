@@ -76,8 +76,11 @@ static int run(td__plan *p, td__graph root, td_tensor *seed, bool retain)
             code = code ? code : td__checkpoint_expand(p, retain);
             continue;
         }
+        td__pool_next_moment();
         code = td__node_run(p->first, retain);
         td__plan_drop_first(p);
+        if (td__emptying_now)
+            td__empty();
     }
     return code;
 }

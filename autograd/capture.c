@@ -1,8 +1,8 @@
 /* autograd/capture.c: td_capture calls a step once and keeps the list of what it did (tensor/record.c); td_replay runs the list.
  *
- * The list holds references to everything it works on, so the memory of all results of the step is the graph's and every replay writes the same
- * places. The inputs are the graph's own tensors, which a replay fills first. Nothing in the list is a number that a replay must read anew:
- * entries look it up when they run, as the step did.
+ * The list holds references to everything it works on, so every replay writes the same storages (where they lie: capture_plan.c). The inputs are
+ * the graph's own tensors, which a replay fills first. Nothing in the list is a number that a replay must read anew: entries look it up when they
+ * run, as the step did.
  */
 #include "capture.h"
 #include <pthread.h>
@@ -44,6 +44,7 @@ void td_graph_free(td_graph *g)
     pthread_mutex_unlock(&lock);
     td__device_graph_free(g->device);
     td__records_free(g->first);
+    td__placing_free(g->layout);
     td__tensor_unref(g->result);
     for (size_t i = 0; i < g->n_in; i++)
         td__tensor_unref(g->in[i]);
@@ -151,12 +152,18 @@ static int refused(const td__recording *r)
 static int record(td_graph *g)
 {
     td__recording r = { 0 };
+    td__emptying *e = td__calloc(sizeof *e);
+    if (!e)
+        return TD_ERR_MEMORY;
     td__autocast_drop();                               /* weights cast before would not be cast again in a replay                  */
     td__recording_now = &r;
+    td__empty_begin(e, &r);
     g->result = td__capture_step(g);
     td__record_end_constants(&r);
     td__recording_now = NULL;
     td__autocast_drop();
+    g->eager = td__empty_end(e);
+    td__free(e);
     g->first = r.first;
     const void *site = td__site;
     int code = td__pending();
@@ -166,7 +173,8 @@ static int record(td_graph *g)
         code = refused(&r);
         td__site = site;
     }
-    return code ? code : td__device_graph_make(g);
+    code = code ? code : td__device_graph_make(g);
+    return code || g->device ? code : td__placing_make(g);      /* last: of the list as it will be run                           */
 }
 
 static int check_capture(td_tensor *(*step)(td_tensors, void *), td_tensors inputs, const td_capture_opts *opts)
@@ -204,13 +212,16 @@ td_graph *td_capture(td_tensor *(*step)(td_tensors inputs, void *user), void *us
 
 /* ---- replaying ------------------------------------------------------------------------------------------------------------------------------ */
 
-int td__records_run(const td__record *first)
+int td__records_run(const td__record *first, td__placing *layout)
 {
     const void *site = td__site;
     int code = 0;
+    uint32_t moment = 0;
     for (const td__record *r = first; r && !code; r = r->next) {
         td__site = r->site;
-        code = r->kind->run((void *)(uintptr_t)r->state);
+        code = layout ? td__placing_moment(layout, moment) : 0;
+        moment += td__record_moments(r);
+        code = code ? code : r->kind->run((void *)(uintptr_t)r->state);
         code = code ? code : td__pending();
     }
     td__site = site;
@@ -219,7 +230,7 @@ int td__records_run(const td__record *first)
 
 int td__graph_once(td_graph *g)
 {
-    return g->device ? td__device_graph_replay(g) : td__records_run(g->first);
+    return g->device ? td__device_graph_replay(g) : td__placing_replay(g);
 }
 
 td_tensor *td_replay(td_graph *g, td_tensors inputs)
@@ -254,4 +265,10 @@ int64_t td_graph_replays(const td_graph *g)
 {
     TD_ENTER();
     return check("td_graph_replays", g) ? 0 : g->replays;
+}
+
+td_graph_figures td_graph_stats(const td_graph *g)
+{
+    TD_ENTER();
+    return check("td_graph_stats", g) ? (td_graph_figures){ 0 } : td__placing_figures(g);
 }

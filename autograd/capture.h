@@ -4,15 +4,19 @@
  *   capture.c            recording and replaying it; inputs; the life of graphs
  *   capture_tape.c       its two largest kinds of entries: an operation's forward, a backward
  *   capture_uses.c       which memory its entries touch, and when
+ *   capture_empty.c      the step's memory while it is recorded
+ *   capture_plan.c       the memory of replays, and capture_pack.c its places
  *   capture_graph.c      the list as one graph of a GPU
  *   capture_verify.c     a replay beside the step itself
  */
 #ifndef TD_CAPTURE_H
 #define TD_CAPTURE_H
 #include "plan.h"
+#include <pool_plan.h>
 #include <tandem/capture.h>
 
 typedef struct td__device_graph td__device_graph;
+typedef struct td__placing td__placing;
 
 struct td_graph {
     td__record *first;
@@ -21,11 +25,15 @@ struct td_graph {
     td_tensor **in; size_t n_in;                       /* the step's inputs: a reference each                                  */
     td_tensor  *result;                                /* a reference, or NULL                                                 */
     td__device_graph *device;                          /* what a replay launches; NULL: it runs the list                         */
+    td__placing *layout;                                /* then: its memory                                                     */
+    int64_t     eager;                                 /* bytes that the step takes when it is called                            */
+    int64_t     fused;                                 /* entries that stand for several operations (capture_fuse.c)              */
     int64_t     replays, verify;
     const void *site;                                  /* of td_capture                                                        */
     td_graph   *next, *prev;                           /* the live ones                                                        */
 };
-int td__records_run(const td__record *first);          /* in order; 0, or a code after td__fail                                 */
+/* In order, in the memory of `layout` (NULL: as it lies); 0, or a code after td__fail. */
+int td__records_run(const td__record *first, td__placing *layout);
 td_tensor *td__capture_step(td_graph *g);              /* the step itself, with the graph's inputs; gives a reference             */
 int td__capture_verified(td_graph *g);                 /* a replay, compared with the step (capture_verify.c)                    */
 
@@ -39,17 +47,56 @@ void td__device_graph_free(td__device_graph *d);
 int  td__graph_after_launch(int (*run)(void *of), void *of);
 
 /* ---- capture_uses.c: the memory that a list touches ---- */
+typedef struct { const void *key; size_t value; } td__address_slot;
+typedef struct { td__address_slot *slot; size_t room, n; } td__address_map;    /* room is a power of two, at most half full        */
 typedef struct {
     td_storage *storage;                               /* lent                                                                 */
     uint32_t first, last;                              /* moments of the first and the last use; first UINT32_MAX: none touches it   */
     int32_t  handles;                                  /* whose references entries have all shown                               */
-    bool     own;                                      /* no reference but the list's                                          */
+    bool     own;                                      /* no reference but the list's leads to it                                */
+    bool     movable;                                  /* then: a block of the CPU's pool, with nothing else in it                */
     bool     filled;                                   /* the first use writes all of it: nothing is brought along from one replay to the next */
 } td__use;
-typedef struct { td__use *use; size_t n; uint32_t moments; } td__list_uses;
-int  td__list_uses_find(const td__record *first, td__list_uses *found);    /* 0, or TD_ERR_MEMORY after td__fail                  */
-void td__list_uses_free(td__list_uses *found);
+typedef struct { td_tensor *x; int32_t shown; bool made; size_t use; } td__handle_shown;   /* made: an entry fills it                */
+typedef struct {
+    td__uses uses;                                     /* first member                                                         */
+    td__use *use; size_t n, room;
+    td__handle_shown *handle; size_t handles, handle_room;
+    td__address_map storages, shown, nodes;            /* storage -> use, tensor -> handle, node -> its last moment                */
+    uint32_t now;                                      /* moments so far                                                       */
+    int code;                                          /* 0, or TD_ERR_MEMORY after td__fail                                     */
+} td__list_uses;
+int  td__list_uses_find(const td__record *first, td__list_uses *u);    /* of a whole list: u->code. To be freed either way          */
+void td__list_uses_free(td__list_uses *u);
+/* The same while a list grows, without what nodes read later: */
+void td__list_uses_begin(td__list_uses *u);
+void td__list_uses_add(td__list_uses *u, const td__record *r);
+void td__list_uses_own(td__list_uses *u);              /* who holds what now                                                   */
 uint32_t td__record_moments(const td__record *r);      /* how many moments the entry takes: 1, a backward one more for each node     */
+
+/* ---- capture_empty.c: the step's memory while it is recorded ---- */
+typedef struct {
+    td__recording *recording;
+    td__record    *last;                               /* looked at so far                                                     */
+    td__list_uses  uses;
+    td__pool_log   log;
+} td__emptying;
+extern __thread td__emptying *td__emptying_now;
+void    td__empty_begin(td__emptying *e, td__recording *r);
+int64_t td__empty_end(td__emptying *e);                /* the bytes that the step took and gave back, at most                    */
+void    td__empty(void);                               /* between entries, and between nodes of a backward                       */
+
+/* ---- capture_pack.c ---- */
+typedef struct { size_t bytes; uint32_t from, to; size_t at; } td__packed;   /* lives from event `from` until before `to`; at: out */
+int td__pack(td__packed *list, size_t n, size_t *bytes);       /* the bytes of all; 0, or negative after td__fail                 */
+
+/* ---- capture_plan.c: the memory of replays on the CPU ---- */
+int  td__placing_make(td_graph *g);                     /* of the list as it is now; sets g->layout                               */
+int  td__placing_replay(td_graph *g);
+int  td__placing_moment(td__placing *l, uint32_t moment);
+void td__placing_free(td__placing *l);                   /* after the list                                                       */
+td_graph_figures td__placing_figures(const td_graph *g);
+td__pool_plan *td__placing_plan(const td_graph *g);     /* where all lies now, for tests; NULL: nowhere                             */
 
 /* ---- capture_tape.c: the door and backward ---- */
 typedef struct {

@@ -175,7 +175,7 @@ static int build(td_graph *g, td__device_graph *d)
         return code;
     now = d;
     d->building = true;
-    code = td__records_run(g->first);
+    code = td__records_run(g->first, NULL);
     d->building = false;
     now = NULL;
     d->recorded = d->used;

@@ -70,6 +70,7 @@ const td__record_kind td__forward_kind = { "an operation", sizeof(td__forward), 
 
 td__forward *td__forward_begin(td_tensor *const *in, size_t n)
 {
+    td__empty();
     td__forward *f = td__record_begin(&td__forward_kind);
     if (!f)
         return NULL;

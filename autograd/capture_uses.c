@@ -7,20 +7,10 @@
  */
 #include "capture.h"
 
-typedef struct { const void *key; size_t value; } slot;
-typedef struct { slot *slot; size_t room, n; } map;    /* room is a power of two, at most half full                              */
-typedef struct { td_tensor *x; int32_t shown; } handle;
-typedef struct {
-    td__uses uses;
-    td__list_uses *found;
-    size_t room;                                       /* of found->use                                                        */
-    handle *handle; size_t handles, handle_room;
-    map storages, shown, nodes;                        /* storage -> use, tensor -> handle, node -> its last moment                */
-    uint32_t now;
-    int code;
-} state;
-
 /* ---- maps of addresses ---------------------------------------------------------------------------------------------------------------- */
+
+typedef td__address_slot slot;
+typedef td__address_map map;
 
 static slot *map_at(const map *m, const void *key)
 {
@@ -52,10 +42,15 @@ static slot *map_put(map *m, const void *key, size_t value)
     return s;
 }
 
-static const slot *map_find(const map *m, const void *key)
+/* `list` of n elements with room for one more; its new room in *room, or 0 after td__fail. */
+static void *roomy(void *list, size_t n, size_t *room, size_t size)
 {
-    const slot *s = m->room ? map_at(m, key) : NULL;
-    return s && s->key ? s : NULL;
+    if (n < *room)
+        return list;
+    size_t more = *room ? 2 * *room : 128;
+    void *grown = td__grow(list, *room * size, more * size);
+    *room = grown ? more : *room;
+    return grown;
 }
 
 /* ---- moments ---------------------------------------------------------------------------------------------------------------------------- */
@@ -67,137 +62,132 @@ uint32_t td__record_moments(const td__record *r)
 }
 
 /* When each node is walked for the last time: what it saved lives that long. */
-static void find_nodes(state *s, const td__record *first)
+static void find_nodes(td__list_uses *u, const td__record *first)
 {
     uint32_t now = 0;
-    for (const td__record *r = first; r && !s->code; now += td__record_moments(r), r = r->next) {
+    for (const td__record *r = first; r && !u->code; now += td__record_moments(r), r = r->next) {
         const td__backward_state *b = (const void *)r->state;
-        for (size_t i = 0; r->kind == &td__backward_kind && i < b->plan.nodes && !s->code; i++) {
-            slot *at = map_put(&s->nodes, b->plan.node[i], 0);
+        for (size_t i = 0; r->kind == &td__backward_kind && i < b->plan.nodes && !u->code; i++) {
+            slot *at = map_put(&u->nodes, b->plan.node[i], 0);
             if (at)
                 at->value = now + 1 + i;
             else
-                s->code = TD_ERR_MEMORY;
+                u->code = TD_ERR_MEMORY;
         }
     }
 }
 
 /* ---- what entries show ------------------------------------------------------------------------------------------------------------------- */
 
-static td__use *use_of(state *s, td_storage *storage)
+/* The number of the storage's use; SIZE_MAX after td__fail. */
+static size_t use_of(td__list_uses *u, td_storage *storage)
 {
-    td__list_uses *f = s->found;
-    slot *at = map_put(&s->storages, storage, f->n);
-    if (at && at->value < f->n)
-        return &f->use[at->value];
-    if (at && f->n == s->room) {
-        size_t room = s->room ? 2 * s->room : 128;
-        td__use *more = td__grow(f->use, s->room * sizeof *more, room * sizeof *more);
-        if (more) {
-            f->use = more;
-            s->room = room;
-        }
+    slot *at = map_put(&u->storages, storage, u->n);
+    td__use *use = at ? roomy(u->use, u->n, &u->room, sizeof *use) : NULL;
+    if (!use) {
+        u->code = TD_ERR_MEMORY;
+        return SIZE_MAX;
     }
-    if (!at || f->n == s->room) {
-        s->code = TD_ERR_MEMORY;
-        return NULL;
-    }
-    td__use *u = &f->use[f->n++];
-    *u = (td__use){ .storage = storage, .first = UINT32_MAX };
-    return u;
+    u->use = use;
+    if (at->value == u->n)
+        use[u->n++] = (td__use){ .storage = storage, .first = UINT32_MAX };
+    return at->value;
 }
 
-static void touch(td__use *u, uint32_t from, uint32_t to)
+static void count_reference(td__list_uses *u, td_tensor *x, size_t use, bool made)
 {
-    u->first = u->first < from ? u->first : from;
-    u->last = u->last > to ? u->last : to;
-}
-
-static void count_reference(state *s, td_tensor *x)
-{
-    slot *at = map_put(&s->shown, x, s->handles);
-    if (at && at->value == s->handles && s->handles == s->handle_room) {
-        size_t room = s->handle_room ? 2 * s->handle_room : 256;
-        handle *more = td__grow(s->handle, s->handle_room * sizeof *more, room * sizeof *more);
-        if (more) {
-            s->handle = more;
-            s->handle_room = room;
-        }
-    }
-    if (!at || (at->value == s->handles && s->handles == s->handle_room)) {
-        s->code = TD_ERR_MEMORY;
+    slot *at = map_put(&u->shown, x, u->handles);
+    td__handle_shown *list = at ? roomy(u->handle, u->handles, &u->handle_room, sizeof *list) : NULL;
+    if (!list) {
+        u->code = TD_ERR_MEMORY;
         return;
     }
-    if (at->value == s->handles)
-        s->handle[s->handles++] = (handle){ x, 0 };
-    s->handle[at->value].shown++;
+    u->handle = list;
+    if (at->value == u->handles)
+        list[u->handles++] = (td__handle_shown){ x, 0, false, use };
+    list[at->value].shown++;
+    list[at->value].made |= made;
+}
+
+static void touch(td__use *use, uint32_t from, uint32_t to)
+{
+    use->first = use->first < from ? use->first : from;
+    use->last = use->last > to ? use->last : to;
 }
 
 static void show_tensor(td__uses *uses, td_tensor *x, unsigned how)
 {
-    state *s = (state *)(void *)uses;
-    td__use *u = s->code || !x || x->poisoned ? NULL : use_of(s, x->storage);
-    if (!u)
+    td__list_uses *u = (td__list_uses *)(void *)uses;
+    size_t i = u->code || !x || x->poisoned ? SIZE_MAX : use_of(u, x->storage);
+    if (i == SIZE_MAX)
         return;
-    count_reference(s, x);
+    count_reference(u, x, i, how & TD__FILLS);
     if (!how)
         return;
+    td__use *use = &u->use[i];
     bool all = how & TD__FILLS && (size_t)td__shape_numel(x->shape) * td_dtype_size(x->dtype) == x->storage->bytes;
-    if (u->first == UINT32_MAX)
-        u->filled = all;
-    else if (u->first == s->now && !all)
-        u->filled = false;                             /* read by the entry that fills it: it brings something along               */
-    touch(u, s->now, s->now);
+    if (use->first == UINT32_MAX)
+        use->filled = all;
+    else if (use->first == u->now && !all)
+        use->filled = false;                           /* read by the entry that fills it: it brings something along               */
+    touch(use, u->now, u->now);
 }
 
 static void show_saved(td__uses *uses, td_tensor *x, const void *node)
 {
-    state *s = (state *)(void *)uses;
-    const slot *walked = map_find(&s->nodes, node);
-    td__use *u = s->code || !x || x->poisoned ? NULL : use_of(s, x->storage);
-    if (u && walked)
-        touch(u, s->now, (uint32_t)walked->value > s->now ? (uint32_t)walked->value : s->now);
+    td__list_uses *u = (td__list_uses *)(void *)uses;
+    const slot *walked = u->nodes.room ? map_at(&u->nodes, node) : NULL;
+    size_t i = u->code || !x || x->poisoned ? SIZE_MAX : use_of(u, x->storage);
+    if (i != SIZE_MAX && walked && walked->key)
+        touch(&u->use[i], u->now, walked->value > u->now ? (uint32_t)walked->value : u->now);
+}
+
+void td__list_uses_begin(td__list_uses *u)
+{
+    *u = (td__list_uses){ .uses = { show_tensor, show_saved } };
+}
+
+void td__list_uses_add(td__list_uses *u, const td__record *r)
+{
+    if (r->kind->uses && !u->code)
+        r->kind->uses((void *)(uintptr_t)r->state, &u->uses);
+    u->now += td__record_moments(r);
 }
 
 /* ---- whose it is --------------------------------------------------------------------------------------------------------------------------- */
 
-static void find_owned(state *s)
+void td__list_uses_own(td__list_uses *u)
 {
-    td__list_uses *f = s->found;
-    for (size_t i = 0; i < s->handles; i++) {
-        const td_tensor *x = s->handle[i].x;
-        td__use *u = &f->use[map_find(&s->storages, x->storage)->value];
-        u->handles += x->refs == s->handle[i].shown && !x->kept && !x->scoped.stack;
+    for (size_t i = 0; i < u->n; i++)
+        u->use[i].handles = 0;
+    for (size_t i = 0; i < u->handles; i++) {
+        const td_tensor *x = u->handle[i].x;
+        u->use[u->handle[i].use].handles += x->refs == u->handle[i].shown && !x->kept && !x->scoped.stack;
     }
-    for (size_t i = 0; i < f->n; i++) {
-        td__use *u = &f->use[i];
-        const td_storage *at = u->storage;
-        u->own = u->handles == at->refs && !at->base && !at->late && (!at->release || at->release == td__storage_borrowed);
+    for (size_t i = 0; i < u->n; i++) {
+        td__use *use = &u->use[i];
+        const td_storage *s = use->storage;
+        use->own = use->handles == s->refs;
+        use->movable = use->own && s->device.kind == TD_CPU && !s->base && !s->late && !s->release;
     }
 }
 
-int td__list_uses_find(const td__record *first, td__list_uses *found)
+int td__list_uses_find(const td__record *first, td__list_uses *u)
 {
-    *found = (td__list_uses){ 0 };
-    state s = { .uses = { show_tensor, show_saved }, .found = found };
-    find_nodes(&s, first);
-    for (const td__record *r = first; r && !s.code; s.now += td__record_moments(r), r = r->next)
-        if (r->kind->uses)
-            r->kind->uses((void *)(uintptr_t)r->state, &s.uses);
-    found->moments = s.now;
-    if (!s.code)
-        find_owned(&s);
-    td__free(s.handle);
-    td__free(s.storages.slot);
-    td__free(s.shown.slot);
-    td__free(s.nodes.slot);
-    if (s.code)
-        td__list_uses_free(found);
-    return s.code;
+    td__list_uses_begin(u);
+    find_nodes(u, first);
+    for (const td__record *r = first; r && !u->code; r = r->next)
+        td__list_uses_add(u, r);
+    td__list_uses_own(u);
+    return u->code;
 }
 
-void td__list_uses_free(td__list_uses *found)
+void td__list_uses_free(td__list_uses *u)
 {
-    td__free(found->use);
-    *found = (td__list_uses){ 0 };
+    td__free(u->use);
+    td__free(u->handle);
+    td__free(u->storages.slot);
+    td__free(u->shown.slot);
+    td__free(u->nodes.slot);
+    *u = (td__list_uses){ 0 };
 }

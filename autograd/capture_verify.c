@@ -15,7 +15,7 @@ typedef struct {
     char  *before, *after;                             /* host copies                                                          */
     char   name[160];
 } piece;
-typedef struct { td__visitor visitor; piece *piece; size_t n, room; int code; } state;
+typedef struct { td__visitor visitor; td__list_uses uses; piece *piece; size_t n, room; int code; } state;
 
 /* ---- what there is ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -43,6 +43,10 @@ static piece *add(td__visitor *visitor, const void *place, const char *name)
 
 static void add_storage(td__visitor *visitor, td_storage *storage, const char *name)
 {
+    state *s = (state *)(void *)visitor;
+    for (size_t i = 0; i < s->uses.n; i++)             /* what only the list knows is no state: the step makes its own                */
+        if (s->uses.use[i].storage == storage && s->uses.use[i].own)
+            return;
     piece *p = storage ? add(visitor, storage, name) : NULL;
     if (!p)
         return;
@@ -68,6 +72,7 @@ static void state_free(state *s)
         td__free(s->piece[i].after);
     }
     td__free(s->piece);
+    td__list_uses_free(&s->uses);
 }
 
 /* ---- copies ------------------------------------------------------------------------------------------------------------------------------- */
@@ -172,6 +177,7 @@ static int step_and_compare(td_graph *g, state *s)
 int td__capture_verified(td_graph *g)
 {
     state s = { .visitor = { add_storage, add_number } };
+    s.code = td__list_uses_find(g->first, &s.uses);
     for (td__record *r = g->first; r; r = r->next)
         if (r->kind->visit)
             r->kind->visit(r->state, &s.visitor);

@@ -200,6 +200,8 @@ int td__call_again(td_call *call, td_tensor *const *in, td_tensor *const *out)
 {
     td__saved_drop(call);
     call->freed = false;
+    if (call->view && !(call->op->flags & TD_OP_KEEPS_DIVISOR))
+        return 0;                              /* nothing moves                                                            */
     call->error = 0;
     call->in = in;
     call->again = out;

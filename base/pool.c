@@ -9,24 +9,18 @@
  * Under AddressSanitizer freed payloads, live headers and the rounding are poisoned, and the system's memory comes from
  * malloc, so that leak detection looks into it for pointers.
  */
-#include "base.h"
+#include "pool_plan.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#define POISON(p, n) __asan_poison_memory_region(p, n)
-#define UNPOISON(p, n) __asan_unpoison_memory_region(p, n)
-#else
-#define POISON(p, n) ((void)(p), (void)(n))
-#define UNPOISON(p, n) ((void)(p), (void)(n))
-#endif
+#define POISON TD__POISON
+#define UNPOISON TD__UNPOISON
 
 enum {
-    HEADER = 64,
+    HEADER = TD__POOL_HEADER,
     STEP = 64,                                 /* of the linear classes */
     LINEAR = 16,                               /* 64 … 1024 */
     PER_DOUBLING = 8,
@@ -39,14 +33,7 @@ enum {
 #define LIVE 0x6576694c64546b42u
 #define FREE 0x6565724664546b42u
 
-typedef struct block {
-    uint64_t magic;
-    uint32_t class;
-    td_memory_category category;
-    size_t bytes;                              /* as requested */
-    struct block *next;                        /* in the free list */
-} block;
-_Static_assert(sizeof(block) <= HEADER, "the header must leave the payload 64-byte aligned");
+typedef td__block block;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *free_list[CLASSES];
@@ -205,6 +192,12 @@ static void *request(size_t bytes, td_memory_category category, bool zero)
 {
     block *b = NULL;
     bool zeroed = false;
+    if (td__pool_now.plan) {
+        void *p = td__pool_planned(bytes);
+        if (p)
+            return zero ? memset(p, 0, bytes) : p;
+    }
+    const bool noted = td__pool_now.log && !td__pool_log_room();
     pthread_mutex_lock(&lock);
     int64_t live = stats.live_bytes;
     if (bytes <= (size_t)1 << (LAST_SHIFT - 1))
@@ -212,6 +205,8 @@ static void *request(size_t bytes, td_memory_category category, bool zero)
     if (b) {
         b->category = category;
         count(category, (int64_t)bytes);
+        if (noted)
+            td__pool_note(b, HEADER + class_size(b->class));
     }
     pthread_mutex_unlock(&lock);
     if (!b) {
@@ -232,7 +227,7 @@ static block *live_block(void *p, const char *who)
 {
     block *b = (block *)((char *)p - HEADER);
     UNPOISON(b, HEADER);
-    if (b->magic != LIVE) {
+    if (b->magic != LIVE && b->magic != TD__BLOCK_PLANNED) {
         td__say("%s: %p is %s (a bug in Tandem)", who, p, b->magic == FREE ? "freed already" : "not a block of the pool");
         abort();
     }
@@ -259,6 +254,10 @@ void *td__alloc_as(size_t bytes, td_memory_category category)
 void td__pool_label(void *p, td_memory_category category)
 {
     block *b = live_block(p, "td__pool_label");
+    if (b->magic != LIVE) {                    /* a planned one counts as part of its plan's memory                            */
+        POISON(b, HEADER);
+        return;
+    }
     pthread_mutex_lock(&lock);
     count(b->category, -(int64_t)b->bytes);
     count(category, (int64_t)b->bytes);
@@ -272,10 +271,31 @@ void td__free(void *p)
     if (!p)
         return;
     block *b = live_block(p, "td__free");
+    if (b->magic != LIVE) {
+        td__pool_planned_free(b);
+        return;
+    }
     pthread_mutex_lock(&lock);
+    if (b->log)
+        td__pool_note_freed(b);
     stats.live_bytes -= (int64_t)b->bytes;
     count(b->category, -(int64_t)b->bytes);
     put(b);
+    pthread_mutex_unlock(&lock);
+}
+
+void td__pool_forget(td__pool_log *log)
+{
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < log->n; i++) {
+        block *b = td__pool_noted_at(log, i)->block;
+        if (!b)
+            continue;
+        UNPOISON(b, HEADER);
+        b->log = NULL;
+        POISON(b, HEADER);
+        td__pool_noted_at(log, i)->block = NULL;
+    }
     pthread_mutex_unlock(&lock);
 }
 

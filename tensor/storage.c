@@ -96,6 +96,29 @@ static td_storage *storage_let_go(td_storage *s)
     return base;
 }
 
+void td__storage_empty(td_storage *s)
+{
+    td__storage_unref(storage_let_go(s));
+    s->data = NULL;
+}
+
+void td__storage_put(td_storage *s, void *data)
+{
+    td__storage_empty(s);
+    s->data = data;
+    s->release = td__storage_borrowed;
+}
+
+int td__storage_refill(td_storage *s)
+{
+    void *data = s->ops->alloc(s->device.index, s->bytes);
+    if (!data)
+        return td__pending() ? td__pending() : TD_ERR_MEMORY;
+    td__storage_empty(s);
+    s->data = data;
+    return 0;
+}
+
 void td__storage_unref(td_storage *s)
 {
     while (s && atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) == 1) {

@@ -112,6 +112,11 @@ void td__storage_label(td_storage *s, td_memory_category category);   /* nothing
 /* Work on `stream` uses s from now on (td_device_ops.record, of the block that s lies in). 0 or a negative code. */
 int  td__storage_record(td_storage *s, void *stream);
 td_storage *td__storage_foreign(td_device device, void *data, size_t bytes, void (*release)(void *, void *), void *owner);
+/* For memory that is laid out by somebody else (captured steps): gives the block back, data is NULL; then puts it at `data`, which outlives it; or gives
+ * it a block of its own again, 0 or negative after td__fail. Contents are lost. */
+void td__storage_empty(td_storage *s);
+void td__storage_put(td_storage *s, void *data);
+int  td__storage_refill(td_storage *s);
 void td__storage_borrowed(void *owner, void *data);             /* a release that does nothing                             */
 void td__storage_ref(td_storage *s);
 void td__storage_unref(td_storage *s);
