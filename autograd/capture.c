@@ -103,21 +103,29 @@ static int own_inputs(td_graph *g, td_tensors inputs)
     return 0;
 }
 
-static int fill_inputs(td_graph *g, td_tensors inputs)
+static int other_inputs(const td_graph *g, td_tensors inputs, size_t i)
 {
     char a[128], b[128], site[256], here[24], there[24];
-    int code = check_inputs("td_replay", inputs);
-    if (code)
-        return code;
     td__site_text(g->site, site, sizeof site);
     if (inputs.n != g->n_in)
         return td__fail(TD_ERR_ARGUMENT, "td_replay: %zu inputs, expected the %zu that the step was captured with at %s", inputs.n, g->n_in, site);
+    const td_tensor *x = inputs.list[i], *own = g->in[i];
+    return td__fail(TD_ERR_SHAPE, "td_replay: input %zu is %s %s on %s, expected %s %s on %s as in the step captured at %s", i,
+                    td__shape_text(x->shape, a), td_dtype_name(x->dtype), td__device_text(x->storage->device, here),
+                    td__shape_text(own->shape, b), td_dtype_name(own->dtype), td__device_text(own->storage->device, there), site);
+}
+
+static int fill_inputs(td_graph *g, td_tensors inputs)
+{
+    int code = check_inputs("td_replay", inputs);
+    if (code)
+        return code;
+    if (inputs.n != g->n_in)
+        return other_inputs(g, inputs, 0);
     for (size_t i = 0; i < inputs.n; i++) {
         const td_tensor *x = inputs.list[i], *own = g->in[i];
         if (!td__shape_equal(x->shape, own->shape) || x->dtype != own->dtype || !td__device_equal(x->storage->device, own->storage->device))
-            return td__fail(TD_ERR_SHAPE, "td_replay: input %zu is %s %s on %s, expected %s %s on %s as in the step captured at %s", i,
-                            td__shape_text(x->shape, a), td_dtype_name(x->dtype), td__device_text(x->storage->device, here),
-                            td__shape_text(own->shape, b), td_dtype_name(own->dtype), td__device_text(own->storage->device, there), site);
+            return other_inputs(g, inputs, i);
     }
     for (size_t i = 0; i < inputs.n && !code; i++) {
         if (inputs.list[i] == g->in[i])
