@@ -90,6 +90,8 @@ static size_t train(bool captured, unsigned char *into)
             memcpy(into + used, td_data(lists[l].list[i]), bytes);
             used += bytes;
         }
+    td_graph_figures figures = graph ? td_graph_stats(graph) : (td_graph_figures){ 0 };
+    EXPECT(!graph || (figures.planned > 0 && figures.planned < figures.eager && figures.entries > 0));
     td_graph_free(graph);
     td_ddp_free(m->ddp);
     td_optim_free(m->opt);
