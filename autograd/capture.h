@@ -80,6 +80,7 @@ typedef struct {
     td__record    *last;                               /* looked at so far                                                     */
     td__list_uses  uses;
     td__pool_log   log;
+    size_t         skipped;                            /* calls of td__empty that did nothing                                   */
 } td__emptying;
 extern __thread td__emptying *td__emptying_now;
 void    td__empty_begin(td__emptying *e, td__recording *r);

@@ -4,6 +4,8 @@
  */
 #include "capture.h"
 
+enum { MANY = 4096 };
+
 __thread td__emptying *td__emptying_now;
 
 void td__empty_begin(td__emptying *e, td__recording *r)
@@ -25,8 +27,9 @@ static bool goes(const td__use *use)
 void td__empty(void)
 {
     td__emptying *e = td__emptying_now;
-    if (!e)
+    if (!e || (e->uses.handles > MANY && ++e->skipped < e->uses.handles / MANY))       /* looking at all of very many takes time     */
         return;
+    e->skipped = 0;
     td__pool_log *log = td__pool_now.log;      /* what is needed here is not the step's                                       */
     td__pool_now.log = NULL;
     const td__record *under_way = e->recording->depth > 0 ? e->recording->last : NULL;

@@ -59,6 +59,30 @@ static void packed_apart(void **state)
     assert_int_equal(bytes, 0);
 }
 
+/* So many that small ones are placed otherwise. */
+static void packed_many(void **state)
+{
+    (void)state;
+    enum { MANY = 9000 };
+    static td__packed list[MANY];
+    for (int round = 0; round < 2; round++) {
+        size_t bytes, sum = 0;
+        for (size_t i = 0; i < MANY; i++) {
+            uint32_t from = draw(9000);
+            list[i] = (td__packed){ 64 * (1 + draw(i % 50 || round ? 12 : 500)), from, from + 1 + draw(30), SIZE_MAX };
+            sum += list[i].bytes;
+        }
+        assert_int_equal(td__pack(list, MANY, &bytes), 0);
+        assert_true(bytes < sum / 20);
+        for (size_t i = 0; i < MANY; i++) {
+            assert_true(list[i].at + list[i].bytes <= bytes);
+            for (size_t k = 0; k < i; k++)
+                if (list[i].from < list[k].to && list[k].from < list[i].to && list[i].at < list[k].at + list[k].bytes && list[k].at < list[i].at + list[i].bytes)
+                    fail_msg("blocks %zu and %zu of %d share bytes", k, i, MANY);
+        }
+    }
+}
+
 /* One after the other they all fit at the same place. */
 static void packed_tight(void **state)
 {
@@ -241,6 +265,6 @@ static int quietly(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(packed_apart), cmocka_unit_test(packed_tight), cmocka_unit_test(turns) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(packed_apart), cmocka_unit_test(packed_many), cmocka_unit_test(packed_tight), cmocka_unit_test(turns) };
     return cmocka_run_group_tests(tests, quietly, NULL);
 }
