@@ -4,7 +4,6 @@
  * pending (and the transport allows it), else it takes its turn in the queue. What goes wrong in a transport belongs to the
  * communicator: its first reason stays, every later call returns it, and the user's thread that waits makes it its error.
  */
-#include <dlfcn.h>
 #include <stdio.h>
 #include "point.h"
 
@@ -33,72 +32,6 @@ int td__comm_report(td_comm *comm, int code)
     return first ? td__fail_verbatim(first, comm->sentence) : code;
 }
 
-/* ---- the black box ------------------------------------------------------------------------------------------------------------ */
-
-/* Several communicators may be in a collective at once; the box shows the one that was entered last of those that are not left. */
-enum { BOX_TEXTS = 8 };
-static pthread_mutex_t box_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct { const td_coll *coll; char text[TD_CALL_TEXT]; } in_box[BOX_TEXTS];
-static int boxed;
-
-static void note_site(td__box *box, const void *site)
-{
-    static __thread struct { const void *site; const char *module; uint64_t offset; } cache[8];
-    static const char *written;
-    size_t i = ((uintptr_t)site >> 2) % TD_COUNT(cache);
-    if (cache[i].site != site) {
-        Dl_info info;
-        bool known = site && dladdr(site, &info) && info.dli_fname;
-        cache[i].site = site;
-        cache[i].module = known ? info.dli_fname : "";
-        cache[i].offset = known ? (uint64_t)((uintptr_t)site - (uintptr_t)info.dli_fbase) : 0;
-    }
-    if (!cache[i].module)
-        return;
-    if (written != cache[i].module || !box->module[0])
-        snprintf(box->module, sizeof box->module, "%s", cache[i].module);
-    written = cache[i].module;
-    box->offset = cache[i].offset;
-}
-
-static void box_enter(const td_coll *coll)
-{
-    char text[TD_CALL_TEXT];
-    td_fingerprint p;
-    td__coll_fingerprint(coll, &p);
-    td__coll_text(&p, coll->label, coll->group, text);
-    td__box *box = td__box_get();
-    pthread_mutex_lock(&box_lock);
-    if (boxed < BOX_TEXTS) {
-        in_box[boxed].coll = coll;
-        memcpy(in_box[boxed++].text, text, sizeof text);
-    }
-    memcpy(box->doing, text, sizeof box->doing - 1);
-    note_site(box, coll->site);
-    pthread_mutex_unlock(&box_lock);
-    atomic_fetch_add_explicit(&box->collectives, 1, memory_order_relaxed);
-}
-
-static void box_leave(const td_coll *coll, bool well)
-{
-    td__box *box = td__box_get();
-    pthread_mutex_lock(&box_lock);
-    int i = boxed - 1;
-    while (i >= 0 && in_box[i].coll != coll)
-        i--;
-    if (i >= 0) {
-        if (well)
-            memcpy(box->last, in_box[i].text, sizeof box->last - 1);
-        boxed--;
-        memmove(&in_box[i], &in_box[i + 1], (size_t)(boxed - i) * sizeof *in_box);
-    }
-    if (well && boxed)                         /* what failed is what it is doing: the black box keeps it                     */
-        memcpy(box->doing, in_box[boxed - 1].text, sizeof box->doing - 1);
-    else if (well)
-        box->doing[0] = '\0';
-    pthread_mutex_unlock(&box_lock);
-}
-
 /* ---- running ------------------------------------------------------------------------------------------------------------------- */
 
 int td__comm_take_turn(td_comm *comm, td_coll *coll)
@@ -121,7 +54,7 @@ int td__comm_execute(td_comm *comm, td_coll *coll)
     if (code)
         return code;
     coll->arrived = coll->begun = td__now();
-    box_enter(coll);
+    td__comm_box_enter(coll);
     if (comm->backend->on_thread)
         atomic_fetch_add(&comm->control->mine->step, 1);
     code = coll->in_counts ? td__uneven_agree(comm, coll) : 0;
@@ -129,7 +62,7 @@ int td__comm_execute(td_comm *comm, td_coll *coll)
     coll->ended = td__now();
     if (!code)
         td__control_leave(comm->control);
-    box_leave(coll, !code);
+    td__comm_box_leave(coll, !code);
     return code;
 }
 

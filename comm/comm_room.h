@@ -107,6 +107,10 @@ static inline int td__comm_world_rank(const td_comm *comm, int rank)
     return comm->world_rank ? comm->world_rank[rank] : rank;
 }
 
+/* ---- box.c ---- */
+void td__comm_box_enter(const td_coll *coll);
+void td__comm_box_leave(const td_coll *coll, bool well);
+
 /* ---- comm.c ---- */
 int  td__comm_fail(td_comm *comm, int code, const char *format, ...) TD_PRINTF(3, 4);
 int  td__comm_execute(td_comm *comm, td_coll *coll);              /* in the caller or the thread                              */

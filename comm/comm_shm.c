@@ -156,6 +156,8 @@ static int run(void *state, td_coll *coll)
         mine->out = offset_in_arena(s, coll->out, out_bytes(s, coll));
         if (small && in)
             memcpy(td__control_inline(s->c, s->me, coll->turn), coll->in, in);
+        else if ((coll->kind == TD_COLL_ALL_REDUCE || coll->kind == TD_COLL_REDUCE) && mine->in < 0)
+            td__shm_stage_first(s, coll);
     }
     int code = td__control_meet(s->c, coll);
     if (code)

@@ -39,6 +39,7 @@ static inline bool td__shm_in_arena(const td__shm *s, const td_coll *coll, int i
 bool td__shm_all_in_arena(const td__shm *s, const td_coll *coll, bool out);
 /* shm_sums.c */
 int  td__shm_reduce(td__shm *s, const td_coll *coll);
+void td__shm_stage_first(td__shm *s, const td_coll *coll);
 /* shm_moves.c */
 void td__shm_take(td__shm *s, const td_coll *coll);                /* fills s->taken                                           */
 int64_t td__shm_largest(const td__shm *s, const td_coll *coll);    /* elements of the largest part that anybody takes           */

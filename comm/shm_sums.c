@@ -1,12 +1,13 @@
 /* comm/shm_sums.c: reductions of more than a few KB between the ranks of one host.
  *
  *   arena    rank r makes part r of the result from all replicas and stores it where it is wanted, in one pass
- *   staged   pieces of what is private go through two alternating buffers per rank; with few ranks everyone sums whole pieces, else everyone its
- *            part of a piece, and the others copy it
+ *   staged   pieces of what is private go through two alternating buffers per rank; with few ranks, or little to sum, everyone sums whole pieces, else
+ *            everyone its part of a piece, and the others copy it. Where all memory is private, the first piece was staged before the meeting at which
+ *            the collective began: one meeting less.
  */
 #include "comm_shm.h"
 
-enum { FEW = 3 };
+enum { FEW = 3, LITTLE = 512 * 1024 };         /* LITTLE: bytes of a piece of all ranks together that one rank sums sooner than it meets again */
 
 /* Part r of n of `count` elements, cut where cache lines end. */
 static int64_t cut(int64_t count, int n, int r, size_t size)
@@ -36,17 +37,37 @@ static int arena_reduce(td__shm *s, const td_coll *coll)
     return td__control_meet(s->c, coll);
 }
 
+/* The first piece, by a rank whose memory is private: it will be staged whatever the others have. All have read what lay here: they have met
+ * since, for the piece before this. */
+void td__shm_stage_first(td__shm *s, const td_coll *coll)
+{
+    size_t size = td_dtype_size(coll->dtype), bytes = (size_t)coll->count * size;
+    memcpy(td__control_stage(s->c, s->me, s->turn), coll->in, bytes < TD_STAGE ? bytes : TD_STAGE);
+}
+
+static bool all_private(const td__shm *s, const td_coll *coll)
+{
+    for (int i = 0; i < s->n; i++)
+        if (td__shm_in_arena(s, coll, i, false))
+            return false;
+    return true;
+}
+
 static int staged_reduce(td__shm *s, const td_coll *coll)
 {
     size_t size = td_dtype_size(coll->dtype);
     int64_t piece = TD_STAGE / (int64_t)size;
-    for (int64_t at = 0; at < coll->count; at += piece, s->turn++) {
+    bool staged = all_private(s, coll);        /* and met since                                                                   */
+    for (int64_t at = 0; at < coll->count; at += piece, s->turn++, staged = false) {
         int64_t n = coll->count - at < piece ? coll->count - at : piece;
-        memcpy(td__control_stage(s->c, s->me, s->turn), (const char *)coll->in + (size_t)at * size, (size_t)n * size);
-        int code = td__control_meet(s->c, coll);
+        int code = 0;
+        if (!staged) {
+            memcpy(td__control_stage(s->c, s->me, s->turn), (const char *)coll->in + (size_t)at * size, (size_t)n * size);
+            code = td__control_meet(s->c, coll);
+        }
         if (code)
             return code;
-        bool few = s->n <= FEW;
+        bool few = s->n <= FEW || (size_t)n * size * (size_t)s->n <= LITTLE;
         int64_t low = few ? 0 : cut(n, s->n, s->me, size), high = few ? n : cut(n, s->n, s->me + 1, size);
         char *out = wants(s, coll) ? (char *)coll->out + (size_t)at * size : NULL;
         for (int i = 0; i < s->n; i++)
