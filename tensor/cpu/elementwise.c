@@ -72,10 +72,17 @@ void K(div_grad_b)(const td_loop *l, td_dtype t, void *out, const void *a, const
 #define EQ_SPAN(T, name)                                                                                     \
     static void span_eq_##name(int64_t n, void *o, int64_t so, const void *pa, int64_t sa, const void *pb, int64_t sb, bool add, const void *arg) \
     {                                                                                                        \
-        uint8_t *out = o;                                                                                    \
+        uint8_t *restrict out = o;                                                                           \
         const T *a = pa, *b = pb;                                                                            \
-        for (int64_t i = 0; i < n; i++)                                                                      \
-            out[i * so] = a[i * sa] == b[i * sb];                                                            \
+        if (so == 1 && sa == 1 && sb == 1) {                                                                 \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) out[i] = a[i] == b[i];                       \
+        } else if (so == 1 && sa == 1 && sb == 0) {                                                          \
+            const T b0 = *b;                                                                                 \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) out[i] = a[i] == b0;                         \
+        } else {                                                                                             \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                out[i * so] = a[i * sa] == b[i * sb];                                                        \
+        }                                                                                                    \
     }
 EQ_SPAN(float, f32)
 EQ_SPAN(double, f64)
@@ -105,6 +112,9 @@ typedef struct { double factor, term; } scale_arg;
             _Pragma("omp simd") for (int64_t i = 0; i < n; i++) out[i] = (T)((U)out[i] + ((U)x[i] * factor + term)); \
         } else if (so == 1 && sa == 1) {                                                                     \
             _Pragma("omp simd") for (int64_t i = 0; i < n; i++) out[i] = (T)((U)x[i] * factor + term);       \
+        } else if (so == 1 && sa == 0 && !add) {                                                             \
+            const T y = (T)((U)x[0] * factor + term);                                                        \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) out[i] = y;                                  \
         } else {                                                                                             \
             for (int64_t i = 0; i < n; i++) {                                                                \
                 U y = (U)x[i * sa] * factor + term;                                                          \

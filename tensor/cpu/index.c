@@ -60,6 +60,15 @@ static void sort_by_place(int64_t size, int64_t count, const int64_t *index, int
                     memset(to, 0, sizeof *to * (size_t)inner);                                               \
                 continue;                                                                                    \
             }                                                                                                \
+            if (end == from + 1) {                             /* one alone: adding in T rounds as adding in double and rounding once */ \
+                const T *restrict only = g + (o * count + order[from]) * inner;                              \
+                if (!add)                                                                                    \
+                    memcpy(to, only, sizeof *to * (size_t)inner);                                            \
+                else                                                                                         \
+                    for (int64_t j = 0; j < inner; j++)                                                      \
+                        to[j] += only[j];                                                                    \
+                continue;                                                                                    \
+            }                                                                                                \
             for (int64_t begin = 0; begin < inner; begin += SIDE) {                                          \
                 const int64_t m = inner - begin < SIDE ? inner - begin : SIDE;                               \
                 double sum[SIDE] = { 0 };                                                                    \

@@ -69,6 +69,12 @@ void K(nll_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *glos
         nll_grad_f64(rows, n, gx, gloss, target, kept, has_ignore, ignore, add);
 }
 
+/* rest: log1p(exp(-|v|)) */
+static inline double bce_term(double v, double hot, double weight, double rest)
+{
+    return (1 - hot) * ((v > 0 ? v : 0) + rest) + weight * hot * ((v < 0 ? -v : 0) + rest);
+}
+
 #define BCE(T, name)                                                                                         \
     /* e = exp(-|x|) of one block */                                                                         \
     static void decay_##name(int64_t m, T *e, const T *x)                                                    \
@@ -90,11 +96,14 @@ void K(nll_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *glos
                 T l[TD_BLOCK];                                                                               \
                 decay_##name(m, l, x + begin);                                                               \
                 td__vlog1p_##name(m, l, l);                                                                  \
-                for (int64_t i = 0; i < m; i++) {                                                            \
-                    const double v = (double)x[begin + i], hot = (double)y[begin + i], rest = (double)l[i];  \
-                    const double weight = w ? (double)w[begin + i] : 1;                                      \
-                    lane[i & 7] += (1 - hot) * ((v > 0 ? v : 0) + rest) + weight * hot * ((v < 0 ? -v : 0) + rest); \
+                const T *v = x + begin, *hot = y + begin, *heavy = w ? w + begin : NULL;                     \
+                int64_t i = 0;                                                                               \
+                for (; i + 8 <= m; i += 8) {                                                                 \
+                    _Pragma("omp simd") for (int j = 0; j < 8; j++)                                          \
+                        lane[j] += bce_term((double)v[i + j], (double)hot[i + j], heavy ? (double)heavy[i + j] : 1, (double)l[i + j]); \
                 }                                                                                            \
+                for (int j = 0; i + j < m; j++)                                                              \
+                    lane[j] += bce_term((double)v[i + j], (double)hot[i + j], heavy ? (double)heavy[i + j] : 1, (double)l[i + j]); \
             }                                                                                                \
             sum[p] = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])); \
         }                                                                                                    \

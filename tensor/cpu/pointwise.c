@@ -114,6 +114,10 @@ typedef struct { double low, high; } clamp_arg;
         const T low = (T)((const clamp_arg *)arg)->low, high = (T)((const clamp_arg *)arg)->high;            \
         T *out = o;                                                                                          \
         const T *g = pa, *x = pb;                                                                            \
+        if (so == 1 && sa == 1 && sb == 1 && !add) {                                                         \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T v = x[i], d = g[i]; out[i] = v >= low && v <= high ? d : 0; } \
+            return;                                                                                          \
+        }                                                                                                    \
         for (int64_t i = 0; i < n; i++) {                                                                    \
             const T y = x[i * sb] >= low && x[i * sb] <= high ? g[i * sa] : 0;                               \
             out[i * so] = add ? out[i * so] + y : y;                                                         \
@@ -167,6 +171,13 @@ EXTREME(minimum, <)
         T *out = o;                                                                                          \
         const T *g = in[0], *a = in[1], *b = in[2];                                                          \
         const int64_t sg = st[0], sa = st[1], sb = st[2];                                                    \
+        if (so == 1 && sg == 1 && sa == 1 && sb == 1 && !add) {                                              \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) {                                            \
+                const T d = g[i], u = a[i], v = b[i];                                                        \
+                out[i] = u == v ? d / 2 : u < v ? 0 : d;                                                     \
+            }                                                                                                \
+            return;                                                                                          \
+        }                                                                                                    \
         for (int64_t i = 0; i < n; i++) {                                                                    \
             const T y = a[i * sa] == b[i * sb] ? g[i * sg] / 2 : a[i * sa] < b[i * sb] ? 0 : g[i * sg];      \
             out[i * so] = add ? out[i * so] + y : y;                                                         \
@@ -190,8 +201,12 @@ void K(extreme_grad)(const td_loop *l, td_dtype t, void *out, const void *g, con
         const uint8_t *mask = in[0];                                                                         \
         const T *a = in[1], *b = in[2];                                                                      \
         T *out = o;                                                                                          \
-        for (int64_t i = 0; i < n; i++)                                                                      \
-            out[i * so] = mask[i * st[0]] ? a[i * st[1]] : b[i * st[2]];                                     \
+        if (so == 1 && st[0] == 1 && st[1] == 1 && st[2] == 1) {                                             \
+            _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T u = a[i], v = b[i]; out[i] = mask[i] ? u : v; } \
+        } else {                                                                                             \
+            for (int64_t i = 0; i < n; i++)                                                                  \
+                out[i * so] = mask[i * st[0]] ? a[i * st[1]] : b[i * st[2]];                                 \
+        }                                                                                                    \
     }
 WHERE(float, f32)
 WHERE(double, f64)
@@ -219,6 +234,14 @@ void K(where)(const td_loop *l, td_dtype t, void *out, const void *mask, const v
         const T *g = in[1];                                                                                  \
         const bool when = *(const bool *)arg;                                                                \
         T *out = o;                                                                                          \
+        if (so == 1 && st[0] == 1 && st[1] == 1 && !add) {                                                   \
+            if (when) {                                                                                      \
+                _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T d = g[i]; out[i] = mask[i] ? d : 0; } \
+            } else {                                                                                         \
+                _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { const T d = g[i]; out[i] = mask[i] ? 0 : d; } \
+            }                                                                                                \
+            return;                                                                                          \
+        }                                                                                                    \
         for (int64_t i = 0; i < n; i++) {                                                                    \
             const T y = (mask[i * st[0]] != 0) == when ? g[i * st[1]] : 0;                                   \
             out[i * so] = add ? out[i * so] + y : y;                                                         \

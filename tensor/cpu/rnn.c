@@ -7,7 +7,7 @@
  */
 #include "vecmath.h"
 
-enum { PIECE = 256 };
+enum { PIECE = 1024 };
 
 /* for all rows r and columns [at, at+m) of `hidden`: what a thread does next */
 #define PIECES(n, hidden)                                                                                    \

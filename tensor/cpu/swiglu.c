@@ -12,6 +12,16 @@ enum { GLU_BLOCK = 256 };
  * others are found by the distance from it. */
 typedef struct { char *base, *ggate, *gup; const char *g; bool add_gate, add_up; } swiglu_arg;
 
+/* each of a block: to = or += value */
+#define PUT(to, add_to, value)                                                                               \
+    do {                                                                                                     \
+        if (add_to) {                                                                                        \
+            _Pragma("omp simd") for (int64_t i = 0; i < m; i++) to = to + (value);                           \
+        } else {                                                                                             \
+            _Pragma("omp simd") for (int64_t i = 0; i < m; i++) to = (value);                                \
+        }                                                                                                    \
+    } while (0)
+
 #define SWIGLU(T, name)                                                                                      \
     /* sigmoids of x[i*stride] */                                                                            \
     static void sigmoids_##name(int64_t n, T *restrict s, const T *restrict x, int64_t stride)               \
@@ -29,6 +39,10 @@ typedef struct { char *base, *ggate, *gup; const char *g; bool add_gate, add_up;
         for (int64_t begin = 0; begin < n; begin += GLU_BLOCK) {                                             \
             const int64_t m = n - begin < GLU_BLOCK ? n - begin : GLU_BLOCK;                                 \
             sigmoids_##name(m, s, gate + begin * sa, sa);                                                    \
+            if (so == 1 && sa == 1 && sb == 1) {                                                             \
+                _Pragma("omp simd") for (int64_t i = 0; i < m; i++) out[begin + i] = gate[begin + i] * s[i] * up[begin + i]; \
+                continue;                                                                                    \
+            }                                                                                                \
             for (int64_t i = 0; i < m; i++)                                                                  \
                 out[(begin + i) * so] = gate[(begin + i) * sa] * s[i] * up[(begin + i) * sb];                \
         }                                                                                                    \
@@ -44,6 +58,14 @@ typedef struct { char *base, *ggate, *gup; const char *g; bool add_gate, add_up;
         for (int64_t begin = 0; begin < n; begin += GLU_BLOCK) {                                             \
             const int64_t m = n - begin < GLU_BLOCK ? n - begin : GLU_BLOCK;                                 \
             sigmoids_##name(m, s, gate + begin * sa, sa);                                                    \
+            if (so == 1 && sa == 1 && sb == 1) {                                                             \
+                const T *x = gate + begin, *u = up + begin, *go = g + begin;                                 \
+                if (ggate)                                                                                   \
+                    PUT(ggate[begin + i], a->add_gate, go[i] * u[i] * s[i] * ((T)1 + x[i] * ((T)1 - s[i]))); \
+                if (gup)                                                                                     \
+                    PUT(gup[begin + i], a->add_up, go[i] * x[i] * s[i]);                                     \
+                continue;                                                                                    \
+            }                                                                                                \
             for (int64_t i = 0; i < m; i++) {                                                                \
                 const int64_t j = begin + i;                                                                 \
                 const T x = gate[j * sa], go = g[j * so];                                                    \
@@ -72,5 +94,6 @@ void K(swiglu_grad)(const td_loop *l, td_dtype t, void *ggate, void *gup, const 
 {
     const size_t size = t == TD_F32 ? sizeof(float) : sizeof(double);
     const swiglu_arg arg = { .base = ggate ? ggate : gup, .ggate = ggate, .gup = gup, .g = g, .add_gate = add_gate, .add_up = add_up };
-    td__spans(l, t == TD_F32 ? grad_span_f32 : grad_span_f64, arg.base, size, gate, up, size, false, &arg);
+    /* "add": then the span is called where the result lies, which tells it where it is; what is added says arg */
+    td__spans(l, t == TD_F32 ? grad_span_f32 : grad_span_f64, arg.base, size, gate, up, size, true, &arg);
 }
