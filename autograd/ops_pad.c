@@ -22,6 +22,37 @@ static int infer(td_call *c)
     return td_call_infer(c, 0, shape, td_dtype_of(td_call_input(c, 0)));
 }
 
+static int fill_part(td_tensor *whole, td_shape shape, int64_t offset, double value)
+{
+    td_tensor *part = td__tensor_view(whole, shape, whole->stride, offset);
+    if (part->poisoned)
+        return td__pending();
+    td_loop l = td__loop(shape, part, NULL, NULL, NULL);
+    td__kernels(part)->fill(&l, part->dtype, td__ptr(part), value);
+    td__tensor_unref(part);
+    return 0;
+}
+
+/* Dimension by dimension: what lies before and after the part along this one, between the borders of the dimensions outside it. */
+int td__op_fill_around(const char *who, td_tensor *whole, const int64_t *before, td_shape inside, double value)
+{
+    td_shape shape = whole->shape;
+    int64_t offset = whole->offset;
+    int code = td__need(who, whole, fill);
+    for (int d = 0; d < shape.ndim && !code; d++) {
+        const int64_t after = whole->shape.dim[d] - before[d] - inside.dim[d];
+        shape.dim[d] = before[d];
+        if (before[d])
+            code = fill_part(whole, shape, offset, value);
+        shape.dim[d] = after;
+        if (after && !code)
+            code = fill_part(whole, shape, offset + (before[d] + inside.dim[d]) * whole->stride[d], value);
+        shape.dim[d] = inside.dim[d];
+        offset += before[d] * whole->stride[d];
+    }
+    return code;
+}
+
 /* The part of whole (contiguous, the result's shape) inside the border. The caller unrefs. */
 static td_tensor *inside(const td_call *c, td_tensor *whole)
 {
@@ -35,7 +66,8 @@ static td_tensor *inside(const td_call *c, td_tensor *whole)
 static int run(td_call *c)
 {
     td_tensor *out = td_call_output(c, 0), *x = td_call_input(c, 0);
-    int code = td__shape_equal(out->shape, x->shape) ? 0 : td__fill(out, ((const pad_attr *)td_call_attr(c))->value);
+    const pad_attr *a = td_call_attr(c);
+    int code = td__op_fill_around("td_pad", out, a->before, x->shape, a->value);
     if (code)
         return code;
     td_tensor *part = inside(c, out);

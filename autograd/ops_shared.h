@@ -54,6 +54,9 @@ static inline td_tensor *td__op_operand(const td_call *c, int i)
     return x ? x : td_call_input(c, 0);
 }
 
+/* ops_pad.c: `value` everywhere in whole but in the part of shape `inside` that begins `before[d]` elements into each dimension. */
+int td__op_fill_around(const char *who, td_tensor *whole, const int64_t *before, td_shape inside, double value);
+
 static inline td_tensor *td__op_temp(const td_tensor *like, td_shape shape)
 {
     return td__tensor_new(shape, like->dtype, like->storage->device);

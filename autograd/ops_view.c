@@ -231,11 +231,11 @@ static int grad_narrow(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     td_tensor *into = slot[0].into;
     int dim = a->dim < 0 ? a->dim + into->shape.ndim : a->dim;
     if (!slot[0].add) {
-        int code = td__need("td_narrow", into, fill);
+        int64_t before[TD_MAX_DIMS] = { 0 };
+        before[dim] = a->start;
+        int code = td__op_fill_around("td_narrow", into, before, g[0]->shape, 0.0);
         if (code)
             return code;
-        td_loop l = td__loop(into->shape, into, NULL, NULL, NULL);
-        td__kernels(into)->fill(&l, into->dtype, td__ptr(into), 0.0);
     }
     td_tensor *part = td__tensor_view(into, g[0]->shape, into->stride, into->offset + a->start * into->stride[dim]);
     if (part->poisoned)

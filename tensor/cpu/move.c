@@ -2,11 +2,13 @@
  *
  * One row function per pair of dtypes handles n elements at two strides; walk() feeds it the rows of a loop, cut into pieces and
  * divided among threads. A copy whose input runs contiguously along another dimension than its output (a transpose) goes through
- * square tiles instead, so that both sides are touched a cache line at a time.
+ * square tiles instead (transpose.h), so that both sides are touched a cache line at a time.
  */
 #include "cpu.h"
 #include <convert.h>
 #include <omp.h>
+#include "stream.h"
+#include "transpose.h"
 
 typedef void row_fn(int64_t n, void *out, int64_t so, const void *in, int64_t si);
 
@@ -32,6 +34,27 @@ COPY_ROW(copy_1, uint8_t)
 COPY_ROW(copy_2, uint16_t)
 COPY_ROW(copy_4, uint32_t)
 COPY_ROW(copy_8, uint64_t)
+
+/* The same around the caches, where the result is too large for them. */
+#define STREAM_ROW(name, T)                                                                                         \
+    static void stream_##name(int64_t n, void *restrict out, int64_t so, const void *restrict in, int64_t si)       \
+    {                                                                                                               \
+        enum { BLOCK = 4096 / sizeof(T) };                                                                          \
+        if (so == 1 && si == 1) {                                                                                   \
+            td__stream(out, in, (size_t)n * sizeof(T));                                                             \
+        } else if (so == 1 && si == 0 && n >= BLOCK) {                                                              \
+            T block[BLOCK];                                                                                         \
+            copy_##name(BLOCK, block, 1, in, 0);                                                                    \
+            for (int64_t i = 0; i < n; i += BLOCK)                                                                  \
+                td__stream((T *)out + i, block, (size_t)(n - i < BLOCK ? n - i : BLOCK) * sizeof(T));               \
+        } else {                                                                                                    \
+            copy_##name(n, out, so, in, si);                                                                        \
+        }                                                                                                           \
+    }
+STREAM_ROW(1, uint8_t)
+STREAM_ROW(2, uint16_t)
+STREAM_ROW(4, uint32_t)
+STREAM_ROW(8, uint64_t)
 
 /* Integer sums wrap; in unsigned arithmetic that is defined. */
 #define ADD_ROW(name, T)                                                                                            \
@@ -116,8 +139,13 @@ static row_fn *copy_row(size_t size)
     return size == 1 ? copy_1 : size == 2 ? copy_2 : size == 4 ? copy_4 : copy_8;
 }
 
+static row_fn *stream_row(size_t size)
+{
+    return size == 1 ? stream_1 : size == 2 ? stream_2 : size == 4 ? stream_4 : stream_8;
+}
+
 /* ---- rows of a loop ----------------------------------------------------------------------------------------------------------- */
-enum { PIECE = 16 * TD_BLOCK, TILE = 32 };
+enum { PIECE = 16 * TD_BLOCK, TILE = TD_TILE };
 
 typedef struct {
     const td_loop *l;
@@ -125,6 +153,7 @@ typedef struct {
     char *out;
     const char *in;
     row_fn *row;
+    bool streamed;                     /* around the caches                                         */
     row_fn *first;                     /* tiles: from the input into the tile, in the output's dtype */
     int run;                           /* tiles: the dimension along which the input is contiguous  */
 } job;
@@ -161,6 +190,21 @@ static void walk_rows(const job *j, int64_t low, int64_t high)
     }
 }
 
+/* A whole tile of 4-byte elements; strides in bytes. */
+static void turn_whole(const char *in, size_t in_stride, char *out, size_t out_stride, bool streamed)
+{
+    enum { LINE = 4 * TD_TILE_LINE, RUN = 4 * TILE };
+    _Alignas(64) char tile[TILE * LINE], turned[TILE * LINE];
+    for (size_t i = 0; i < TILE; i++)
+        memcpy(tile + i * LINE, in + i * in_stride, RUN);
+    td__turn_tile(4, TILE, TILE, tile, turned);
+    for (size_t i = 0; i < TILE; i++)
+        if (streamed)
+            td__stream(out + i * out_stride, turned + i * LINE, RUN);
+        else
+            memcpy(out + i * out_stride, turned + i * LINE, RUN);
+}
+
 /* Units [low, high) of tiles over the last dimension (contiguous in the output) and j->run (contiguous in the input). */
 static void walk_tiles(const job *j, int64_t low, int64_t high)
 {
@@ -168,7 +212,8 @@ static void walk_tiles(const job *j, int64_t low, int64_t high)
     int last = l->ndim - 1, run = j->run;
     int64_t across = (l->dim[last] + TILE - 1) / TILE, along = (l->dim[run] + TILE - 1) / TILE;
     int64_t si = l->stride[1][last], so = l->stride[0][run];
-    _Alignas(64) char tile[TILE * (TILE + 1) * 8];     /* one element of padding per line spreads the columns over cache sets */
+    const bool plain = j->first == copy_4 && (j->row == copy_4 || j->row == stream_4);
+    _Alignas(64) char tile[TILE * TD_TILE_LINE * 8], turned[TILE * TD_TILE_LINE * 8];
     for (int64_t u = low; u < high; u++) {
         int64_t c = u % across * TILE, r = u / across % along * TILE, rest = u / across / along;
         int64_t o = c + r * so, x = c * si + r;
@@ -181,10 +226,15 @@ static void walk_tiles(const job *j, int64_t low, int64_t high)
         }
         int64_t columns = l->dim[last] - c < TILE ? l->dim[last] - c : TILE;
         int64_t lines = l->dim[run] - r < TILE ? l->dim[run] - r : TILE;
+        if (plain && columns == TILE && lines == TILE) {
+            turn_whole(j->in + (size_t)x * 4, (size_t)si * 4, j->out + (size_t)o * 4, (size_t)so * 4, j->streamed);
+            continue;
+        }
         for (int64_t i = 0; i < columns; i++)
-            j->first(lines, tile + (size_t)(i * (TILE + 1)) * j->to, 1, j->in + (size_t)(x + i * si) * j->from, 1);
+            j->first(lines, tile + (size_t)(i * TD_TILE_LINE) * j->to, 1, j->in + (size_t)(x + i * si) * j->from, 1);
+        td__turn_tile(j->to, columns, lines, tile, turned);
         for (int64_t i = 0; i < lines; i++)
-            j->row(columns, j->out + (size_t)(o + i * so) * j->to, 1, tile + (size_t)i * j->to, TILE + 1);
+            j->row(columns, j->out + (size_t)(o + i * so) * j->to, 1, turned + (size_t)(i * TD_TILE_LINE) * j->to, 1);
     }
 }
 
@@ -192,12 +242,16 @@ static void walk(const job *j, int64_t elements, int64_t units, void (*part)(con
 {
     if (elements < TD_PARALLEL || units < 2) {
         part(j, 0, units);
+        if (j->streamed)
+            td__stream_end();
         return;
     }
 #pragma omp parallel
     {
         int64_t t = omp_get_thread_num(), threads = omp_get_num_threads();
         part(j, units * t / threads, units * (t + 1) / threads);
+        if (j->streamed)
+            td__stream_end();
     }
 }
 
@@ -225,6 +279,10 @@ static void walk_all_rows(job *j)
 {
     int last = j->l->ndim - 1;
     int64_t n = count(j->l), inner = last < 0 ? 1 : j->l->dim[last];
+    if (j->row == copy_row(j->to) && inner >= TD_BLOCK && n * (int64_t)j->to >= TD_STREAM_BYTES) {
+        j->row = stream_row(j->to);
+        j->streamed = true;
+    }
     if (n)
         walk(j, n, n / inner * ((inner + PIECE - 1) / PIECE), walk_rows);
 }
@@ -240,9 +298,11 @@ void K(copy)(const td_loop *l, td_dtype to, void *out, td_dtype from, const void
         return;
     }
     j.first = plain;
+    int64_t n = count(l);
+    j.streamed = !add && n * (int64_t)j.to >= TD_STREAM_BYTES;
     if (!add)
-        j.row = copy_row(j.to);
-    int64_t n = count(l), last = l->dim[l->ndim - 1], run = l->dim[j.run];
+        j.row = j.streamed ? stream_row(j.to) : copy_row(j.to);
+    int64_t last = l->dim[l->ndim - 1], run = l->dim[j.run];
     if (n)
         walk(&j, n, n / last / run * ((last + TILE - 1) / TILE) * ((run + TILE - 1) / TILE), walk_tiles);
 }

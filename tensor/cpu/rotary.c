@@ -39,5 +39,5 @@ void K(rotary)(const td_loop *rows, td_dtype t, int64_t d, void *out, const void
 #pragma omp parallel for schedule(static) if (total * d > TD_PARALLEL)
     for (int64_t begin = 0; begin < total; begin += chunk)
         td__spans_chunk(rows, begin, total - begin < chunk ? total : begin + chunk, t == TD_F32 ? rows_f32 : rows_f64, out, size, x, table,
-                        size, add, &arg);
+                        size, add, false, &arg);
 }
