@@ -34,4 +34,24 @@ static inline double td__lanes_total(double *lane)
         (result) = td__lanes_total(lane_);                                                                   \
     } while (0)
 
+/* result = the largest of x[0 .. n), n > 0, in 32 lanes. A NaN may be passed over: for rows whose exponentials are summed afterwards, where it shows. */
+#define TD_LANES_MOST(T, result, n, x)                                                                       \
+    do {                                                                                                     \
+        enum { MOST_LANES = 32 };                                                                            \
+        T most_[MOST_LANES];                                                                                 \
+        int64_t first_ = 0;                                                                                  \
+        for (int j_ = 0; j_ < MOST_LANES; j_++)                                                              \
+            most_[j_] = (x)[0];                                                                              \
+        for (; first_ + MOST_LANES <= (n); first_ += MOST_LANES) {                                           \
+            _Pragma("omp simd") for (int j_ = 0; j_ < MOST_LANES; j_++)                                      \
+                most_[j_] = (x)[first_ + j_] > most_[j_] ? (x)[first_ + j_] : most_[j_];                     \
+        }                                                                                                    \
+        for (int j_ = 0; first_ + j_ < (n); j_++)                                                            \
+            most_[j_] = (x)[first_ + j_] > most_[j_] ? (x)[first_ + j_] : most_[j_];                         \
+        for (int step_ = MOST_LANES / 2; step_ > 0; step_ /= 2)                                              \
+            for (int j_ = 0; j_ < step_; j_++)                                                               \
+                most_[j_] = most_[j_ + step_] > most_[j_] ? most_[j_ + step_] : most_[j_];                   \
+        (result) = most_[0];                                                                                 \
+    } while (0)
+
 #endif

@@ -4,11 +4,11 @@
  * (leading axes reduced: column sums), otherwise a unit is one result, whose input is a set of runs. Where there are few units and
  * much to sum, the outermost reduced dimension is cut into at most 64 slices, summed by themselves and then in order. Which way is
  * taken, and every cut, depends on the shape alone: the bits do not depend on the number of threads. Sums of floats are kept in
- * f64, in 16 lanes along a run; integers wrap around.
+ * f64, in 32 lanes along a run; integers wrap around.
  */
 #include "span.h"
 
-enum { WIDTH = 64, SLICES = 64, FEW_UNITS = 16 };
+enum { WIDTH = 64, SLICES = 64, FEW_UNITS = 16, TOGETHER = 8, ROWS = 16 };
 
 /* A reduction ready to run: dimensions of keep without the columns, and of red; strides of the input. */
 typedef struct {
@@ -47,6 +47,12 @@ static plan make_plan(const td_reduce_loop *r)
         p.slices = (p.red_dim[0] + p.slice - 1) / p.slice;
     }
     return p;
+}
+
+/* Rows that lie evenly, each one contiguous run: every unit is one of them. */
+static bool plain_rows(const plan *p)
+{
+    return p->columns == 1 && p->column_units == 1 && p->slices == 1 && p->keep_dims <= 1 && p->red_dims == 1 && p->red_stride[0] == 1 && p->red_dim[0] > 0;
 }
 
 /* Where unit u begins: its first input element, first result and number of results. */
@@ -92,40 +98,42 @@ static void find_unit(const plan *p, int64_t u, int64_t *in, int64_t *out, int64
 
 /* acc[0..width) = sums of one unit over [r0, r1). A: the type that sums are kept in. */
 #define SUM_PART(T, A, name)                                                                                 \
+    static void add_rows_##name(const T *x, int64_t n, int64_t s, int64_t width, A *restrict acc)            \
+    {                                                                                                        \
+        if (width == WIDTH) {                                                                                \
+            for (int64_t i = 0; i < n; i++) {                                                                \
+                const T *row = x + i * s;                                                                    \
+                _Pragma("omp simd") for (int c = 0; c < WIDTH; c++) acc[c] += (A)row[c];                     \
+            }                                                                                                \
+            return;                                                                                          \
+        }                                                                                                    \
+        for (int64_t i = 0; i < n; i++) {                                                                    \
+            const T *row = x + i * s;                                                                        \
+            _Pragma("omp simd") for (int64_t c = 0; c < width; c++) acc[c] += (A)row[c];                     \
+        }                                                                                                    \
+    }                                                                                                        \
     static void sum_part_##name(const plan *p, const T *from, int64_t width, int64_t r0, int64_t r1, A *acc) \
     {                                                                                                        \
         memset(acc, 0, (size_t)width * sizeof *acc);                                                         \
-        if (p->columns > 1 && width == WIDTH) {                                                              \
-            FOR_RUNS(T, {                                                                                    \
-                for (int64_t i = 0; i < n; i++) {                                                            \
-                    const T *row = x + i * s;                                                                \
-                    _Pragma("omp simd") for (int c = 0; c < WIDTH; c++) acc[c] += (A)row[c];                 \
-                }                                                                                            \
-            });                                                                                              \
-        } else if (p->columns > 1) {                                                                         \
-            FOR_RUNS(T, {                                                                                    \
-                for (int64_t i = 0; i < n; i++) {                                                            \
-                    const T *row = x + i * s;                                                                \
-                    _Pragma("omp simd") for (int64_t c = 0; c < width; c++) acc[c] += (A)row[c];             \
-                }                                                                                            \
-            });                                                                                              \
+        if (p->columns > 1) {                                                                                \
+            FOR_RUNS(T, { add_rows_##name(x, n, s, width, acc); });                                          \
         } else {                                                                                             \
             FOR_RUNS(T, { acc[0] += s == 1 ? run_##name(x, n) : strided_##name(x, n, s); });                 \
         }                                                                                                    \
     }
 
-/* 16 lanes, added pairwise at the end: the order is fixed and long sums keep their digits */
+/* 32 lanes, added pairwise at the end: the order is fixed and long sums keep their digits */
 #define SUM_RUN(T, A, name)                                                                                  \
     static A run_##name(const T *x, int64_t n)                                                               \
     {                                                                                                        \
-        A lane[16] = { 0 };                                                                                  \
+        A lane[32] = { 0 };                                                                                  \
         int64_t i = 0;                                                                                       \
-        for (; i + 16 <= n; i += 16) {                                                                       \
-            _Pragma("omp simd") for (int j = 0; j < 16; j++) lane[j] += (A)x[i + j];                         \
+        for (; i + 32 <= n; i += 32) {                                                                       \
+            _Pragma("omp simd") for (int j = 0; j < 32; j++) lane[j] += (A)x[i + j];                         \
         }                                                                                                    \
         for (int j = 0; i < n; i++, j++)                                                                     \
             lane[j] += (A)x[i];                                                                              \
-        for (int half = 8; half > 0; half /= 2)                                                              \
+        for (int half = 16; half > 0; half /= 2)                                                             \
             for (int j = 0; j < half; j++)                                                                   \
                 lane[j] += lane[j + half];                                                                   \
         return lane[0];                                                                                      \
@@ -150,10 +158,46 @@ static void find_unit(const plan *p, int64_t u, int64_t *in, int64_t *out, int64
         for (int64_t c = 0; c < width; c++)                                                                  \
             out[c] = (T)(add ? (A)out[c] + acc[c] * scale : acc[c] * scale);                                 \
     }                                                                                                        \
+    /* Column sums over one reduced dimension: some neighbouring units at a time, a few rows of each, so that memory is read in longer pieces; a    \
+     * column's rows are added in their order all the same. */                                               \
+    static void sum_columns_##name(const plan *p, T *out, const T *from, A scale, bool add)                  \
+    {                                                                                                        \
+        const int64_t groups = (p->column_units + TOGETHER - 1) / TOGETHER, rows = p->red_dim[0], s = p->red_stride[0];    \
+        const int64_t tasks = p->units / p->column_units * groups;                                           \
+        _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && tasks > 1)")                \
+        for (int64_t t = 0; t < tasks; t++) {                                                                \
+            const int64_t first = t / groups * p->column_units + t % groups * TOGETHER, left = (t / groups + 1) * p->column_units - first; \
+            const int64_t units = left < TOGETHER ? left : TOGETHER;                                         \
+            A acc[TOGETHER][WIDTH] = { 0 };                                                                  \
+            int64_t in, at, width;                                                                           \
+            for (int64_t row = 0; row < rows; row += ROWS)                                                   \
+                for (int64_t u = 0; u < units; u++) {                                                        \
+                    find_unit(p, first + u, &in, &at, &width);                                               \
+                    add_rows_##name(from + in + row * s, rows - row < ROWS ? rows - row : ROWS, s, width, acc[u]); \
+                }                                                                                            \
+            for (int64_t u = 0; u < units; u++) {                                                            \
+                find_unit(p, first + u, &in, &at, &width);                                                   \
+                sum_store_##name(out + at, acc[u], width, scale, add);                                       \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
     static void sum_##name(const td_reduce_loop *r, T *out, const T *from, double factor, bool add)          \
     {                                                                                                        \
         const plan p = make_plan(r);                                                                         \
         const A scale = (A)(S)factor;                                                                        \
+        if (p.columns > 1 && p.red_dims == 1 && p.slices == 1) {                                             \
+            sum_columns_##name(&p, out, from, scale, add);                                                   \
+            return;                                                                                          \
+        }                                                                                                    \
+        if (plain_rows(&p)) {                                                                                \
+            const int64_t stride = p.keep_dims ? p.keep_stride[0] : 0;                                       \
+            _Pragma("omp parallel for schedule(static) if (p.total > TD_PARALLEL && p.units > 1)")           \
+            for (int64_t u = 0; u < p.units; u++) {                                                          \
+                const A sum = run_##name(from + u * stride, p.red_dim[0]);                                   \
+                sum_store_##name(out + u, &sum, 1, scale, add);                                              \
+            }                                                                                                \
+            return;                                                                                          \
+        }                                                                                                    \
         if (p.slices > 1) {                                                                                  \
             for (int64_t u = 0; u < p.units; u++) {                                                          \
                 int64_t in, at, width;                                                                       \
@@ -201,10 +245,49 @@ void K(sum)(const td_reduce_loop *r, td_dtype t, void *out, const void *x, doubl
 /* Does x take m's place? A NaN does, unless m is one. */
 #define TAKES(BEFORE, x, m) (BEFORE(x, m) || ((x) != (x) && (m) == (m)))
 
+/* The best of m and a contiguous run, in 32 lanes; a NaN among them is looked for beside, and found again. */
+#define EXTREME_RUN(T, which, BEFORE, name)                                                                  \
+    static T which##_run_##name(const T *x, int64_t n, T m)                                                  \
+    {                                                                                                        \
+        enum { LANES = 32 };                                                                                 \
+        T lane[LANES];                                                                                       \
+        int64_t i = 0;                                                                                       \
+        int bad = 0;                                                                                         \
+        for (int j = 0; j < LANES; j++)                                                                      \
+            lane[j] = m;                                                                                     \
+        for (; i + LANES <= n; i += LANES) {                                                                 \
+            _Pragma("omp simd reduction(|:bad)") for (int j = 0; j < LANES; j++) {                           \
+                lane[j] = BEFORE(x[i + j], lane[j]) ? x[i + j] : lane[j];                                    \
+                bad |= x[i + j] != x[i + j];                                                                 \
+            }                                                                                                \
+        }                                                                                                    \
+        for (int j = 0; i + j < n; j++) {                                                                    \
+            lane[j] = BEFORE(x[i + j], lane[j]) ? x[i + j] : lane[j];                                        \
+            bad |= x[i + j] != x[i + j];                                                                     \
+        }                                                                                                    \
+        if (bad && m == m) {                                                                                 \
+            for (i = 0; x[i] == x[i]; i++)                                                                   \
+                ;                                                                                            \
+            return x[i];                                                                                     \
+        }                                                                                                    \
+        for (int half = LANES / 2; half > 0; half /= 2)                                                      \
+            for (int j = 0; j < half; j++)                                                                   \
+                lane[j] = BEFORE(lane[j + half], lane[j]) ? lane[j + half] : lane[j];                        \
+        return lane[0];                                                                                      \
+    }
+
 #define EXTREME(T, which, BEFORE, name)                                                                      \
+    EXTREME_RUN(T, which, BEFORE, name)                                                                      \
     static void which##_##name(const td_reduce_loop *r, T *out, const T *base)                               \
     {                                                                                                        \
         const plan whole = make_plan(r), *p = &whole;                                                        \
+        if (plain_rows(p)) {                                                                                 \
+            const int64_t stride = p->keep_dims ? p->keep_stride[0] : 0, n = p->red_dim[0];                  \
+            _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && p->units > 1)")         \
+            for (int64_t u = 0; u < p->units; u++)                                                           \
+                out[u] = which##_run_##name(base + u * stride, n, base[u * stride]);                         \
+            return;                                                                                          \
+        }                                                                                                    \
         _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && p->units > 1)")             \
         for (int64_t u = 0; u < p->units; u++) {                                                             \
             int64_t in, at, width, r0 = 0, r1 = p->red_dim[0];                                               \
@@ -220,6 +303,8 @@ void K(sum)(const td_reduce_loop *r, td_dtype t, void *out, const void *x, doubl
                         _Pragma("omp simd") for (int64_t c = 0; c < width; c++)                              \
                             best[c] = TAKES(BEFORE, row[c], best[c]) ? row[c] : best[c];                     \
                     }                                                                                        \
+                } else if (s == 1) {                                                                         \
+                    best[0] = which##_run_##name(x, n, best[0]);                                             \
                 } else {                                                                                     \
                     T m = best[0];                                                                           \
                     for (int64_t i = 0; i < n; i++)                                                          \
@@ -250,26 +335,60 @@ EXTREMES(int32_t, i32)
 EXTREME_ROW(amax)
 EXTREME_ROW(amin)
 
-/* The number of the first largest element, counted along the reduced dimensions in row order. */
+/* The number of the first largest element, counted along the reduced dimensions in row order. A contiguous run is looked through twice: for its
+ * largest element, and where that beats the runs before, for its place. */
 #define ARGMAX(T, name)                                                                                      \
+    /* the first place of m, which is among them */                                                          \
+    static int64_t place_##name(const T *x, int64_t n, T m)                                                  \
+    {                                                                                                        \
+        enum { LANES = 32 };                                                                                 \
+        int64_t i = 0;                                                                                       \
+        if (m != m) {                                                                                        \
+            while (x[i] == x[i])                                                                             \
+                i++;                                                                                         \
+            return i;                                                                                        \
+        }                                                                                                    \
+        for (; i + LANES <= n; i += LANES) {                                                                 \
+            int here = 0;                                                                                    \
+            _Pragma("omp simd reduction(|:here)") for (int j = 0; j < LANES; j++) here |= x[i + j] == m;     \
+            if (here)                                                                                        \
+                break;                                                                                       \
+        }                                                                                                    \
+        while (x[i] != m)                                                                                    \
+            i++;                                                                                             \
+        return i;                                                                                            \
+    }                                                                                                        \
     static void argmax_##name(const td_reduce_loop *r, int64_t *out, const T *base)                          \
     {                                                                                                        \
         plan whole = make_plan(r), *p = &whole;                                                              \
         _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && p->units > 1)")             \
         for (int64_t u = 0; u < p->units; u++) {                                                             \
-            int64_t in, at, width, r0 = 0, r1 = p->red_dim[0];                                               \
+            int64_t in, at, width, r0 = 0, r1 = p->red_dim[0], number = 0, where[WIDTH] = { 0 };             \
+            T best[WIDTH];                                                                                   \
             find_unit(p, u, &in, &at, &width);                                                               \
-            for (int64_t c = 0; c < width; c++) {                                                            \
-                const T *from = base + in + c;                                                               \
-                T best = *from;                                                                              \
-                int64_t where = 0, number = 0;                                                               \
-                FOR_RUNS(T, {                                                                                \
+            const T *from = base + in;                                                                       \
+            for (int64_t c = 0; c < width; c++)                                                              \
+                best[c] = from[c];                                                                           \
+            FOR_RUNS(T, {                                                                                    \
+                if (p->columns > 1) {                                                                        \
                     for (int64_t i = 0; i < n; i++, number++)                                                \
-                        if (TAKES(BEFORE_MAX, x[i * s], best))                                               \
-                            best = x[i * s], where = number;                                                 \
-                });                                                                                          \
-                out[at + c] = where;                                                                         \
-            }                                                                                                \
+                        for (int64_t c = 0; c < width; c++) {                                                \
+                            const bool takes = TAKES(BEFORE_MAX, x[i * s + c], best[c]);                     \
+                            best[c] = takes ? x[i * s + c] : best[c];                                        \
+                            where[c] = takes ? number : where[c];                                            \
+                        }                                                                                    \
+                } else if (s == 1) {                                                                         \
+                    const T m = amax_run_##name(x, n, x[0]);                                                 \
+                    if (number == 0 || TAKES(BEFORE_MAX, m, best[0]))                                        \
+                        best[0] = m, where[0] = number + place_##name(x, n, m);                                 \
+                    number += n;                                                                             \
+                } else {                                                                                     \
+                    for (int64_t i = 0; i < n; i++, number++)                                                \
+                        if (TAKES(BEFORE_MAX, x[i * s], best[0]))                                            \
+                            best[0] = x[i * s], where[0] = number;                                           \
+                }                                                                                            \
+            });                                                                                              \
+            memcpy(out + at, where, (size_t)width * sizeof *where);                                          \
         }                                                                                                    \
     }
 ARGMAX(float, f32)
