@@ -70,7 +70,7 @@ def peer(script, *options, ranks=1, threads=1, words="", debian=False, limit=170
     env["TORCHINDUCTOR_CACHE_DIR"] = str(PEERS / "inductor")
     if debian:
         packages = DEBIAN / "usr/lib/python3/dist-packages"
-        libraries = [str(pathlib.Path(OPENBLAS).parent), str(DEBIAN / "usr/lib/x86_64-linux-gnu")]
+        libraries = [str(pathlib.Path(OPENBLAS).parent), str(DEBIAN / "usr/lib/x86_64-linux-gnu"), str(DEBIAN / "usr/lib")]
         env.update(PYTHONPATH=str(packages), LD_LIBRARY_PATH=":".join(libraries))
     for word in () if debian else words.split(","):
         for name, value in ENVIRONMENT.get(word, {}).items():

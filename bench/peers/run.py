@@ -113,7 +113,7 @@ def step_row(name):
             v["hwm_mb"], v["pss_mb"] = max(v["hwm_mb"], old["kinds"][k]["hwm_mb"]), max(v["pss_mb"], old["kinds"][k]["pss_mb"])
         says = old["says"] + "; " + says
         limits = {k: [max(a, b) for a, b in zip(v, old["peaks"][k])] for k, v in limits.items()}
-    return store(name, kinds=out, calibration=[turns.worst, turns.best], says=says, peaks=limits, apart=apart, torch=turns.result["torch"][0]["torch"])
+    return store(name, kinds=out, calibration=[turns.worst, turns.best], says=says, peaks=limits, apart=apart, settings=SETTINGS[name], torch=turns.result["torch"][0]["torch"])
 
 
 def ratios(r, ours_kind):
@@ -128,9 +128,15 @@ def better(r):
     return max(("eager", "captured"), key=lambda k: statistics.median(ratios(r, k)))
 
 
+def best_peaks():
+    """The highest of all rows that are stored: a moment's disturbance lowers a peak, nothing raises it."""
+    found = [r["peaks"] for r in map(stored, STEPS) if r]
+    return {k: [max(f[k][i] for f in found) for i in (0, 1)] for k in found[0]}
+
+
 def floor(r):
     """ms that the arithmetic and the bytes of a rank's step need at the measured limits, all cores at work."""
-    s, p = STEPS[r["row"]], r["peaks"]
+    s, p = STEPS[r["row"]], best_peaks()
     share = 1 / s.ranks
     return 1e3 * s.flops / (p["fma"][1] * share * 1e9), 1e3 * s.bytes() / (p["bandwidth"][1] * share * 1e9)
 
@@ -150,11 +156,11 @@ def steps_table(names):
         mine = min(statistics.median(k[x]["ms"]) for x in ("eager", "captured"))
         parts = [", ".join(f"{k[x]['parts'][p]:.2f}" for p in names) for x, names in (("eager", ("forward", "backward", "exposed", "optimizer")), ("torch", ("forward", "backward", "optimizer")))]
         print(f"| {r['row']} | {s.flops / 1e9:.2f} | {a:.2f} | {s.bytes() / 1e6:.0f} | {b:.2f} | {mine / max(a, b):.2f} | {mine / (a + b):.2f} | {parts[0]} | {parts[1]} |")
-    print()
+    p = best_peaks()
+    print(f"\nPeak of two threads: {p['fma'][1]:.0f} GFLOP/s, {p['bandwidth'][1]:.0f} GB/s.\n")
     for r in found:
-        p = r["peaks"]
-        print(f"- {r['row']}: {r['when']}, {r['commit']}, {r['says']}; peak {p['fma'][1]:.0f} GFLOP/s, {p['bandwidth'][1]:.0f} GB/s of two threads; "
-              f"PyTorch {r['torch']} ({SETTINGS[r['row']]}{'; compiled: ' + COMPILED[r['row']] if r['row'] in COMPILED else ''}); first losses apart by "
+        print(f"- {r['row']}: {r['when']}, {r['commit']}, {r['says']}; "
+              f"PyTorch {r['torch']} ({r['settings']}{'; compiled: ' + COMPILED[r['row']] if r['row'] in COMPILED else ''}); first losses apart by "
               f"{'not compared' if r['apart'] is None else format(r['apart'], '.0e')}")
 
 
@@ -236,7 +242,8 @@ def memory():
         if args.debian:
             found["debian"] = peer_step(s, "view", steps=3, debian=True)
         mb.setdefault(name, {}).update({k: {"hwm": v["hwm_mb"], "pss": v["pss_mb"]} for k, v in found.items()})
-    return store("memory", mb=mb)
+        what = store("memory", mb=mb)
+    return what
 
 
 def memory_table():
