@@ -190,8 +190,10 @@ static int lay_out(td__placing *l, const td__pool_log *log)
     uint32_t ends = 0, *over = log ? count_ends(log, &ends) : NULL;
     td__packed *list = items(l, log, &n);
     int code = !list || (log && !over) ? TD_ERR_MEMORY : td__pack(list, n, &bytes);
-    if (!code)
+    if (!code) {
+        td_memory_trim();                              /* what the step or the last replay used instead: else the process has both      */
         l->plan = td__pool_plan_new(log ? (uint32_t)log->n : 0, ends, l->moments, (uint32_t)l->results, bytes);
+    }
     if (l->plan) {
         put_results(l, list, over, log);
         if (log)
