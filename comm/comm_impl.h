@@ -3,6 +3,7 @@
  *   comm.c      the raw functions: number a td_coll, run it in the caller or hand it to the communicator's thread, wait with a deadline
  *   tensors.c   the public functions on tensors; raw.c: on plain memory
  *   make.c      what may be passed to them, and the td_coll that becomes of it
+ *   box.c       what the black box is told of them
  *   thread.c    one sleeping thread per communicator that runs started collectives in order
  *   control.c   a page that all ranks of one host share: fingerprints, arrivals, who is alive, the verdict
  *   verdict.c   the sentences that name the guilty rank

@@ -205,17 +205,20 @@ static inline bool reached(td__control *c)
     return (int32_t)(atomic_load_explicit(&c->head->arrivals, memory_order_acquire) - c->target) >= 0;
 }
 
-/* A moment of plain spinning where there are cores enough; then each look offers the core to others: when the rank that is waited for has none of its
- * own, spinning would only keep it away. Giving the core away and coming back costs a third of sleeping and being woken. */
+/* A moment of plain spinning; then each look offers the core to others: when the rank that is waited for has none of its own, spinning
+ * would only keep it away. */
 static bool spin(td__control *c)
 {
+    if (!c->spin_ns)
+        return reached(c);
     int64_t begun = td__now_ns();
-    while (!c->crowded && td__now_ns() - begun < SPIN_NS)
+    do {
         for (int i = 0; i < 64; i++) {
             if (reached(c))
                 return true;
             RELAX();
         }
+    } while (td__now_ns() - begun < SPIN_NS);
     do {
         sched_yield();
         if (reached(c))
@@ -366,7 +369,8 @@ int td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int 
     CPU_ZERO(&all);
     for (int i = 0; i < n; i++)
         CPU_OR(&all, &all, &c->slot[i].cpus);
-    c->crowded = n > CPU_COUNT(&all);
+    if (n > CPU_COUNT(&all))
+        c->spin_ns = 0;
     return code;
 }
 

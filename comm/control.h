@@ -73,8 +73,7 @@ typedef struct td__control {
     int       me, n;
     bool      whole;                       /* are these all ranks of the world?                                               */
     uint32_t  target;                      /* what arrivals must reach for the present meeting point                          */
-    int64_t   spin_ns;                     /* how long a wait looks before it sleeps                                          */
-    bool      crowded;                     /* more ranks than cores                                                           */
+    int64_t   spin_ns;                     /* 0: more ranks than cores                                                        */
     double    timeout;
     int       next_check;                  /* ranks are looked at in turn                                                     */
     double    last_check, last_tick;
