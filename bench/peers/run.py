@@ -88,7 +88,8 @@ def check(name, s):
     if len(a) != n or not apart <= s.tolerance:
         sys.exit(f"run.py: {name}: losses of the first steps are apart by {apart:.1e} of PyTorch's, {s.tolerance:.0e} is allowed: {a} and {c}")
     print(f"the first {n} losses: {', '.join(f'{x:.5f}' for x in a)}; apart from PyTorch's by {apart:.1e} at most")
-    return apart
+    checks = stored("checks") or {"losses": {}}
+    store("checks", losses=dict(checks["losses"], **{name: {"apart": apart, "steps": n, "commit": commit()}}))
 
 
 def step_row(name):
@@ -97,7 +98,8 @@ def step_row(name):
     old = stored(name) if args.more else None
     if old and old["commit"] != commit():
         sys.exit(f"run.py: {name}: --more adds to turns of the same commit; those stored are of {old['commit']}, this is {commit()}")
-    apart = old["apart"] if old else None if args.no_check else check(name, s)
+    if not old and not args.no_check:
+        check(name, s)
     kinds = {"eager": lambda: ours_step(s, steps=s.steps, warm=s.warm), "captured": lambda: ours_step(s, "--capture", steps=s.steps, warm=s.warm),
              "torch": lambda: peer_step(s, SETTINGS[name], steps=s.steps, warm=s.warm)}
     if name in COMPILED:
@@ -113,7 +115,7 @@ def step_row(name):
             v["hwm_mb"], v["pss_mb"] = max(v["hwm_mb"], old["kinds"][k]["hwm_mb"]), max(v["pss_mb"], old["kinds"][k]["pss_mb"])
         says = old["says"] + "; " + says
         limits = {k: [max(a, b) for a, b in zip(v, old["peaks"][k])] for k, v in limits.items()}
-    return store(name, kinds=out, calibration=[turns.worst, turns.best], says=says, peaks=limits, apart=apart, settings=SETTINGS[name], torch=turns.result["torch"][0]["torch"])
+    return store(name, kinds=out, calibration=[turns.worst, turns.best], says=says, peaks=limits, settings=SETTINGS[name], torch=turns.result["torch"][0]["torch"])
 
 
 def ratios(r, ours_kind):
@@ -141,6 +143,11 @@ def floor(r):
     return 1e3 * s.flops / (p["fma"][1] * share * 1e9), 1e3 * s.bytes() / (p["bandwidth"][1] * share * 1e9)
 
 
+def compared(row):
+    c = (stored("checks") or {"losses": {}})["losses"].get(row)
+    return f"losses of the first {c['steps']} steps apart by {c['apart']:.0e} at most ({c['commit']})" if c else "losses not compared"
+
+
 def steps_table(names):
     found = [r for r in map(stored, names) if r]
     if not found:
@@ -160,8 +167,8 @@ def steps_table(names):
     print(f"\nPeak of two threads: {p['fma'][1]:.0f} GFLOP/s, {p['bandwidth'][1]:.0f} GB/s.\n")
     for r in found:
         print(f"- {r['row']}: {r['when']}, {r['commit']}, {r['says']}; "
-              f"PyTorch {r['torch']} ({r['settings']}{'; compiled: ' + COMPILED[r['row']] if r['row'] in COMPILED else ''}); first losses apart by "
-              f"{'not compared' if r['apart'] is None else format(r['apart'], '.0e')}")
+              f"PyTorch {r['torch']} ({r['settings']}{'; compiled: ' + COMPILED[r['row']] if r['row'] in COMPILED else ''});"
+              f" {compared(r['row'])}")
 
 
 # ---- all-reduce ------------------------------------------------------------------------------------------------------------
