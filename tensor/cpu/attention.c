@@ -1,34 +1,29 @@
 /* tensor/cpu/attention.c: softmax(scale * q k^T + mask) v and its gradients without the matrix of scores (FlashAttention-2, Dao 2023).
  *
- * Scores exist one tile at a time: ATT_Q queries by ATT_K keys, in a thread's own piece of memory. Forward: a unit of work is a tile
- * of queries; it walks the keys in order, keeping each row's maximum and sum so far and rescaling what it has of the output when the
+ * Scores exist one tile at a time: ATT_K keys by ATT_Q queries, in a thread's own piece of memory. Forward: a unit of work is a tile
+ * of queries; it walks the keys in order, keeping each query's maximum and sum so far and rescaling what it has of the output when the
  * maximum grows. Backward: a unit is a head, or where heads are few one of a fixed number of parts of its key tiles; from the saved
  * log-sum-exp it computes a tile's probabilities again and adds to all three gradients, queries in order. Parts have gradients of q
  * of their own, which are added up in order at the end. So nothing depends on the number of threads: which thread takes a unit does
- * not matter, and within a unit products run on that thread alone (BLAS sees that it is in a parallel region).
+ * not matter, and within a unit everything runs on that thread alone.
  *
  * Causal is aligned at the top left: query t sees keys 0 … t. Keys that a tile's queries cannot see are not computed. A row that sees
  * no key at all is zero, its log-sum-exp -inf, and it gives no gradient. NaN is never taken for "sees nothing".
  */
 #include "vecmath.h"
 #include <omp.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 enum {
     ATT_Q = 64, ATT_K = 128,         /* a tile: 32 KiB of f32. ATT_K is a multiple of ATT_Q                                       */
-    ATT_LANES = 16,                  /* of row sums and maxima: the same on every instruction set                               */
     ATT_UNITS = 8,                   /* with fewer heads than this, a head's key tiles are cut into parts                         */
 };
 
 static int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;
-}
-
-/* Keys of s0 … s0 + cols that query t sees. */
-static int64_t seen(const td_attention_shape *a, int64_t t, int64_t s0, int64_t cols)
-{
-    const int64_t n = a->causal ? smaller(cols, t - s0 + 1) : cols;
-    return n > 0 ? n : 0;
 }
 
 static int threads_now(void)
@@ -48,6 +43,24 @@ static int64_t parts_of(const td_attention_shape *a)
     const int64_t parts = heads >= ATT_UNITS || heads == 0 ? 1 : smaller((ATT_UNITS + heads - 1) / heads, tiles);
     return parts > 0 ? parts : 1;
 }
+
+/* a*b + c, fused where the instruction set can; a vector's bytes; how many rows of two vectors (attention_tile.h) the registers hold. */
+#define MULTIPLY_ADD(name, T, V, EXPR) static inline __attribute__((always_inline)) V multiply_add_##name(T a, V b, V c) { return EXPR; }
+#if defined(__AVX512F__)
+enum { VEC = 64, ROWS = 8 };
+MULTIPLY_ADD(f32, float, __m512, _mm512_fmadd_ps(_mm512_set1_ps(a), b, c))
+MULTIPLY_ADD(f64, double, __m512d, _mm512_fmadd_pd(_mm512_set1_pd(a), b, c))
+#elif defined(__AVX2__)
+enum { VEC = 32, ROWS = 4 };
+MULTIPLY_ADD(f32, float, __m256, _mm256_fmadd_ps(_mm256_set1_ps(a), b, c))
+MULTIPLY_ADD(f64, double, __m256d, _mm256_fmadd_pd(_mm256_set1_pd(a), b, c))
+#else
+enum { VEC = 16, ROWS = 4 };
+typedef float four_f32 __attribute__((vector_size(VEC)));
+typedef double two_f64 __attribute__((vector_size(VEC)));
+MULTIPLY_ADD(f32, float, four_f32, a * b + c)
+MULTIPLY_ADD(f64, double, two_f64, a * b + c)
+#endif
 
 #define T float
 #define F(name) name##_f32

@@ -1,115 +1,147 @@
 /* tensor/cpu/attention_body.h: attention for one element type T; attention.c includes it once for float and once for double.
  *
- * A tile's scores lie in rows of ATT_K elements. Places that are masked hold -inf until the exponential makes them 0; what a causal
- * row does not see is not touched before that. Expects T and F(name); undefines both at the end.
+ * A tile's scores lie key by key: row c holds key s0 + c against the tile's ATT_Q queries, so that maxima, sums and exponentials of all queries go
+ * side by side in vectors, and every product of forward and backward finds its operands as they lie, but for the tile's queries and its incoming
+ * gradient, which are turned once. Queries beyond the last are computed (of zeros) and read by nobody. What may not be seen
+ * has probability 0. Expects T and F(name); undefines both at the end.
  */
+#include "attention_tile.h"
 
-/* C = alpha * op(A) op(B) + beta * C */
-static void F(product)(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const T *a, int64_t lda, const T *b, int64_t ldb,
-                       double beta, T *c, int64_t ldc)
+typedef struct {
+    T *p, *g;                        /* a tile of ATT_K * ATT_Q each                                                             */
+    T *q, *gout;                     /* the tile's queries, scaled, and incoming gradients: (d, ATT_Q)                            */
+    uint8_t *none;                   /* of a tile: masked; NULL without a mask                                                   */
+} F(room);
+
+static size_t F(room_size)(const td_attention_shape *a, bool mask)
 {
-    K(gemm)(sizeof(T) == sizeof(float) ? TD_F32 : TD_F64, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    return sizeof(T) * (size_t)(2 * ATT_K * ATT_Q + 2 * a->d * ATT_Q) + (mask ? ATT_K * ATT_Q : 0);
 }
 
-/* The largest of `first` and p[0..n), NaN left out: its exponential carries it on. */
-static T F(largest)(const T *p, int64_t n, T first)
+static F(room) F(room_at)(const td_attention_shape *a, bool mask, void *memory)
 {
-    T lane[ATT_LANES];
-    int64_t i = 0;
-    for (int j = 0; j < ATT_LANES; j++)
-        lane[j] = first;
-    for (; i + ATT_LANES <= n; i += ATT_LANES) {
-        _Pragma("omp simd") for (int j = 0; j < ATT_LANES; j++) lane[j] = p[i + j] > lane[j] ? p[i + j] : lane[j];
-    }
-    for (; i < n; i++)
-        lane[0] = p[i] > lane[0] ? p[i] : lane[0];
-    for (int j = 1; j < ATT_LANES; j++)
-        lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];
-    return lane[0];
+    F(room) r = { .p = memory };
+    r.g = r.p + ATT_K * ATT_Q;
+    r.q = r.g + ATT_K * ATT_Q;
+    r.gout = r.q + a->d * ATT_Q;
+    r.none = mask ? (uint8_t *)(r.gout + a->d * ATT_Q) : NULL;
+    return r;
 }
 
-static double F(total)(const T *p, int64_t n)
+/* The first queries of a tile do not see this key: how many? */
+static int64_t F(hidden)(const td_attention_shape *a, int64_t t0, int64_t s)
 {
-    T lane[ATT_LANES] = { 0 };
-    double sum = 0;
-    int64_t i = 0;
-    for (; i + ATT_LANES <= n; i += ATT_LANES) {
-        _Pragma("omp simd") for (int j = 0; j < ATT_LANES; j++) lane[j] += p[i + j];
-    }
-    for (int j = 0; i < n; i++, j++)
-        lane[j] += p[i];
-    for (int j = 0; j < ATT_LANES; j++)
-        sum += (double)lane[j];
-    return sum;
+    return !a->causal || s <= t0 ? 0 : smaller(s - t0, ATT_Q);
 }
 
-/* p[0..n) = exp(p - top), and 0 where p is -inf; p[n..cols) = 0 */
-static void F(exponentials)(T *p, int64_t n, int64_t cols, T top)
+/* p and none of keys s0 … s0 + cols where there is a mask, this head's */
+static void F(masked)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const void *mask)
 {
-    T e[ATT_K];
-    for (int64_t i = 0; i < n; i++)
-        e[i] = p[i] == (T)-INFINITY ? 0 : p[i] - top;
-    F(td__vexp)(n, e, e);
-    for (int64_t i = 0; i < n; i++)
-        p[i] = p[i] == (T)-INFINITY ? 0 : e[i];
-    for (int64_t i = n; i < cols; i++)
-        p[i] = 0;
-}
-
-/* mask: of this query, at this tile's first key */
-static void F(masked)(const td_attention_shape *a, T *p, int64_t n, const void *mask)
-{
-    const int64_t step = a->mask[3];
-    if (a->mask_bool) {
-        const uint8_t *m = mask;
-        for (int64_t i = 0; i < n; i++)
-            p[i] = m[i * step] ? p[i] : (T)-INFINITY;
-    } else {
-        const T *m = mask;
-        for (int64_t i = 0; i < n; i++)
-            p[i] += m[i * step];
+    for (int64_t c = 0; c < cols; c++) {
+        T *p = m->p + c * ATT_Q;
+        uint8_t *none = m->none + c * ATT_Q;
+        const int64_t from = t0 * a->mask[2] + (s0 + c) * a->mask[3];
+        if (a->mask_bool)
+            for (int64_t r = 0; r < rows; r++)
+                p[r] = ((const uint8_t *)mask)[from + r * a->mask[2]] ? p[r] : (T)-INFINITY;
+        else
+            for (int64_t r = 0; r < rows; r++)
+                p[r] += ((const T *)mask)[from + r * a->mask[2]];
+        for (int64_t r = 0; r < ATT_Q; r++)
+            none[r] = p[r] == (T)-INFINITY;
     }
 }
 
-/* p: the scores of queries t0 … t0 + rows against keys s0 … s0 + cols; q, k, mask are this head's */
-static void F(scores)(const td_attention_shape *a, T *p, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const T *q, const T *k,
+/* m->p: the scores of queries t0 … t0 + rows, which m->q holds, against keys s0 … s0 + cols */
+static void F(scores)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const T *k,
                       const void *mask)
 {
-    const size_t size = a->mask_bool ? 1 : sizeof(T);
-    F(product)(false, true, rows, cols, a->d, a->scale, q + t0 * a->q[2], a->q[2], k + s0 * a->k[2], a->k[2], 0, p, ATT_K);
-    for (int64_t r = 0; mask && r < rows; r++)
-        F(masked)(a, p + r * ATT_K, seen(a, t0 + r, s0, cols),
-                  (const char *)mask + (size_t)((t0 + r) * a->mask[2] + s0 * a->mask[3]) * size);
+    F(product)(cols, ATT_Q, a->d, k + s0 * a->k[2], a->k[2], 1, m->q, ATT_Q, m->p, ATT_Q, false);
+    if (mask)
+        F(masked)(a, m, t0, rows, s0, cols, mask);
+}
+
+/* p = exp(p - top) of the tile, and 0 where a query does not see a key. Those go through the exponential as 0: -inf would be slow. */
+static void F(exponentials)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t s0, int64_t cols, const T *top)
+{
+    for (int64_t c = 0; c < cols; c++) {
+        T *p = m->p + c * ATT_Q;
+        const int64_t h = F(hidden)(a, t0, s0 + c);
+        _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) p[r] -= top[r];
+        for (int64_t r = 0; r < h; r++)
+            p[r] = 0;
+        for (int64_t r = 0; m->none && r < ATT_Q; r++)
+            p[r] = m->none[c * ATT_Q + r] ? 0 : p[r];
+    }
+    F(td__vexp)(cols * ATT_Q, m->p, m->p);
+    for (int64_t c = 0; c < cols; c++) {
+        T *p = m->p + c * ATT_Q;
+        const int64_t h = F(hidden)(a, t0, s0 + c);
+        for (int64_t r = 0; r < h; r++)
+            p[r] = 0;
+        for (int64_t r = 0; m->none && r < ATT_Q; r++)
+            p[r] = m->none[c * ATT_Q + r] ? 0 : p[r];
+    }
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------------------------------- */
 
-/* out and lse at query t0, out's rows a->out[2] apart; the rest is this head's; p: room for a tile */
-static void F(query_tile)(const td_attention_shape *a, T *p, int64_t t0, int64_t rows, T *out, T *lse, const T *q, const T *k, const T *v,
-                          const void *mask)
+/* most: the largest score of each query so far, NaN left out: its exponential carries it on */
+static void F(largest)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t s0, int64_t cols, T *most)
+{
+    for (int64_t c = 0; c < cols; c++) {
+        const T *p = m->p + c * ATT_Q;
+        const int64_t h = F(hidden)(a, t0, s0 + c);
+        if (h == 0)
+            _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) most[r] = p[r] > most[r] ? p[r] : most[r];
+        else
+            for (int64_t r = h; r < ATT_Q; r++)
+                most[r] = p[r] > most[r] ? p[r] : most[r];
+    }
+}
+
+/* sum += each query's probabilities, in T over 16 keys at a time */
+static void F(add_up)(const F(room) *m, int64_t cols, double *sum)
+{
+    for (int64_t from = 0; from < cols; from += 16) {
+        const int64_t end = smaller(from + 16, cols);
+        T part[ATT_Q];
+        memcpy(part, m->p + from * ATT_Q, sizeof part);
+        for (int64_t c = from + 1; c < end; c++)
+            _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) part[r] += m->p[c * ATT_Q + r];
+        for (int64_t r = 0; r < ATT_Q; r++)
+            sum[r] += (double)part[r];
+    }
+}
+
+/* out and lse at query t0, out's rows a->out[2] apart; the rest is this head's */
+static void F(query_tile)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t rows, T *out, T *lse, const T *q, const T *k,
+                          const T *v, const void *mask)
 {
     const int64_t d = a->d, row = a->out[2], end = a->causal ? smaller(a->s, t0 + rows) : a->s;
-    T most[ATT_Q], keep[ATT_Q];
+    T most[ATT_Q], keep[ATT_Q], top[ATT_Q];
     double sum[ATT_Q] = { 0 };
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < ATT_Q; r++)
         most[r] = (T)-INFINITY;
+    F(turn)(rows, d, (T)a->scale, q + t0 * a->q[2], a->q[2], m->q);
     for (int64_t s0 = 0; s0 < end; s0 += ATT_K) {
         const int64_t cols = smaller(ATT_K, end - s0);
-        F(scores)(a, p, t0, rows, s0, cols, q, k, mask);
-        for (int64_t r = 0; r < rows; r++) {
-            const T top = F(largest)(p + r * ATT_K, seen(a, t0 + r, s0, cols), most[r]);
-            keep[r] = most[r] == (T)-INFINITY ? 0 : most[r] - top;
-            most[r] = top;
+        F(scores)(a, m, t0, rows, s0, cols, k, mask);
+        memcpy(keep, most, sizeof keep);
+        F(largest)(a, m, t0, s0, cols, most);
+        for (int64_t r = 0; r < ATT_Q; r++) {
+            top[r] = most[r] == (T)-INFINITY ? 0 : most[r];
+            keep[r] = keep[r] == (T)-INFINITY ? 0 : keep[r] - most[r];
         }
-        F(td__vexp)(rows, keep, keep);
-        for (int64_t r = 0; r < rows; r++) {
-            const int64_t n = seen(a, t0 + r, s0, cols);
-            F(exponentials)(p + r * ATT_K, n, cols, most[r]);
-            sum[r] = sum[r] * (double)keep[r] + F(total)(p + r * ATT_K, n);
-            for (int64_t i = 0; s0 > 0 && keep[r] != 1 && i < d; i++)
+        F(td__vexp)(ATT_Q, keep, keep);
+        F(exponentials)(a, m, t0, s0, cols, top);
+        for (int64_t r = 0; s0 > 0 && r < rows; r++) {
+            sum[r] *= (double)keep[r];
+            for (int64_t i = 0; keep[r] != 1 && i < d; i++)
                 out[r * row + i] *= keep[r];
         }
-        F(product)(false, false, rows, d, cols, 1, p, ATT_K, v + s0 * a->v[2], a->v[2], s0 > 0, out, row);
+        F(add_up)(m, cols, sum);
+        F(product)(rows, d, cols, m->p, 1, ATT_Q, v + s0 * a->v[2], a->v[2], out, row, s0 > 0);
     }
     for (int64_t r = 0; r < rows; r++) {
         const T factor = (T)(1 / sum[r]);
@@ -134,20 +166,21 @@ static void F(attention)(const td_attention_shape *a, T *out, T *lse, const T *q
 {
     const int64_t tiles = (a->t + ATT_Q - 1) / ATT_Q, units = a->n * a->h * tiles;
     const int threads = threads_now();
-    T *room = units > 0 && a->d > 0 ? td__alloc(sizeof(T) * ATT_Q * ATT_K * (size_t)threads) : NULL;
-    if (!room)
+    const size_t each = F(room_size)(a, mask);
+    char *memory = units > 0 && a->d > 0 ? td__alloc(each * (size_t)threads) : NULL;
+    if (!memory)
         return;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        T *p = room + thread_index(threads) * ATT_Q * ATT_K;
+        const F(room) m = F(room_at)(a, mask, memory + (size_t)thread_index(threads) * each);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t u = 0; u < units; u++) {
             const int64_t i = u / tiles, t0 = (tiles - 1 - u % tiles) * ATT_Q;                        /* causal: the longest first */
-            F(query_tile)(a, p, t0, smaller(ATT_Q, a->t - t0), out + F(head)(a, a->out, i) + t0 * a->out[2], lse + i * a->t + t0, q + F(head)(a, a->q, i), k + F(head)(a, a->k, i),
+            F(query_tile)(a, &m, t0, smaller(ATT_Q, a->t - t0), out + F(head)(a, a->out, i) + t0 * a->out[2], lse + i * a->t + t0, q + F(head)(a, a->q, i), k + F(head)(a, a->k, i),
                           v + F(head)(a, a->v, i), F(mask_head)(a, mask, i));
         }
     }
-    td__free(room);
+    td__free(memory);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------------------ */
@@ -158,32 +191,58 @@ typedef struct {
     const void *mask;
 } F(head_grad);
 
-/* Adds what keys s0 … s0 + most give to the gradients; p and g: room for a tile each. */
-static void F(key_tile)(const td_attention_shape *a, const F(head_grad) *h, T *p, T *g, int64_t s0, int64_t most)
+/* What queries t0 … t0 + rows and keys s0 … s0 + cols give to the gradients; m holds the queries and their incoming gradients. */
+static void F(tile_grad)(const td_attention_shape *a, const F(head_grad) *h, const F(room) *m, int64_t t0, int64_t rows, int64_t s0, int64_t cols)
 {
     const int64_t d = a->d;
-    for (int64_t t0 = a->causal ? s0 : 0; t0 < a->t; t0 += ATT_Q) {
-        const int64_t rows = smaller(ATT_Q, a->t - t0), cols = a->causal ? smaller(most, t0 + rows - s0) : most;
-        F(scores)(a, p, t0, rows, s0, cols, h->q, h->k, h->mask);
-        for (int64_t r = 0; r < rows; r++) {
-            const T lse = h->lse[t0 + r];
-            F(exponentials)(p + r * ATT_K, lse == (T)-INFINITY ? 0 : seen(a, t0 + r, s0, cols), cols, lse);
-        }
-        if (h->gv)
-            F(product)(true, false, cols, d, rows, 1, p, ATT_K, h->gout + t0 * d, d, 1, h->gv + s0 * d, d);
-        if (!h->gq && !h->gk)
-            continue;
-        F(product)(false, true, rows, cols, d, 1, h->gout + t0 * d, d, h->v + s0 * a->v[2], a->v[2], 0, g, ATT_K);
-        for (int64_t r = 0; r < rows; r++) {
-            const T delta = h->delta[t0 + r], *pr = p + r * ATT_K;
-            T *gr = g + r * ATT_K;
-            for (int64_t i = 0; i < cols; i++)
-                gr[i] = pr[i] * (gr[i] - delta);
-        }
-        if (h->gq)
-            F(product)(false, false, rows, d, cols, a->scale, g, ATT_K, h->k + s0 * a->k[2], a->k[2], 1, h->gq + t0 * d, d);
-        if (h->gk)
-            F(product)(true, false, cols, d, rows, a->scale, g, ATT_K, h->q + t0 * a->q[2], a->q[2], 1, h->gk + s0 * d, d);
+    T top[ATT_Q] = { 0 }, delta[ATT_Q] = { 0 };
+    bool blind = false;
+    for (int64_t r = 0; r < rows; r++) {
+        const T lse = h->lse[t0 + r];
+        blind |= lse == (T)-INFINITY;
+        top[r] = lse == (T)-INFINITY ? 0 : lse;
+        delta[r] = h->delta[t0 + r];
+    }
+    F(scores)(a, m, t0, rows, s0, cols, h->k, h->mask);
+    F(exponentials)(a, m, t0, s0, cols, top);
+    for (int64_t r = 0; blind && r < rows; r++)
+        for (int64_t c = 0; h->lse[t0 + r] == (T)-INFINITY && c < cols; c++)
+            m->p[c * ATT_Q + r] = 0;
+    if (h->gv)
+        F(product)(cols, d, rows, m->p, ATT_Q, 1, h->gout + t0 * d, d, h->gv + s0 * d, d, true);
+    if (!h->gq && !h->gk)
+        return;
+    F(product)(cols, ATT_Q, d, h->v + s0 * a->v[2], a->v[2], 1, m->gout, ATT_Q, m->g, ATT_Q, false);
+    const T scale = (T)a->scale;
+    for (int64_t c = 0; c < cols; c++) {
+        const T *p = m->p + c * ATT_Q;
+        T *g = m->g + c * ATT_Q;
+        _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) g[r] = p[r] * (g[r] - delta[r]) * scale;
+    }
+    if (h->gq)
+        F(product)(rows, d, cols, m->g, 1, ATT_Q, h->k + s0 * a->k[2], a->k[2], h->gq + t0 * d, d, true);
+    if (h->gk)
+        F(product)(cols, d, rows, m->g, ATT_Q, 1, h->q + t0 * a->q[2], a->q[2], h->gk + s0 * d, d, true);
+}
+
+/* Every parts-th tile of keys, from tile `part` on, against all queries. */
+static void F(part_grad)(const td_attention_shape *a, const F(head_grad) *h, const F(room) *m, int64_t part, int64_t parts, bool add_k, bool add_v)
+{
+    const int64_t d = a->d;
+    for (int64_t s0 = part * ATT_K; s0 < a->s; s0 += parts * ATT_K) {
+        const size_t bytes = sizeof(T) * (size_t)(smaller(ATT_K, a->s - s0) * d);
+        if (h->gk && !add_k)
+            memset(h->gk + s0 * d, 0, bytes);
+        if (h->gv && !add_v)
+            memset(h->gv + s0 * d, 0, bytes);
+    }
+    for (int64_t t0 = 0; t0 < a->t; t0 += ATT_Q) {
+        const int64_t rows = smaller(ATT_Q, a->t - t0), end = a->causal ? smaller(a->s, t0 + rows) : a->s;
+        F(turn)(rows, d, (T)a->scale, h->q + t0 * a->q[2], a->q[2], m->q);
+        if (h->gq || h->gk)
+            F(turn)(rows, d, 1, h->gout + t0 * d, d, m->gout);
+        for (int64_t s0 = part * ATT_K; s0 < end; s0 += parts * ATT_K)
+            F(tile_grad)(a, h, m, t0, rows, s0, smaller(ATT_K, end - s0));
     }
 }
 
@@ -207,15 +266,15 @@ static void F(attention_grad)(const td_attention_shape *a, T *gq, T *gk, T *gv, 
 {
     const int64_t heads = a->n * a->h, d = a->d, per = a->t * d, rows = heads * a->t, parts = gq ? parts_of(a) : 1;
     const int threads = threads_now();
-    /* one piece of memory: delta, the parts' gradients of q, the threads' tiles */
-    const size_t tiles = (size_t)2 * ATT_Q * ATT_K * (size_t)threads, own = parts > 1 ? (size_t)(heads * parts * per) : 0;
-    T *room = heads > 0 && d > 0 ? td__alloc(sizeof(T) * (tiles + own + (size_t)rows)) : NULL;
-    if (!room)
+    /* one piece of memory: the threads' rooms, the parts' gradients of q, delta */
+    const size_t each = F(room_size)(a, mask), own = parts > 1 ? (size_t)(heads * parts * per) : 0;
+    char *memory = heads > 0 && d > 0 ? td__alloc(each * (size_t)threads + sizeof(T) * (own + (size_t)rows)) : NULL;
+    if (!memory)
         return;
-    T *part = room + tiles, *delta = part + own;
+    T *part = (T *)(void *)(memory + each * (size_t)threads), *delta = part + own;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        T *p = room + (int64_t)thread_index(threads) * 2 * ATT_Q * ATT_K;
+        const F(room) m = F(room_at)(a, mask, memory + (size_t)thread_index(threads) * each);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++)
             delta[i] = F(row_dot)(gout + i * d, out + F(head)(a, a->out, i / a->t) + i % a->t * a->out[2], d);
@@ -229,14 +288,7 @@ static void F(attention_grad)(const td_attention_shape *a, T *gq, T *gk, T *gv, 
             };
             if (gq && (parts > 1 || !add_q))
                 memset(h.gq, 0, sizeof(T) * (size_t)per);
-            for (int64_t s0 = u % parts * ATT_K; s0 < a->s; s0 += parts * ATT_K) {
-                const int64_t cols = smaller(ATT_K, a->s - s0);
-                if (gk && !add_k)
-                    memset(h.gk + s0 * d, 0, sizeof(T) * (size_t)(cols * d));
-                if (gv && !add_v)
-                    memset(h.gv + s0 * d, 0, sizeof(T) * (size_t)(cols * d));
-                F(key_tile)(a, &h, p, p + ATT_Q * ATT_K, s0, cols);
-            }
+            F(part_grad)(a, &h, &m, u % parts, parts, add_k, add_v);
         }
         if (parts > 1) {
 #pragma omp for schedule(static)
@@ -249,7 +301,7 @@ static void F(attention_grad)(const td_attention_shape *a, T *gq, T *gk, T *gv, 
             }
         }
     }
-    td__free(room);
+    td__free(memory);
 }
 #undef T
 #undef F
