@@ -140,9 +140,11 @@ enum {
     /* Images stay as they lie (tensor/format.c): the gradient function gets its incoming gradients channels last where the output was, and
      * slots channels last where the input was and the device keeps that. Everybody else's are contiguous. */
     TD__OP_FORMATS = 1u << 21,
+    /* The gradient of input 0 may be written over input 0, which `run` saved first: what of it an element needs is read before the element is written. */
+    TD__OP_OVERWRITES_INPUT = 1u << 22,
 };
-_Static_assert(TD__OP_COLLECTIVE + TD__OP_PASSES + TD__OP_OVERWRITES + TD__OP_WIDE + TD__OP_WIDE_ALIKE + TD__OP_FORMATS
-                   == (TD__OP_COLLECTIVE | TD__OP_PASSES | TD__OP_OVERWRITES | TD__OP_WIDE | TD__OP_WIDE_ALIKE | TD__OP_FORMATS),
+_Static_assert(TD__OP_COLLECTIVE + TD__OP_PASSES + TD__OP_OVERWRITES + TD__OP_WIDE + TD__OP_WIDE_ALIKE + TD__OP_FORMATS + TD__OP_OVERWRITES_INPUT
+                   == (TD__OP_COLLECTIVE | TD__OP_PASSES | TD__OP_OVERWRITES | TD__OP_WIDE | TD__OP_WIDE_ALIKE | TD__OP_FORMATS | TD__OP_OVERWRITES_INPUT),
                "two flags of one bit");
 bool td__call_mixed(const td_call *call);
 const char *td__call_name(const td_call *call);         /* of its operation, without td_                                        */

@@ -94,9 +94,18 @@ static bool overwrites(const td_call *node, int i)
            g->dtype == node->edge[i].dtype && !td__half_grad(node) && td__shape_equal(g->shape, node->edge[i].shape) && lies(g, last(node, i));
 }
 
+/* May input i's gradient be written over input i itself, which this node alone still holds, and only until this function has run? */
+static bool overwrites_input(const td_call *node, int i, bool keeps)
+{
+    const td_tensor *x = node->n_saved ? node->saved[0].tensor : NULL;
+    return node->op->flags & TD__OP_OVERWRITES_INPUT && i == 0 && !keeps && !td__anomaly && x && node->saved[0].inputs & 1 && x->refs == 1 &&
+           x->storage->refs == 1 && !x->storage->base && !x->storage->release && x->dtype == node->edge[i].dtype && !td__half_grad(node) &&
+           td__shape_equal(x->shape, node->edge[i].shape) && lies(x, last(node, i));
+}
+
 /* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
  * add, and those that work in f32 for 16 bits, write to a temporary. */
-static int find_dest(td_call *node, td__dest *dest, int i)
+static int find_dest(td_call *node, td__dest *dest, int i, bool keeps)
 {
     td__dest *d = &dest[i];
     td__graph g = node->edge[i].graph;
@@ -133,6 +142,10 @@ static int find_dest(td_call *node, td__dest *dest, int i)
             d->into = *slot = node->grad[0];
             return 0;
         }
+        if (!*slot && overwrites_input(node, i, keeps)) {
+            td__tensor_ref(node->saved[0].tensor);
+            *slot = node->saved[0].tensor;
+        }
         if (!*slot) {
             td_tensor *made = new_like(node, i, false);
             if (made->poisoned)
@@ -154,7 +167,7 @@ static int find_dest(td_call *node, td__dest *dest, int i)
     return 0;
 }
 
-static int call_grad(td_call *node, td__dest *dest)
+static int call_grad(td_call *node, td__dest *dest, bool keeps)
 {
     td_grad_slot slot[TD_OP_MAX_INPUTS];
     td_tensor *seen[TD_OP_MAX_OUTPUTS];
@@ -164,7 +177,7 @@ static int call_grad(td_call *node, td__dest *dest)
         return code;
     code = half ? td__half_grad_begin(node, seen) : 0;
     for (int i = 0; i < node->n_in && !code; i++) {
-        code = find_dest(node, dest, i);
+        code = find_dest(node, dest, i, keeps);
         slot[i] = dest[i].temp ? (td_grad_slot){ dest[i].temp, false } : (td_grad_slot){ dest[i].into, dest[i].add };
     }
     bool wary = td__anomaly && !code && td__anomaly_wanted();
@@ -210,9 +223,10 @@ int td__node_run(td_call *node, bool retain)
             td__hooks_run(node->hooks, i, node->grad[i]);
     code = code ? code : td__node_check(node);
     retain &= !node->once;
+    retain |= node->shared;
     const void *site = td__site;
     td__site = node->site;
-    code = code ? code : call_grad(node, dest);
+    code = code ? code : call_grad(node, dest, retain);
     td__site = site;
     for (int i = 0; i < node->n_in; i++)
         td__tensor_unref(dest[i].temp);
@@ -222,7 +236,6 @@ int td__node_run(td_call *node, bool retain)
         td__tensor_unref(node->grad[i]);
         node->grad[i] = NULL;
     }
-    retain |= node->shared;
     if (!retain) {
         node->freed = true;
         td__saved_drop(node);

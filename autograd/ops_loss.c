@@ -119,7 +119,8 @@ static int grad_cross_entropy(td_call *c, td_tensor *const *g, td_grad_slot *slo
 }
 
 const td_op td__op_cross_entropy = { .name = "cross_entropy", .infer = infer_cross_entropy, .run = run_cross_entropy, .grad = grad_cross_entropy,
-                                     .attr_size = sizeof(td_cross_entropy_opts), .flags = TD_OP_HIGH | TD__OP_WIDE };
+                                     .attr_size = sizeof(td_cross_entropy_opts),
+                                     .flags = TD_OP_HIGH | TD__OP_WIDE | TD__OP_OVERWRITES_INPUT };
 
 td_tensor *td_cross_entropy(td_tensor *logits, td_tensor *target, const td_cross_entropy_opts *opts)
 {

@@ -5,6 +5,7 @@
  * No row kept: the mean is 0/0, NaN, and the gradient exactly zero.
  */
 #include "cpu.h"
+#include "lanes.h"
 #include "parts.h"
 #include "vecmath.h"
 
@@ -14,24 +15,22 @@ enum { ROW_BLOCK = 512 };
     /* log(sum(exp(x))) of one row, and sum(x) when asked */                                                 \
     static double row_lse_##name(const T *x, int64_t n, double *sum_x)                                       \
     {                                                                                                        \
-        T most = x[0], block[ROW_BLOCK];                                                                     \
-        for (int64_t i = 1; i < n; i++)                                                                      \
-            most = x[i] > most ? x[i] : most;                                                                \
-        double sum = 0;                                                                                      \
+        T most, block[ROW_BLOCK];                                                                            \
+        double lane[TD_LANES] = { 0 };                                                                       \
+        TD_LANES_MOST(T, most, n, x);                                                                        \
         for (int64_t begin = 0; begin < n; begin += ROW_BLOCK) {                                             \
             const int64_t m = n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;                                 \
             for (int64_t i = 0; i < m; i++)                                                                  \
                 block[i] = x[begin + i] - most;                                                              \
             td__vexp_##name(m, block, block);                                                                \
-            for (int64_t i = 0; i < m; i++)                                                                  \
-                sum += (double)block[i];                                                                     \
+            for (int64_t i = m; i % TD_LANES != 0; i++)                                                      \
+                block[i] = 0;                                                                                \
+            for (int64_t i = 0; i < m; i += TD_LANES)                                                        \
+                _Pragma("omp simd") for (int j = 0; j < TD_LANES; j++) lane[j] += (double)block[i + j];      \
         }                                                                                                    \
-        if (sum_x) {                                                                                         \
-            *sum_x = 0;                                                                                      \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                *sum_x += (double)x[i];                                                                      \
-        }                                                                                                    \
-        return (double)most + log(sum);                                                                      \
+        if (sum_x)                                                                                           \
+            TD_LANES_SUM(*sum_x, n, (double)x[i]);                                                           \
+        return (double)most + log(td__lanes_total(lane));                                                    \
     }                                                                                                        \
     static void cross_entropy_##name(int64_t rows, int64_t n, const T *logits, const int64_t *target, double smoothing, bool has_ignore, \
                                      int64_t ignore, T *loss, T *lse, T *kept, int64_t *bad)                 \
@@ -66,7 +65,7 @@ enum { ROW_BLOCK = 512 };
         *kept = (T)counted;                                                                                  \
         *loss = (T)parts_mean(parts, sum, counted);                                                          \
     }                                                                                                        \
-    /* gx = gloss/kept * (softmax - (1-smoothing)*[i == target] - smoothing/n) */                            \
+    /* gx = gloss/kept * (softmax - (1-smoothing)*[i == target] - smoothing/n); gx may be logits */                            \
     static void cross_entropy_grad_##name(int64_t rows, int64_t n, T *gx, const T *gloss, const T *logits, const int64_t *target, const T *lse, \
                                           const T *kept, double smoothing, bool has_ignore, int64_t ignore, bool add) \
     {                                                                                                        \

@@ -38,6 +38,47 @@ static void no_second_copy(void **state)
     assert_in_range(peak, N * 4 + 1, 2 * N * 4 + 10000);             /* x's gradient and one on its way */
 }
 
+/* The loss's gradient lies over the logits where nobody else has them: the same bits as beside them; logits that somebody has, or a retained graph
+ * needs, stay as they are. */
+static void written_over_logits(void **state)
+{
+    (void)state;
+    enum { ROWS = 64, CLASSES = N / ROWS };
+    td_tensor *target = td_randint(0, CLASSES, TD_SHAPE(ROWS), 3, 1), *start = td_randn(TD_SHAPE(ROWS, CLASSES), 3, 2), *grad[3];
+    for (int k = 0; k < 3; k++) {
+        td_tensor *x = leaf_of(td_shift(start, 0)), *loss, *logits = NULL;
+        int64_t before, peak;
+        {
+            TD_SCOPE();
+            before = td_memory().live_bytes;
+            logits = td_reshape(td_scale(x, 2), TD_SHAPE(ROWS, CLASSES));
+            loss = td_escape(td_cross_entropy(logits, target, NULL));
+            if (k == 1)
+                td_keep(logits);
+        }
+        td_memory_reset_peak();
+        if (k == 2)
+            assert_int_equal(td_backward_with(loss, &(td_backward_opts){ .retain_graph = true }), 0);
+        else
+            assert_int_equal(backward(loss), 0);
+        peak = td_memory().peak_bytes - before;
+        if (k == 0)
+            assert_in_range(peak, 2 * N * 4 + 1, 3 * N * 4 - 1);     /* the logits, then x's gradient beside theirs          */
+        if (k == 1) {
+            for (int i = 0; i < N; i++)
+                assert_true(((float *)td__ptr(logits))[i] == 2 * ((float *)td__ptr(start))[i]);
+            td_release(logits);
+        }
+        grad[k] = td_grad(x);
+        if (k == 2) {
+            assert_memory_equal(td__ptr(grad[0]), td__ptr(grad[2]), N * sizeof(float));
+            assert_int_equal(backward(loss), 0);                     /* the mean of two that are the same                   */
+            grad[k] = td_grad(x);
+        }
+        assert_memory_equal(td__ptr(grad[0]), td__ptr(grad[k]), N * sizeof(float));
+    }
+}
+
 static void doubled(td_tensor *grad, void *user)
 {
     (void)user;
@@ -96,7 +137,7 @@ static void given_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(written_over), TEST(no_second_copy), TEST(shared_until_changed), TEST(residuals_share), TEST(given_back),
+        TEST(written_over), TEST(written_over_logits), TEST(no_second_copy), TEST(shared_until_changed), TEST(residuals_share), TEST(given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
