@@ -2,7 +2,8 @@
  *
  *     tandem run -n 2 events      rank 0 prints "name value" lines: ns of one event; of the MLP 784-1024-1024-10, batch 64 per rank, SGD with momentum:
  *                                 ms of a step and its collectives
- *     events sites N              calls both functions of events_site.c N times, for counting instructions
+ *     tandem run -n 2 events steps N   N steps and nothing else, for counting instructions
+ *     events sites N              calls both functions of events_site.c N times, for the same
  *
  * An event is what a collective does for its fingerprint (written, and compared with every rank's), what the black box is told when it begins
  * and ends, and what a public function does to know its caller.
@@ -66,7 +67,7 @@ static double fingerprint_ns(const td_coll *coll)
     return equal ? ns : -1;
 }
 
-static void measure_step(double *ms, double *collectives)
+static void measure_step(int warm, int steps, double *ms, double *collectives)
 {
     td_module *net = td_nn_sequential(td_nn_linear(784, 1024, NULL), td_nn_relu(), td_nn_linear(1024, 1024, NULL), td_nn_relu(),
                                       td_nn_linear(1024, 10, NULL));
@@ -75,7 +76,7 @@ static void measure_step(double *ms, double *collectives)
     td_tensor *x = td_randn(TD_SHAPE(ROWS, 784), 1, 0), *y = td_randint(0, 10, TD_SHAPE(ROWS), 1, 1);
     static double time[STEPS];
     uint64_t before = 0;
-    for (int i = -WARM; i < STEPS; i++) {
+    for (int i = -warm; i < steps; i++) {
         TD_SCOPE();
         if (i == 0)
             before = atomic_load(&td__box_get()->collectives);
@@ -85,9 +86,9 @@ static void measure_step(double *ms, double *collectives)
         if (i >= 0)
             time[i] = (double)(td__now_ns() - begun) * 1e-6;
     }
-    *collectives = (double)(atomic_load(&td__box_get()->collectives) - before) / STEPS;
-    qsort(time, STEPS, sizeof *time, by_value);
-    *ms = time[STEPS / 2];
+    *collectives = (double)(atomic_load(&td__box_get()->collectives) - before) / steps;
+    qsort(time, (size_t)steps, sizeof *time, by_value);
+    *ms = time[steps / 2];
 }
 
 int main(int argc, char **argv)
@@ -98,8 +99,9 @@ int main(int argc, char **argv)
             x = events_without_site(events_with_site(x));
         return x < 0;
     }
-    if (argc != 1) {
-        fprintf(stderr, "events: usage: tandem run -n 2 events; events sites N\n");
+    const int only = argc == 3 && !strcmp(argv[1], "steps") ? atoi(argv[2]) : 0;
+    if ((argc != 1 && only < 1) || only > STEPS) {
+        fprintf(stderr, "events: usage: tandem run -n 2 events [steps 1..%d]; events sites N\n", STEPS);
         return 2;
     }
     td_init(&argc, &argv);
@@ -108,7 +110,9 @@ int main(int argc, char **argv)
         return 2;
     }
     double ms, collectives;
-    measure_step(&ms, &collectives);
+    measure_step(only ? 0 : WARM, only ? only : STEPS, &ms, &collectives);
+    if (only)
+        return td_finish();
     const td_coll coll = { .kind = TD_COLL_ALL_REDUCE, .dtype = TD_F32, .count = 1 << 20, .pre = 1, .post = 1, .seq = 1000, .turn = 1000,
                            .site = (const void *)&measure_step, .label = "bucket 1" };
     const double box = NS(10000, { td__comm_box_enter(&coll); td__comm_box_leave(&coll, true); });
