@@ -95,6 +95,7 @@ int64_t td__now_ns(void);
     X(TIMEOUT, "TANDEM_TIMEOUT", "300", "seconds that any wait for another rank may take")                                   \
     X(THREADS, "TANDEM_THREADS", "the rank's share of cores", "OpenMP threads of this rank")                                 \
     X(ISA, "TANDEM_ISA", "auto", "baseline, avx2 or avx512: instruction set of the CPU kernels")                             \
+    X(CONV, "TANDEM_CONV", "auto", "direct: convolutions on the CPU never by Winograd's algorithm, which rounds twice as much and is up to 2.5 times faster") \
     X(TF32, "TANDEM_TF32", "0", "1: f32 matrix products on GPUs through tensor cores, of numbers rounded to 10 bits")          \
     X(CUDNN, "TANDEM_CUDNN", "heuristic", "measure: time several of cuDNN's kernels for a convolution when its shape is first met; off: never cuDNN") \
     X(GEMM, "TANDEM_GEMM", "heuristic", "measure: time several algorithms of a matrix product on a GPU when its shape is first met")   \

@@ -1,4 +1,5 @@
-/* tensor/cpu/choose.c: which copy of the CPU kernels this process uses. Compiled once, not per instruction set.
+/* tensor/cpu/choose.c: which copy of the CPU kernels this process uses, and whether convolutions may save products. Compiled once, not per
+ * instruction set.
  *
  * The rule: the widest instruction set that the processor has, that the operating system saves on a context switch (the compiler's
  * __builtin_cpu_supports asks both), and that the test suite has run on a real machine: all three have, so AVX-512, else AVX2, else
@@ -8,6 +9,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <tensor_impl.h>
+#include "cpu.h"
 
 #if defined(__x86_64__)
 static bool has_avx2(void)
@@ -90,4 +92,19 @@ const td_kernels *td__cpu_kernels(void)
 void td__cpu_kernels_use(const td_kernels *kernels)
 {
     atomic_store(&chosen, kernels);
+}
+
+/* TANDEM_CONV, read once: 1 direct, 2 auto */
+bool td__conv_direct(void)
+{
+    static _Atomic int said;
+    int now = atomic_load_explicit(&said, memory_order_acquire);
+    if (__builtin_expect(now == 0, 0)) {
+        const char *wish = td__env(TD_ENV_CONV);
+        now = wish && strcmp(wish, "direct") == 0 ? 1 : 2;
+        if (wish && now == 2 && strcmp(wish, "auto") != 0)
+            td__fail(TD_ERR_ARGUMENT, "TANDEM_CONV is \"%.100s\": expected auto or direct", wish);
+        atomic_store_explicit(&said, now, memory_order_release);
+    }
+    return now == 1;
 }

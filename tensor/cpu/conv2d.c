@@ -146,6 +146,10 @@ void K(conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, c
 {
     if (conv_empty(s))
         return;
+    if (K(conv2d_by_tiles)(t, s)) {
+        K(conv2d_tiles)(s, false, out, x, w, bias, add);
+        return;
+    }
     const int64_t terms = s->c / s->groups * s->kh * s->kw;
     int64_t *table = td__alloc(sizeof(int64_t) * (size_t)(2 * terms + 1));
     if (!table)
@@ -184,6 +188,10 @@ void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void
         return;
     if (conv_empty(s)) {
         conv_no_gout(t, s, gx, bias, add);
+        return;
+    }
+    if (K(conv2d_by_tiles)(t, s)) {
+        K(conv2d_tiles)(s, true, gx, gout, w, bias, add);
         return;
     }
     /* zeroes that the terms reach before the first and after the last row and column of gout */
@@ -241,7 +249,9 @@ void K(conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbia
         grad_zero(t, s->o, gbias, add_b);
         return;
     }
-    if (gw && conv_weights(s) > 0) {
+    if (gw && K(conv2d_by_tiles)(t, s)) {
+        K(conv2d_tiles_weights)(s, gw, gout, x, add_w);
+    } else if (gw && conv_weights(s) > 0) {
         int64_t *off = td__alloc(sizeof(int64_t) * (size_t)(s->c / s->groups * s->kh * s->kw));
         if (!off)
             return;

@@ -57,6 +57,15 @@
 /* combine_narrow.c: one block (at most TD_BLOCK elements, from `offset` bytes on), where t is narrow; else false */
 bool K(combine_narrow)(td_dtype t, td_combine op, int64_t n, int k, const void *const *in, const double *pre, double post, size_t offset, void *out);
 
+/* choose.c: TANDEM_CONV=direct. All ranks of a job must say the same, or their bits differ. */
+bool td__conv_direct(void);
+
+/* conv2d_winograd.c: which convolutions it takes (f32 and large enough: of the shape alone, never of the number of images); out from in, or the gradient of
+ * x from that of out (to_x); the gradient of w */
+bool K(conv2d_by_tiles)(td_dtype t, const td_conv2d_shape *s);
+void K(conv2d_tiles)(const td_conv2d_shape *s, bool to_x, float *out, const float *in, const float *w, const float *bias, bool add);
+void K(conv2d_tiles_weights)(const td_conv2d_shape *s, float *gw, const float *gout, const float *x, bool add);
+
 /* what the CPU leaves to other rows */
 #define TD_CPU_EMPTY_ROWS(X) X(add_half) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
 

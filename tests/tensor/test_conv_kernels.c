@@ -133,6 +133,67 @@ static void groups_and_dilation(void **state)
     nothing_left();
 }
 
+/* By tiles of 4 and of 2, cut off at every side, with blocks of channels that are not full, and in several chunks. Run once more with TANDEM_CONV=direct. */
+static void tiles(void **state)
+{
+    (void)state;
+    static const int shape[][6] = {   /* n c h w o padding */
+        { 2, 16, 8, 8, 16, 1 },   { 1, 16, 9, 13, 35, 0 },  { 3, 37, 3, 3, 18, 1 },   { 2, 20, 5, 4, 33, 2 },  { 1, 16, 1, 9, 17, 2 },
+        { 7, 64, 4, 4, 48, 1 },   { 3, 130, 7, 7, 70, 1 },  { 1, 32, 61, 30, 16, 1 }, { 9, 24, 6, 10, 40, 0 }, { 70, 16, 4, 5, 16, 1 },
+    };
+    for (size_t i = 0; i < TD_COUNT(shape); i++) {
+        const int *p = shape[i];
+        check(TD_F32, p[0], p[1], p[2], p[3], p[4], 3, 3, 1, p[5], 1, 1, 0);
+    }
+    nothing_left();
+}
+
+/* What the saved products cost: root mean square of the errors against double, over that of the results, at most 2.5 roundings of f32, which sums of
+ * this many terms also make one by one. docs/design/conv.md names the figures; TANDEM_TEST_SHOW=1 prints them. */
+static void tiles_error(void **state)
+{
+    (void)state;
+    static const int shape[][3] = { { 64, 28, 64 }, { 128, 14, 128 }, { 256, 7, 64 }, { 256, 4, 64 } };   /* c h o */
+    for (size_t i = 0; i < TD_COUNT(shape); i++) {
+        const int64_t c = shape[i][0], h = shape[i][1], o = shape[i][2], nx = 2 * c * h * h, nw = o * c * 9, ny = 2 * o * h * h;
+        td_conv2d_shape s = { .n = 2, .c = c, .h = h, .w = h, .o = o, .kh = 3, .kw = 3, .oh = h, .ow = h, .stride = 1, .padding = 1, .dilation = 1, .groups = 1 };
+        void *in[3] = { numbers(TD_F32, nx, 1), numbers(TD_F32, nw, 2), numbers(TD_F32, ny, 4) }, *wide[3];
+        int64_t size[3] = { ny, nx, nw }, from[3] = { nx, nw, ny };
+        for (int j = 0; j < 3; j++) {
+            wide[j] = array(TD_F64, from[j]);
+            for (int64_t at = 0; at < from[j]; at++)
+                put(TD_F64, wide[j], at, get(TD_F32, in[j], at));
+        }
+        EACH_TABLE(k) {
+            for (int j = 0; j < 3; j++) {
+                float *got = array(TD_F32, size[j]);
+                double *want = array(TD_F64, size[j]), wrong = 0, all = 0;
+                for (td_dtype t = TD_F32; t <= TD_F64; t++) {
+                    void **from_t = t == TD_F32 ? in : wide, *to = t == TD_F32 ? (void *)got : (void *)want;
+                    if (j == 0)
+                        k->conv2d(t, &s, to, from_t[0], from_t[1], NULL, false);
+                    else if (j == 1)
+                        k->conv2d_grad_x(t, &s, to, from_t[2], from_t[1], NULL, false);
+                    else
+                        k->conv2d_grad_w(t, &s, to, NULL, from_t[2], from_t[0], false, false);
+                }
+                for (int64_t at = 0; at < size[j]; at++)
+                    wrong += ((double)got[at] - want[at]) * ((double)got[at] - want[at]), all += want[at] * want[at];
+                const double error = sqrt(wrong / all);
+                if (getenv("TANDEM_TEST_SHOW"))
+                    printf("%s %s of %dx%dx%d, %d outputs: %.2g\n", k->name, j == 0 ? "out" : j == 1 ? "gradient of x" : "gradient of w", (int)c, (int)h,
+                           (int)h, (int)o, error);
+                if (!(error < 2.5e-6))
+                    fail_msg("%s: error %g in %d of shape %d", k->name, error, j, (int)i);
+                free(got), free(want);
+            }
+        }
+        for (int j = 0; j < 3; j++)
+            free(in[j]), free(wide[j]);
+    }
+    nothing_left();
+}
+
 /* Only the terms of a sum are multiplied: an infinity at a corner of x reaches the one weight that meets it, in both ways of summing. */
 static void infinite_corner(void **state)
 {
@@ -224,11 +285,13 @@ static void threads(void **state)
     threads_of(7, 21, 1, 1);
     threads_of(8, 40, 2, 1);
     threads_of(18, 18, 18, 2);
+    threads_of(20, 37, 1, 1);        /* by tiles                                                                               */
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(groups_and_dilation), cmocka_unit_test(infinite_corner),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(groups_and_dilation), cmocka_unit_test(tiles), cmocka_unit_test(tiles_error),
+                                        cmocka_unit_test(infinite_corner),
                                         cmocka_unit_test(no_rows), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
