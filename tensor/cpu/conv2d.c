@@ -1,4 +1,5 @@
-/* tensor/cpu/conv2d.c: 2-d convolution (cross-correlation) and its two gradients, as direct products without a column buffer.
+/* tensor/cpu/conv2d.c: 2-d convolution (cross-correlation) and its two gradients. In f32 and one group, many channels go to conv2d_winograd.c or
+ * conv2d_blocks.c, whose lanes are channels. Everything else is computed here as direct products without a column buffer, lanes along the pixels.
  *
  * The frame. An image's channels are copied into zero-padded planes, so that no inner loop meets a border. For stride s a plane is
  * cut into its s*s phases (rows and columns with the same remainder), in which neighbouring outputs read neighbouring inputs
@@ -150,6 +151,10 @@ void K(conv2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x, c
         K(conv2d_tiles)(s, false, out, x, w, bias, add);
         return;
     }
+    if (K(conv2d_by_blocks)(t, s)) {
+        K(conv2d_blocks)(s, false, out, x, w, bias, add);
+        return;
+    }
     const int64_t terms = s->c / s->groups * s->kh * s->kw;
     int64_t *table = td__alloc(sizeof(int64_t) * (size_t)(2 * terms + 1));
     if (!table)
@@ -192,6 +197,10 @@ void K(conv2d_grad_x)(td_dtype t, const td_conv2d_shape *s, void *gx, const void
     }
     if (K(conv2d_by_tiles)(t, s)) {
         K(conv2d_tiles)(s, true, gx, gout, w, bias, add);
+        return;
+    }
+    if (K(conv2d_by_blocks)(t, s)) {
+        K(conv2d_blocks)(s, true, gx, gout, w, bias, add);
         return;
     }
     /* zeroes that the terms reach before the first and after the last row and column of gout */
@@ -251,6 +260,8 @@ void K(conv2d_grad_w)(td_dtype t, const td_conv2d_shape *s, void *gw, void *gbia
     }
     if (gw && K(conv2d_by_tiles)(t, s)) {
         K(conv2d_tiles_weights)(s, gw, gout, x, add_w);
+    } else if (gw && K(conv2d_by_blocks)(t, s)) {
+        K(conv2d_blocks_weights)(s, gw, gout, x, add_w);
     } else if (gw && conv_weights(s) > 0) {
         int64_t *off = td__alloc(sizeof(int64_t) * (size_t)(s->c / s->groups * s->kh * s->kw));
         if (!off)

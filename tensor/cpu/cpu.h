@@ -66,6 +66,11 @@ bool K(conv2d_by_tiles)(td_dtype t, const td_conv2d_shape *s);
 void K(conv2d_tiles)(const td_conv2d_shape *s, bool to_x, float *out, const float *in, const float *w, const float *bias, bool add);
 void K(conv2d_tiles_weights)(const td_conv2d_shape *s, float *gw, const float *gout, const float *x, bool add);
 
+/* conv2d_blocks.c: the same for any window, stride and dilation */
+bool K(conv2d_by_blocks)(td_dtype t, const td_conv2d_shape *s);
+void K(conv2d_blocks)(const td_conv2d_shape *s, bool to_x, float *out, const float *in, const float *w, const float *bias, bool add);
+void K(conv2d_blocks_weights)(const td_conv2d_shape *s, float *gw, const float *gout, const float *x, bool add);
+
 /* what the CPU leaves to other rows */
 #define TD_CPU_EMPTY_ROWS(X) X(add_half) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
 

@@ -148,6 +148,26 @@ static void tiles(void **state)
     nothing_left();
 }
 
+/* By blocks of channels: every stride and phase, windows of one element and of even size, full and not quite full blocks, pieces of several images and several
+ * pieces of one, rows that no window reaches. */
+static void blocks(void **state)
+{
+    (void)state;
+    static const int shape[][11] = {   /* n c h w  o kh kw  stride padding dilation more */
+        { 2, 16, 9, 9, 32, 3, 3, 2, 1, 1, 0 },    { 2, 32, 14, 14, 64, 1, 1, 2, 0, 1, 0 },  { 1, 64, 28, 28, 64, 1, 1, 1, 0, 1, 0 },
+        { 3, 30, 7, 11, 60, 3, 3, 2, 1, 1, 0 },   { 2, 32, 5, 6, 30, 5, 5, 1, 2, 1, 0 },    { 1, 64, 15, 14, 96, 3, 3, 3, 0, 1, 0 },
+        { 2, 48, 4, 4, 32, 2, 2, 2, 0, 1, 0 },    { 9, 16, 3, 3, 32, 3, 3, 1, 1, 2, 0 },    { 1, 16, 25, 25, 32, 7, 7, 2, 3, 1, 0 },
+        { 1, 32, 31, 17, 32, 3, 2, 2, 2, 2, 0 },  { 5, 128, 7, 7, 64, 3, 3, 2, 1, 1, 0 },   { 2, 16, 6, 6, 32, 1, 1, 3, 1, 1, 0 },
+        { 70, 16, 2, 2, 32, 1, 1, 1, 0, 1, 0 },   { 3, 16, 2, 2, 32, 3, 3, 1, 1, 1, 0 },    { 2, 16, 10, 12, 32, 3, 3, 2, 1, 1, 1 },
+        { 1, 32, 13, 1, 32, 1, 9, 1, 4, 1, 0 },
+    };
+    for (size_t i = 0; i < TD_COUNT(shape); i++) {
+        const int *p = shape[i];
+        check(TD_F32, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], 1, p[10]);
+    }
+    nothing_left();
+}
+
 /* What the saved products cost: root mean square of the errors against double, over that of the results, at most 2.5 roundings of f32, which sums of
  * this many terms also make one by one. docs/design/conv.md names the figures; TANDEM_TEST_SHOW=1 prints them. */
 static void tiles_error(void **state)
@@ -239,11 +259,11 @@ static void no_rows(void **state)
 }
 
 /* Bit for bit the same on 1, 2 and 3 threads, and an image's result does not depend on its batch. */
-static void threads_of(int64_t c, int64_t o, int groups, int dilation)
+static void threads_of(int64_t c, int64_t o, int groups, int stride, int dilation)
 {
     int before = omp_get_max_threads();
-    td_conv2d_shape s = { .n = 23, .c = c, .h = 14, .w = 14, .o = o, .kh = 3, .kw = 3, .oh = 14, .ow = 14, .stride = 1, .padding = dilation,
-                          .dilation = dilation, .groups = groups };
+    td_conv2d_shape s = { .n = 23, .c = c, .h = 14, .w = 14, .o = o, .kh = 3, .kw = 3, .oh = 13 / stride + 1, .ow = 13 / stride + 1, .stride = stride,
+                          .padding = dilation, .dilation = dilation, .groups = groups };
     int64_t nx = s.n * s.c * s.h * s.w, nw = s.o * s.c / groups * 9, ny = s.n * s.o * s.oh * s.ow;
     for (td_dtype t = TD_F32; t <= TD_F64; t++) {
         void *x = numbers(t, nx, 1), *w = numbers(t, nw, 2), *b = numbers(t, s.o, 3), *g = numbers(t, ny, 4);
@@ -269,6 +289,10 @@ static void threads_of(int64_t c, int64_t o, int groups, int dilation)
             k->conv2d(t, &one, alone, (char *)x + size_of(t) * (size_t)from, w, b, false);
             assert_memory_equal(alone, (char *)got[0][0] + size_of(t) * (size_t)to, size_of(t) * (size_t)(s.o * s.oh * s.ow));
             free(alone);
+            alone = array(t, s.c * s.h * s.w);
+            k->conv2d_grad_x(t, &one, alone, (char *)g + size_of(t) * (size_t)to, w, NULL, false);
+            assert_memory_equal(alone, (char *)got[0][1] + size_of(t) * (size_t)from, size_of(t) * (size_t)(s.c * s.h * s.w));
+            free(alone);
             for (int i = 0; i < 3; i++)
                 for (int j = 0; j < 4; j++)
                     free(got[i][j]);
@@ -282,15 +306,16 @@ static void threads_of(int64_t c, int64_t o, int groups, int dilation)
 static void threads(void **state)
 {
     (void)state;
-    threads_of(7, 21, 1, 1);
-    threads_of(8, 40, 2, 1);
-    threads_of(18, 18, 18, 2);
-    threads_of(20, 37, 1, 1);        /* by tiles                                                                               */
+    threads_of(7, 21, 1, 1, 1);
+    threads_of(8, 40, 2, 1, 1);
+    threads_of(18, 18, 18, 1, 2);
+    threads_of(20, 37, 1, 1, 1);     /* by tiles                                                                               */
+    threads_of(32, 64, 1, 2, 1);     /* by blocks                                                                              */
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(groups_and_dilation), cmocka_unit_test(tiles), cmocka_unit_test(tiles_error),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(groups_and_dilation), cmocka_unit_test(tiles), cmocka_unit_test(tiles_error), cmocka_unit_test(blocks),
                                         cmocka_unit_test(infinite_corner),
                                         cmocka_unit_test(no_rows), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
