@@ -36,6 +36,7 @@ typedef struct {
     int64_t *off, *tap;              /* per term: its place from a pixel's, and the weight's place in the window              */
     pass *pass;
     int64_t piece, images;           /* pixels of a piece; images of a group                                                 */
+    bool straight;                   /* 1x1 over whole images                                                                */
 } layout;
 
 static inline int64_t down(int64_t a, int64_t b)
@@ -64,6 +65,7 @@ static void layout_cut(layout *l, int64_t few, int64_t n, int threads)
 {
     const int64_t per_pixel = (l->terms * l->c_blocks + l->strips * NB) * LANES * (int64_t)sizeof(float);
     const int64_t pixels = larger(l->pass[0].rows * l->pass[0].cols, 1);
+    l->straight = l->passes == 1 && l->terms == 1 && l->in_step == 1 && l->off[0] == 0 && l->plane == l->h * l->w && pixels == l->plane;
     l->piece = smaller(larger(CACHE / per_pixel, few), MANY) / NT * NT;
     l->images = smaller(up(l->piece, pixels), up(n, threads));
 }
@@ -167,6 +169,26 @@ static void gather(const layout *l, const pass *p, float *v, const float *frames
     }
 }
 
+/* The same for windows of 1x1 over whole images, straight from x: no frame is needed */
+static void turn_pixels(const layout *l, float *v, const float *x, int64_t first, int64_t count)
+{
+    const int64_t pixels = l->h * l->w;
+    for (int64_t at = 0, run; at < count; at += run) {
+        const int64_t image = (first + at) / pixels, pixel = (first + at) % pixels;
+        run = smaller(pixels - pixel, count - at);
+        for (int64_t block = 0; block < l->c_blocks; block++) {
+            const float *from = x + (image * l->c + block * LANES) * pixels;
+            float *to = v + (block * count + at) * LANES;
+            for (int64_t q = 0; q < run; q += LANES) {
+                vec t[LANES];
+                load_turned(t, from, pixels, l->c - block * LANES, pixel + q, pixels);
+                for (int64_t j = 0; j < LANES && q + j < run; j++)
+                    *(vec_at *)(to + (q + j) * LANES) = t[j];
+            }
+        }
+    }
+}
+
 /* Products [block][pixel][LANES] of such pixels to the result: straight, where the pass is all of it, or to `whole` [image][block][pixel][LANES] */
 static void scatter(const layout *l, const pass *p, float *whole, const float *m, int64_t first, int64_t count)
 {
@@ -208,13 +230,16 @@ static void group(const layout *l, int64_t images, float *out, const float *x, c
                   float *whole)
 {
     const int64_t frame = l->c_blocks * l->plane * LANES, blocks = l->strips * NB, channels = l->c_blocks * LANES, size = l->oh * l->ow;
-    for (int64_t i = 0; i < images; i++)
+    for (int64_t i = 0; i < images && !l->straight; i++)
         place_all(l, frames + i * frame, x + i * l->c * l->h * l->w);
     for (const pass *p = l->pass; p < l->pass + l->passes; p++) {
         const int64_t pixels = p->rows * p->cols, all = images * pixels, pieces = up(all, l->piece);
         for (int64_t i = 0; i < pieces; i++) {
             const int64_t first = all * i / pieces, count = all * (i + 1) / pieces - first;
-            gather(l, p, v, frames, first, count);
+            if (l->straight)
+                turn_pixels(l, v, x, first, count);
+            else
+                gather(l, p, v, frames, first, count);
             for (int64_t strip = 0; strip < l->strips; strip++)
                 products(m + strip * NB * count * LANES, u + (strip * l->terms + p->first) * channels * STRIP, v, count, p->terms * l->c_blocks);
             if (whole)
@@ -242,8 +267,8 @@ void K(conv2d_blocks)(const td_conv2d_shape *s, bool to_x, float *out, const flo
     if (!(to_x ? layout_to_x(&l, s) : layout_forward(&l, s)))
         return;
     layout_cut(&l, FEW, s->n, threads);
-    const int64_t channels = l.c_blocks * LANES, blocks = l.strips * NB, frames = l.images * l.c_blocks * l.plane * LANES, piece = l.piece * l.terms * channels,
-                  result = l.piece * blocks * LANES, taps = s->kh * s->kw, line = (l.c * taps + LANES) * LANES,
+    const int64_t channels = l.c_blocks * LANES, blocks = l.strips * NB, frames = l.straight ? 0 : l.images * l.c_blocks * l.plane * LANES,
+                  piece = l.piece * l.terms * channels, result = l.piece * blocks * LANES, taps = s->kh * s->kw, line = (l.c * taps + LANES) * LANES,
                   whole = l.passes > 1 || l.out_step > 1 ? l.images * blocks * l.oh * l.ow * LANES : 0, own = larger(frames + piece + result + whole, line),
                   u_size = l.strips * l.terms * channels * STRIP;
     float *u = td__alloc(sizeof(float) * (size_t)(u_size + threads * own));
@@ -279,6 +304,7 @@ void K(conv2d_blocks_weights)(const td_conv2d_shape *s, float *gw, const float *
     const int64_t channels = l.c_blocks * LANES, blocks = l.strips * NB, frame = l.c_blocks * l.plane * LANES, pixels = s->oh * s->ow, taps = s->kh * s->kw,
                   v_size = l.piece * l.terms * channels, g_size = l.images * blocks * pixels * LANES, w_size = l.strips * l.terms * channels * STRIP,
                   line = (l.c * taps + LANES) * LANES;
+    const bool in_place = l.straight && l.images == 1;   /* a frame is what would be gathered                                     */
     float *sums = td__alloc(sizeof(float) * (size_t)(w_size + l.images * frame + g_size + v_size + threads * line));
     float *frames = sums + w_size, *g = frames + l.images * frame, *v = g + g_size, *lines = v + v_size;
     if (!sums) {
@@ -303,13 +329,15 @@ void K(conv2d_blocks_weights)(const td_conv2d_shape *s, float *gw, const float *
             }
             for (int64_t i = 0; i < pieces; i++) {
                 const int64_t first = all * i / pieces, count = all * (i + 1) / pieces - first;
+                if (!in_place) {
 #pragma omp single
-                gather(&l, l.pass, v, frames, first, count);
+                    gather(&l, l.pass, v, frames, first, count);
+                }
 #pragma omp for schedule(static)
                 for (int64_t item = 0; item < l.strips * l.terms * l.c_blocks; item++) {
                     const int64_t strip = item / (l.terms * l.c_blocks), part = item % (l.terms * l.c_blocks);
-                    summed(sums + item * LANES * STRIP, v + part * count * LANES, g + (strip * NB * l.images * pixels + first) * LANES, l.images * pixels * LANES,
-                           count);
+                    const float *part_v = in_place ? frames + (part * l.plane + first) * LANES : v + part * count * LANES;
+                    summed(sums + item * LANES * STRIP, part_v, g + (strip * NB * l.images * pixels + first) * LANES, l.images * pixels * LANES, count);
                 }
             }
         }

@@ -91,7 +91,8 @@ ALWAYS store_turned(float *to, int64_t apart, int64_t rows, int64_t at, int64_t 
 
 /* `count` rows of `width` pixels from row `first` on of up to LANES channels (each h*width, one after the other) into a frame of vectors whose rows have
  * frame_cols pixels; rows outside the image are zeroed. The frame's columns left and right of the pixels stay as they are. */
-static __attribute__((noinline)) void place(float *frame, int64_t frame_cols, int64_t left, const float *x, int64_t channels, int64_t h, int64_t width, int64_t first, int64_t count)
+static __attribute__((noinline)) void place(float *frame, int64_t frame_cols, int64_t left, const float *x, int64_t channels, int64_t h, int64_t width,
+                                            int64_t first, int64_t count)
 {
     const int64_t begin = larger(first, 0), end = smaller(first + count, h);
     for (int64_t r = first; r < first + count; r++)

@@ -254,22 +254,31 @@ static void F(grad_w)(const td_conv2d_shape *s, const conv_frame *f, const int64
                       x + g * f->channels * f->h * f->w, add);
 }
 
-/* gbias (o) = sum of gout over images and pixels, in double */
+/* gbias (o) = sum of gout over images and pixels, in double. A thread takes some channels of every image, in the order in which they lie. */
 static void F(run_bias)(int64_t n, int64_t o, int64_t pixels, T *gbias, const T *gout, bool add)
 {
-#pragma omp parallel for schedule(static) if (n * o * pixels >= TD_PARALLEL)
-    for (int64_t j = 0; j < o; j++) {
-        double total = 0;
-        for (int64_t i = 0; i < n; i++) {
-            const T *g = gout + (i * o + j) * pixels;
-            double sum = 0;
+    const int threads = n * o * pixels < TD_PARALLEL ? 1 : conv_max_threads();
+    double *total = td__alloc((size_t)o * sizeof *total);
+    if (!total)
+        return;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int part = 0; part < threads; part++) {
+        const int64_t begin = o * part / threads, end = o * (part + 1) / threads;
+        for (int64_t j = begin; j < end; j++)
+            total[j] = 0;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = begin; j < end; j++) {
+                const T *g = gout + (i * o + j) * pixels;
+                double sum = 0;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t p = 0; p < pixels; p++)
-                sum += (double)g[p];
-            total += sum;
-        }
-        gbias[j] = (T)(add ? (double)gbias[j] + total : total);
+                for (int64_t p = 0; p < pixels; p++)
+                    sum += (double)g[p];
+                total[j] += sum;
+            }
+        for (int64_t j = begin; j < end; j++)
+            gbias[j] = (T)(add ? (double)gbias[j] + total[j] : total[j]);
     }
+    td__free(total);
 }
 #undef T
 #undef I

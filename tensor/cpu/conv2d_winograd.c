@@ -20,7 +20,8 @@
 #include "conv2d_winograd.h"
 enum {
     CACHE = 768 * 1024,              /* bytes of V and M that a core's second cache holds beside the rest                     */
-    FEW = 4 * 14,                    /* tiles of a chunk, at least: what streaming U costs is shared by them                 */
+    ROOM = 8 * 1024 * 1024,          /* of V and M, at most, where a chunk grows for U's sake                                */
+    FEW = 56,                        /* tiles of a chunk, at least                                                           */
     FEW_SUMMED = 128,                /* the same where whole sums are read and written                                       */
     PARALLEL = 1 << 18,
 };
@@ -47,11 +48,12 @@ static plan plan_new(const td_conv2d_shape *s, bool to_x)
     return p;
 }
 
-/* Cuts the tiles into chunks of about `few` tiles, or more where they fit the cache; `share`: no larger than this many tiles. */
+/* Cuts the tiles into chunks of about `few` tiles, or more: where V and M still fit the cache, or as many as make streaming U, which every chunk does,
+ * cheap beside them. `share`: no larger than this many tiles. */
 static void plan_cut(plan *p, int64_t few, int64_t share)
 {
-    const int64_t per_tile = p->points * (p->c_blocks + p->strips * NB) * LANES * (int64_t)sizeof(float), fit = CACHE / per_tile;
-    int64_t want = fit > few ? fit : few;
+    const int64_t in = p->c_blocks * LANES, out = p->strips * STRIP, per_tile = p->points * (in + out) * (int64_t)sizeof(float);
+    int64_t want = larger(larger(few, CACHE / per_tile), smaller(2 * in * out / (in + out), ROOM / per_tile));
     want = want > share ? share : want;
     p->images = want / (p->rows * p->cols);
     p->images = p->images > p->n ? p->n : p->images;
@@ -312,8 +314,8 @@ static void run_weights(const plan *p, int threads, float *gw, const float *g, c
 
 bool K(conv2d_by_tiles)(td_dtype t, const td_conv2d_shape *s)
 {
-    return t == TD_F32 && s->n > 0 && s->kh == 3 && s->kw == 3 && s->stride == 1 && s->dilation == 1 && s->groups == 1 && s->padding <= 2 && s->c >= 16 && s->o >= 16 &&
-           s->oh >= 3 && s->ow >= 3 && s->oh == s->h + 2 * s->padding - 2 && s->ow == s->w + 2 * s->padding - 2 && !td__conv_direct();
+    return t == TD_F32 && s->n > 0 && s->kh == 3 && s->kw == 3 && s->stride == 1 && s->dilation == 1 && s->groups == 1 && s->padding <= 2 &&
+           s->c >= 16 && s->o >= 16 && s->oh >= 3 && s->ow >= 3 && s->oh == s->h + 2 * s->padding - 2 && s->ow == s->w + 2 * s->padding - 2 && !td__conv_direct();
 }
 
 void K(conv2d_tiles)(const td_conv2d_shape *s, bool to_x, float *out, const float *in, const float *w, const float *bias, bool add)

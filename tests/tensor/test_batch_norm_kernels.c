@@ -197,6 +197,69 @@ static void far_from_zero(void **state)
     }
 }
 
+/* The gradients of relu(batch_norm(x) + z), against batch_norm_grad of what relu leaves: with and without z, added and not, gx over gy, on any threads. */
+static void relu_gradient(void **state)
+{
+    (void)state;
+    const int before = omp_get_max_threads();
+    static const int64_t shape[][3] = { { 3, 5, 7 }, { 1, 2, 35 }, { 5, 37, 301 }, { 9, 4, 1 } };
+    for (size_t s = 0; s < TD_COUNT(shape); s++)
+        for (td_dtype t = TD_F32; t <= TD_F64; t++) {
+            const int64_t n = shape[s][0], c = shape[s][1], inner = shape[s][2], all = n * c * inner;
+            void *x = numbers(t, all, 1), *z = numbers(t, all, 2), *g = numbers(t, all, 3), *w = numbers(t, c, 4), *b = numbers(t, c, 5);
+            EACH_TABLE(k)
+                for (int with_z = 0; with_z < 2; with_z++) {
+                    void *y = array(t, all), *mean = array(t, c), *rstd = array(t, c), *kept = array(t, all), *want[3] = { array(t, all), array(t, c), array(t, c) };
+                    double *wide[4] = { zeroes(all), zeroes(c), zeroes(c), zeroes(all) };
+                    k->batch_norm_relu(t, n, c, inner, y, mean, rstd, x, with_z ? z : NULL, w, b, NULL, NULL, true, 0.1, 1e-5);
+                    for (int64_t i = 0; i < all; i++)
+                        put(t, kept, i, get(t, y, i) > 0 ? get(t, g, i) : 0);
+                    k->batch_norm_grad(t, n, c, inner, want[0], want[1], want[2], kept, x, w, mean, rstd, true, false, false, false);
+                    for (int64_t i = 0; i < all; i++)
+                        wide[0][i] = get(t, want[0], i), wide[3][i] = get(t, kept, i);
+                    for (int64_t i = 0; i < c; i++)
+                        wide[1][i] = get(t, want[1], i), wide[2][i] = get(t, want[2], i);
+                    void *first = NULL;
+                    for (int threads = 1; threads <= 3; threads++) {
+                        omp_set_num_threads(threads);
+                        void *gx = copy_of(t, g, all), *gz = array(t, all), *gw = array(t, c), *gb = array(t, c);
+                        k->batch_norm_relu_grad(t, n, c, inner, gx, with_z ? gz : NULL, gw, gb, gx, with_z ? y : NULL, x, w, b, mean, rstd, true, false, false, false,
+                                                false);
+                        same(t, gx, wide[0], all, 8, "gradient of x, in place", k->name);
+                        same(t, gw, wide[1], c, 8, "gradient of w", k->name);
+                        same(t, gb, wide[2], c, 8, "gradient of b", k->name);
+                        if (with_z)
+                            same(t, gz, wide[3], all, 0, "gradient of z", k->name);
+                        if (first)
+                            assert_memory_equal(gx, first, size_of(t) * (size_t)all);
+                        else
+                            first = copy_of(t, gx, all);
+                        /* added: twice, of which half is exact to a rounding */
+                        k->batch_norm_relu_grad(t, n, c, inner, gx, with_z ? gz : NULL, gw, gb, g, with_z ? y : NULL, x, w, b, mean, rstd, true, true, true, true,
+                                                true);
+                        for (int64_t i = 0; i < all; i++) {
+                            put(t, gx, i, get(t, gx, i) / 2);
+                            put(t, gz, i, with_z ? get(t, gz, i) / 2 : 0);
+                        }
+                        for (int64_t i = 0; i < c; i++)
+                            put(t, gw, i, get(t, gw, i) / 2), put(t, gb, i, get(t, gb, i) / 2);
+                        same(t, gx, wide[0], all, 9, "gradient of x added", k->name);
+                        same(t, gw, wide[1], c, 9, "gradient of w added", k->name);
+                        same(t, gb, wide[2], c, 9, "gradient of b added", k->name);
+                        if (with_z)
+                            same(t, gz, wide[3], all, 0, "gradient of z added", k->name);
+                        free(gx), free(gz), free(gw), free(gb);
+                    }
+                    free(first), free(y), free(mean), free(rstd), free(kept), free(want[0]), free(want[1]), free(want[2]);
+                    for (int i = 0; i < 4; i++)
+                        free(wide[i]);
+                }
+            free(x), free(z), free(g), free(w), free(b);
+        }
+    omp_set_num_threads(before);
+    nothing_left();
+}
+
 static void threads(void **state)
 {
     (void)state;
@@ -225,6 +288,7 @@ static void threads(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(pieces), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(pieces), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero),
+                                        cmocka_unit_test(relu_gradient), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

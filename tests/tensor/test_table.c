@@ -1,5 +1,5 @@
-/* tests/tensor/test_table.c: every table of kernels is complete, and TANDEM_ISA chooses among them. The choice is made once per process, so
- * each name is tried in a child of its own.
+/* tests/tensor/test_table.c: every table of kernels is complete, TANDEM_ISA chooses among them, and TANDEM_CONV among convolutions. The choice is made once
+ * per process, so each name is tried in a child of its own.
  */
 #include "tensor_test.h"
 #include <cpu/cpu.h>
@@ -41,8 +41,8 @@ static void names(void **state)
         assert_string_equal(td__cpu_kernels_named("avx2")->name, "cpu avx2");
 }
 
-/* What a child with TANDEM_ISA=name chose, and the sentence of its error. */
-static void choose(const char *name, char *chosen, char *error)
+/* What a child with variable=name chose, and the sentence of its error. */
+static void choose_by(const char *variable, const char *name, char *chosen, char *error)
 {
     int p[2];
     char text[1024] = "";
@@ -51,10 +51,10 @@ static void choose(const char *name, char *chosen, char *error)
     assert_true(child >= 0);
     if (child == 0) {
         if (name)
-            setenv("TANDEM_ISA", name, 1);
+            setenv(variable, name, 1);
         else
-            unsetenv("TANDEM_ISA");
-        int n = snprintf(text, sizeof text, "%s|", td__cpu_kernels()->name);
+            unsetenv(variable);
+        int n = snprintf(text, sizeof text, "%s|", !strcmp(variable, "TANDEM_ISA") ? td__cpu_kernels()->name : td__conv_direct() ? "direct" : "auto");
         snprintf(text + n, sizeof text - (size_t)n, "%s", td_error_message());
         _exit(write(p[1], text, sizeof text) == (ssize_t)sizeof text ? 0 : 1);
     }
@@ -68,6 +68,25 @@ static void choose(const char *name, char *chosen, char *error)
     *bar = 0;
     strcpy(chosen, text);
     strcpy(error, bar + 1);
+}
+
+static void choose(const char *name, char *chosen, char *error)
+{
+    choose_by("TANDEM_ISA", name, chosen, error);
+}
+
+static void convolutions(void **state)
+{
+    (void)state;
+    char chosen[1024], error[1024];
+    const char *const names[] = { NULL, "auto", "direct" };
+    for (size_t i = 0; i < TD_COUNT(names); i++) {
+        choose_by("TANDEM_CONV", names[i], chosen, error);
+        assert_string_equal(chosen, names[i] ? names[i] : "auto");
+        assert_string_equal(error, "");
+    }
+    choose_by("TANDEM_CONV", "fast", chosen, error);
+    assert_non_null(strstr(error, "TANDEM_CONV is \"fast\": expected auto or direct"));
 }
 
 static void choice(void **state)
@@ -97,6 +116,6 @@ static void choice(void **state)
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, test_setup, test_teardown)
-    const struct CMUnitTest tests[] = { TEST(no_row_is_empty), TEST(names), TEST(choice) };
+    const struct CMUnitTest tests[] = { TEST(no_row_is_empty), TEST(names), TEST(choice), TEST(convolutions) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
