@@ -98,6 +98,7 @@ static const sizes table[] = {
     { "gru", rnn, plain_loss, .batch = 32, .tokens = 64, .vocab = 256, .width = 256, .layers = 2 },
     { "gpt2", gpt2, gpt2_loss, .batch = 8, .tokens = 256, .vocab = 256, .width = 256, .layers = 4, .heads = 4 },
     { "gpt2-bpe", gpt2, gpt2_loss, .batch = 4, .tokens = 256, .vocab = 50257, .width = 256, .layers = 4, .heads = 4 },
+    { "gpt2-124m", gpt2, gpt2_loss, .batch = 1, .tokens = 256, .vocab = 50257, .width = 768, .layers = 12, .heads = 12 },
     { "bert", bert_classifier, bert_loss, .batch = 8, .tokens = 128, .vocab = 30522, .width = 256, .layers = 4, .heads = 4, .classes = 2 },
     { 0 },
 };
