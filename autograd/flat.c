@@ -284,6 +284,14 @@ static int adopt(td__group *g, td__leaf *leaf)
     return code;
 }
 
+/* Values have been moved: what they lay in is as much as the model, and of sizes that a step of training hardly asks for. A GPU's pool is left
+ * alone: giving back waits for the device. */
+static void give_back_old(td__flat *const *flat, int flats)
+{
+    if (flats > 0 && flat[0]->value->device.kind == TD_CPU)
+        td_memory_trim();
+}
+
 static int total(const int *cut, int flats)
 {
     int n = 0;
@@ -315,6 +323,7 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const
         td__group_free(g);
         return NULL;
     }
+    give_back_old(g->flat, flats);
     return g;
 }
 
@@ -338,6 +347,7 @@ int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int f
     g->flats = flats;
     g->layout++;
     flats_free(old, olds);
+    give_back_old(flat, flats);
     return code;
 }
 
