@@ -108,7 +108,11 @@ static double gradient(td_tensor *x, td_tensor *w, const td_conv2d_opts *opts, b
 int main(int argc, char **argv)
 {
     const char *net = argc > 1 ? argv[1] : "";
-    int calls = argc > 3 && !strcmp(argv[2], "--calls") ? atoi(argv[3]) : 5, found = 0;
+    int calls = argc > 3 && !strcmp(argv[2], "--calls") ? atoi(argv[3]) : 5;
+    if (strcmp(net, "cnn") && strcmp(net, "resnet18") && strcmp(net, "resnet50")) {
+        fprintf(stderr, "conv: usage: conv cnn|resnet18|resnet50 [--calls N]\n");
+        return 2;
+    }
     double total[3] = { 0 }, products[3] = { 0 };
     td_init(&argc, &argv);
     const double most = peak();
@@ -117,7 +121,6 @@ int main(int argc, char **argv)
         const layer *l = &layers[i];
         if (strcmp(l->net, net))
             continue;
-        found++;
         TD_SCOPE();
         const int64_t out = (l->size + 2 * l->padding - l->kernel) / l->stride + 1;
         const double flops = 2.0 * l->n * l->o * (double)(out * out) * l->c * l->kernel * l->kernel;
@@ -138,10 +141,6 @@ int main(int argc, char **argv)
             products[j] += l->count * flops;
         }
         printf("\n");
-    }
-    if (!found) {
-        fprintf(stderr, "conv: usage: conv cnn|resnet18|resnet50 [--calls N]\n");
-        return 2;
     }
     printf("| all | |");
     for (int j = 0; j < 3; j++)
