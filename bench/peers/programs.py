@@ -55,18 +55,17 @@ def popen(words, env):
     return subprocess.Popen([str(w) for w in words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def ours(build, program, *options, ranks=1, threads=1, limit=170):
+def ours(build, program, *options, ranks=1, threads=1, limit=600):
     tandem = [build / "launcher/tandem", "run", "-n", ranks, "--no-prefix"] if ranks > 1 else []
     env = dict(os.environ, OMP_NUM_THREADS=str(threads), TANDEM_DEVICE="cpu")
     env["TANDEM_BENCH_T0"] = f"{time.monotonic():.6f}"
     return finish([popen([*tandem, build / "bench/peers" / program, *options], env)], f"{program} {options}", limit)
 
 
-def peer(script, *options, ranks=1, threads=1, words="", debian=False, limit=170):
+def peer(script, *options, ranks=1, threads=1, words="", debian=False, limit=600):
     """PyTorch's processes, started at once and without torchrun, which would take seconds more."""
     env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PEER_RANKS=str(ranks))
     env["GLOO_SOCKET_IFNAME"] = "lo"
-    limit = 600 if "compile" in words else limit
     env["TORCHINDUCTOR_CACHE_DIR"] = str(PEERS / "inductor")
     if debian:
         packages = DEBIAN / "usr/lib/python3/dist-packages"

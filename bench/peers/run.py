@@ -35,6 +35,7 @@ parser.add_argument("--debian", action="store_true")
 parser.add_argument("--seed", type=int)
 parser.add_argument("--no-check", action="store_true")
 parser.add_argument("--more", action="store_true")
+parser.add_argument("--only", choices=STEPS)
 args = parser.parse_args()
 BUILD = pathlib.Path(args.build)
 
@@ -244,6 +245,8 @@ def memory():
     print("\n## Peak memory of a rank\n")
     mb = (stored("memory") or {"mb": {}})["mb"]
     for name, s in STEPS.items():
+        if args.only not in (None, name):
+            continue
         words = ",".join(w for w in SETTINGS[name].split(",") if w not in ("malloc", "tcmalloc", "thp"))
         found = {"eager": ours_step(s, steps=3), "captured": ours_step(s, "--capture", steps=3), "torch": peer_step(s, words, steps=3)}
         if args.debian:
@@ -359,6 +362,8 @@ def plots():
     folder.mkdir(parents=True, exist_ok=True)
     for name, title, rows in (("steps", "times faster than PyTorch", [*STEPS, "accuracy"]), ("memory", "PyTorch's peak memory of a rank over ours", ["memory"])):
         found = [(k, *v) for row in rows for k, v in ratio_of(row).items()]
+        if not found:
+            continue
         with tempfile.NamedTemporaryFile("w", suffix=".dat") as data:
             data.writelines(f'"{k.removeprefix("memory-")}" {a} {b}\n' for k, a, b in found)
             data.flush()
