@@ -73,13 +73,21 @@ typedef struct {
                                                     also when backward failed after it (then td__pending() is not 0)          */
     int  (*step_begin)(td__group *g);            /* first thing of td_optim_step (optim calls it)                             */
     int  (*wait)(td__flat *f);                   /* gradients of f are reduced when it returns; idempotent                     */
-    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat (and its group), in its device's memory;
-                                                    NULL: replicas. With it, gradients are the mean in own_low … own_high only      */
+    /* Where every rank steps its own part of the flats for all of them, in memory that each can reach; NULL: not so. meet: collective, the last thing
+     * before values change; g->by_blocks: gradients may stay unreduced until `block` asks. Negative: no rank steps, and td__fail has been called on
+     * all. Then piece by piece, from any thread: block: where the mean of n gradients from `low` on lies, in `room` (n elements) or in the flat;
+     * store: n new values from `low` on go to the other ranks. `stepped` ends it. */
+    int  (*meet)(td__group *g);
+    const void *(*block)(td__flat *f, int64_t low, int64_t n, void *room);
+    void (*store)(td__flat *f, int64_t low, int64_t n);
+    int  (*sum)(td__flat *f, double *values, int n);   /* add over the ranks that share the flat's steps (and its group's), in its device's memory;
+                                                    NULL: nobody does                                                               */
     int  (*stepped)(td__group *g, bool failed);  /* the own parts of flats marked `stepped` have new values, or this rank has failed to
-                                                    make them: the others get them, started; collective; NULL: replicas          */
+                                                    make them: the others get them, started (with `meet`: have them); collective; NULL: replicas */
     int  (*gather)(td__flat *f, void *values, td_dtype dtype);   /* n elements on f's device, of which the own part is filled in: fills in
                                                     the others'; collective; NULL: replicas                                      */
-    int  (*whole)(td__group *g);                 /* gradients that are reduced are so in all parts when it returns; collective; NULL: they are */
+    int  (*whole)(td__group *g);                 /* gradients that are reduced are so in all parts when it returns; collective. NULL: they are;
+                                                    else a wait brings the mean in own_low … own_high alone                       */
     void (*step_end)(td__group *g);              /* gradients have been consumed (td__group_consume calls it, and td_zero_grad of all) */
     void (*leaf_gone)(td__leaf *leaf);           /* the tensor is being freed; the leaf is taken out of its flat after this      */
 } td__group_ops;
@@ -96,6 +104,7 @@ struct td__group {
     td__group  *next, *prev;       /* all groups with ops                                                                   */
     uint64_t    walk;              /* the backward that reached it last                                                     */
     bool        begun;             /* begin returned 0 in the backward that runs                                            */
+    bool        by_blocks;         /* optim's, during a step: it takes all gradients of the group, block by block (td__group_ops.meet) */
 };
 
 /* ---- flat.c ---- */

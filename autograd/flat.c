@@ -1,8 +1,9 @@
 /* autograd/flat.c: flats and groups: where parameters and gradients lie, and what their weighted mean is.
  *
- * Making or rebuilding a group allocates every flat first and moves values and gradients only then, so that a failure for lack of memory
- * changes nothing. Handles stay what they were: a value's storage is relocated into its flat, a gradient's handle is given the new
- * storage. Leaves begin on 64 bytes, pads are zero and stay so (kernels that scale or sum a whole flat may run over them).
+ * Making a group allocates every flat first and moves values and gradients only then, so that a failure for lack of memory
+ * changes nothing. Rebuilding does so with the values, frees the old ones, and goes on with the gradients: at its peak it holds one of the two twice, not
+ * both; without memory for the second half gradients are lost, with a sentence. Handles stay what they were: a value's storage is relocated into its flat, a
+ * gradient's handle is given the new storage. Leaves begin on 64 bytes, pads are zero and stay so (kernels that scale or sum a whole flat may run over them).
  *
  * Gradients in memory that ddp gave stay. Others exist from the first one that a backward brings until the step that consumes them, so that
  * a forward, which has no gradients, has their memory for its activations.
@@ -107,7 +108,15 @@ static int64_t padded(int64_t n, td_dtype dtype)
     return (n + unit - 1) / unit * unit;
 }
 
-static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, const td__flat_memory *memory, void *user)
+static int grad_new(td__flat *flat, const td__flat_memory *memory, void *user)
+{
+    flat->grad = memory->grad ? memory->grad(user, flat->value->bytes) : td__storage_new(flat->value->device, flat->value->bytes);
+    td__storage_label(flat->grad, TD_MEMORY_GRADIENTS);
+    return flat->grad && zero_storage(flat->grad, flat->dtype, flat->n) == 0 ? 0 : td__pending() ? td__pending() : TD_ERR_MEMORY;
+}
+
+/* grads: with memory for those that it has, or that ddp gives */
+static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, const td__flat_memory *memory, void *user, bool grads)
 {
     td__flat *flat = td__calloc(sizeof *flat);
     if (!flat)
@@ -137,11 +146,7 @@ static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int le
     bool now = memory->grad != NULL;
     for (int i = 0; flat->leaf && i < leaves; i++)
         now |= leaf[i]->has_grad;
-    if (flat->value && now)
-        flat->grad = memory->grad ? memory->grad(user, bytes) : td__storage_new(device, bytes);
-    td__storage_label(flat->grad, TD_MEMORY_GRADIENTS);
-    if (!flat->value || (now && !flat->grad) || zero_storage(flat->value, flat->dtype, flat->n) ||
-        (now && zero_storage(flat->grad, flat->dtype, flat->n))) {
+    if (!flat->value || zero_storage(flat->value, flat->dtype, flat->n) || (grads && now && grad_new(flat, memory, user))) {
         flat_free(flat);
         return NULL;
     }
@@ -204,12 +209,12 @@ void td__group_give_back(td__group *g)
     }
 }
 
-static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
+static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user, bool grads)
 {
     static const td__flat_memory standard;
     td__flat **flat = td__calloc((size_t)flats * sizeof *flat);
     for (int f = 0, at = 0; flat && f < flats; at += cut[f++]) {
-        flat[f] = flat_new(g, f, leaf + at, cut[f], memory ? memory : &standard, user);
+        flat[f] = flat_new(g, f, leaf + at, cut[f], memory ? memory : &standard, user, grads);
         if (!flat[f]) {
             flats_free(flat, flats);
             return NULL;
@@ -220,14 +225,12 @@ static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut,
 
 /* ---- moving into flats ------------------------------------------------------------------------------------------------------------ */
 
-static int move_leaf(td__leaf *leaf, td__flat *flat, int64_t offset)
+static int move_grad(td__leaf *leaf, td__flat *flat, int64_t offset)
 {
     td_tensor *there = flat->grad ? td__tensor_on(flat->grad, leaf->value->shape, flat->dtype, offset) : NULL;
     if (there && there->poisoned)
         return TD_ERR_MEMORY;
     int code = there && leaf->grad && leaf->has_grad ? td__copy(there, leaf->grad, false) : 0;
-    if (!code)
-        code = td__storage_relocate(leaf->value->storage, flat->value, (size_t)offset * td_dtype_size(flat->dtype));
     if (code) {
         td__tensor_unref(there);
         return code;
@@ -243,20 +246,21 @@ static int move_leaf(td__leaf *leaf, td__flat *flat, int64_t offset)
     } else {
         leaf->grad = there;
     }
-    leaf->flat = flat;
-    leaf->offset = offset;
     return 0;
 }
 
-static int move_leaves(td__group *g, td__flat **flat, int flats)
+static int move_leaves(td__group *g, td__flat **flat, int flats, bool values, bool grads)
 {
     for (int f = 0; f < flats; f++) {
         int64_t offset = 0;
         for (int i = 0; i < flat[f]->leaves; i++) {
             td__leaf *leaf = flat[f]->leaf[i];
-            int code = move_leaf(leaf, flat[f], offset);
+            int code = values ? td__storage_relocate(leaf->value->storage, flat[f]->value, (size_t)offset * td_dtype_size(flat[f]->dtype)) : 0;
+            code = code || !grads ? code : move_grad(leaf, flat[f], offset);
             if (code)
                 return code;
+            leaf->flat = flat[f];
+            leaf->offset = offset;
             leaf->group = g;
             offset += padded(td__shape_numel(leaf->value->shape), flat[f]->dtype);
         }
@@ -308,7 +312,7 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const
     if (!g)
         return NULL;
     g->user = user;
-    g->flat = flats_new(g, leaf, cut, flats, memory, user);
+    g->flat = flats_new(g, leaf, cut, flats, memory, user, true);
     if (!g->flat) {
         td__free(g);
         return NULL;
@@ -318,7 +322,7 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const
         code = adopt(g, leaf[i]);
     g->flats = flats;
     g->layout = 1;
-    code = code ? code : move_leaves(g, g->flat, flats);
+    code = code ? code : move_leaves(g, g->flat, flats, true, true);
     if (code) {
         td__group_free(g);
         return NULL;
@@ -337,15 +341,28 @@ int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int f
     int code = check_leaves(leaf, cut, flats, g);
     if (code)
         return code;
-    td__flat **flat = flats_new(g, leaf, cut, flats, memory, user);
+    td__flat **flat = flats_new(g, leaf, cut, flats, memory, user, false);
     if (!flat)
         return td__pending() ? td__pending() : TD_ERR_MEMORY;
-    code = move_leaves(g, flat, flats);
+    code = move_leaves(g, flat, flats, true, false);
     td__flat **old = g->flat;
     int olds = g->flats;
     g->flat = flat;
     g->flats = flats;
     g->layout++;
+    bool grads = memory && memory->grad;
+    for (int f = 0; f < olds; f++) {
+        grads |= old[f]->grad != NULL;
+        td__storage_unref(old[f]->value);
+        old[f]->value = NULL;
+    }
+    static const td__flat_memory standard;
+    for (int f = 0; f < flats && grads && !code; f++)
+        code = grad_new(flat[f], memory ? memory : &standard, user);
+    if (code)
+        td__group_forget(g);
+    else
+        code = move_leaves(g, flat, flats, false, true);
     flats_free(old, olds);
     give_back_old(flat, flats);
     return code;

@@ -114,6 +114,7 @@ int64_t td__now_ns(void);
     X(JOB, "TANDEM_JOB", "set by tandem run", "name of the job, unique on this host")                                        \
     X(SECRET, "TANDEM_SECRET", "set by tandem run", "64 hex digits that authenticate the job's sockets")                     \
     X(KEY_FILE, "TANDEM_KEY_FILE", "$HOME/.tandem/key", "the user's key, from which jobs over several hosts that neither tandem run nor MPI started derive their secret") \
+    X(ONE_PASS, "TANDEM_ONE_PASS", "auto", "ranks of one host: 1: gradients are summed by the optimizer's step, in one pass over them; 0: in buckets during backward; auto: measured") \
     X(ALGORITHM, "TANDEM_ALGORITHM", "auto", "ring, hier, halving or mpi: how large tensors are summed between hosts; auto: measured at start") \
     X(PRETEND_HOSTS, "TANDEM_PRETEND_HOSTS", "none", "for tests, with TANDEM_COMM=hier: the host of each rank, 0,0,1, as if they were on several") \
     X(STORE, "TANDEM_STORE", "set by tandem run", "address of the meeting-point store: unix:@NAME or tcp:HOST:PORT")

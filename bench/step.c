@@ -5,7 +5,8 @@
  *     tandem run -n 2 ./step first        the end of the first step, in ms since the launcher began (TANDEM_BENCH_T0, seconds of
  *                                         CLOCK_MONOTONIC, set by bench/run)
  *
- * Generated data. Rank 0 prints one row of a Markdown table: medians over the steps, ms.
+ * Generated data. Rank 0 prints one row of a Markdown table: medians over the steps, ms; then, on standard error, in how many steps gradients were
+ * summed by the optimizer's step, in one pass (measured in the first steps; TANDEM_ONE_PASS=0 or 1: see bench/one_pass).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,7 +77,7 @@ int main(int argc, char **argv)
     td_loader *data = td_loader_new(td_dataset_new(&source, NULL), &(td_loader_opts){ .batch = ROWS });
 
     static double part[6][MAX_STEPS];   /* step, data, forward, backward, exposed, optimizer */
-    int warm = first ? 0 : 10;
+    int warm = first ? 0 : 16, ones = 0;   /* the ways of td_ddp are tried in 13 steps                       */
     for (int i = -warm; i < (first ? 1 : steps); i++) {
         TD_SCOPE();
         double t0 = now();
@@ -91,7 +92,8 @@ int main(int argc, char **argv)
         double t4 = now();
         if (i < 0)
             continue;
-        double exposed = td_ddp_last_step(ddp).exposed_ms;
+        const double exposed = td_ddp_last_step(ddp).exposed_ms;
+        ones += td_ddp_last_step(ddp).one_pass;
         const double ms[6] = { (t4 - t0) * 1e3, (t1 - t0) * 1e3, (t2 - t1) * 1e3, (t3 - t2) * 1e3, exposed, (t4 - t3) * 1e3 };
         for (int k = 0; k < 6; k++)
             part[k][i] = ms[k];
@@ -108,6 +110,8 @@ int main(int argc, char **argv)
             printf(" %.2f |", median(part[k], steps));
         printf(" %.0f | %.1f | %.0f |\n", ROWS * td_size(td_world()) / median(part[0], steps) * 1e3, (double)memory.peak_bytes / 1e6,
                (double)use.ru_maxrss / 1e3);
+        if (td_size(td_world()) > 1)
+            fprintf(stderr, "%s: %d of %d steps in one pass\n", model, ones, steps);
     }
     return td_finish();
 }

@@ -2,7 +2,8 @@
  *
  * A sparse memfd as large as the machine's memory, mapped once, so that addresses never move and peers never map anew. Space is
  * reserved (fallocate) before it is handed out: too little memory is a sentence here, not a SIGBUS in somebody's kernel. Blocks are kept in a list
- * by address and the first that fits is taken, so a job in steady state asks the system for nothing. Blocks may outlive the communicator: the
+ * by address and the first that fits is taken, so a job in steady state asks the system for nothing. Who knows that much was needed only once has
+ * free blocks trimmed: they become holes of the file, and are reserved anew when they are taken. Blocks may outlive the communicator: the
  * mapping goes with the last of them.
  */
 #include <errno.h>
@@ -20,7 +21,7 @@ enum { ALIGN = 64, PAGE = 4096, GROW = 1 << 20 };
 typedef struct block {
     struct block *next;
     size_t at, bytes;
-    bool   used, dirty;                        /* dirty: has been handed out before, so it is not known to be zero             */
+    bool   used, dirty, hole;                  /* dirty: has been handed out before, so it is not known to be zero; hole: trimmed  */
 } block;
 
 struct td__arena {
@@ -118,22 +119,28 @@ static size_t available(void)
     return most;
 }
 
+static bool reserve_range(td__arena *a, size_t from, size_t bytes, char *error, size_t size)
+{
+    size_t left = bytes > 16 * (size_t)GROW ? available() : SIZE_MAX;
+    int code = from + bytes > a->limit || bytes > left ? ENOMEM : 0;
+    while (!code && fallocate(a->fd, 0, (off_t)from, (off_t)bytes) != 0)
+        code = errno == EINTR ? 0 : errno;
+    if (code) {
+        if (from + bytes > a->limit)
+            left = a->limit > from ? a->limit - from : 0;
+        snprintf(error, size, "%zu MiB of shared memory cannot be had: %s (%zu MiB are in use%s)", (bytes >> 20) + 1, strerror(code),
+                 a->reserved >> 20, left == SIZE_MAX ? "" : ", less is left");
+    }
+    return !code;
+}
+
 static bool reserve(td__arena *a, size_t end, char *error, size_t size)
 {
     if (end <= a->reserved)
         return true;
-    size_t wanted = (end + GROW - 1) / GROW * GROW, grow = wanted - a->reserved;
-    size_t left = grow > 16 * (size_t)GROW ? available() : SIZE_MAX;
-    int code = wanted > a->limit || grow > left ? ENOMEM : 0;
-    while (!code && fallocate(a->fd, 0, (off_t)a->reserved, (off_t)grow) != 0)
-        code = errno == EINTR ? 0 : errno;
-    if (code) {
-        if (wanted > a->limit)
-            left = a->limit - a->reserved;
-        snprintf(error, size, "%zu MiB of shared memory cannot be had: %s (%zu MiB are in use%s)", (grow >> 20) + 1, strerror(code),
-                 a->reserved >> 20, left == SIZE_MAX ? "" : ", less is left");
+    size_t wanted = (end + GROW - 1) / GROW * GROW;
+    if (!reserve_range(a, a->reserved, wanted - a->reserved, error, size))
         return false;
-    }
     a->reserved = wanted;
     return true;
 }
@@ -157,13 +164,17 @@ static block *take(td__arena *a, size_t bytes, char *error, size_t size)
         end = b->at + b->bytes;
         if (b->used || b->bytes < bytes)
             continue;
+        if (b->hole && !reserve_range(a, b->at, bytes, error, size))
+            return NULL;
         if (b->bytes - bytes >= ALIGN) {
             block *rest = new_block(b->next, b->at + bytes, b->bytes - bytes, b->dirty);
             if (!rest)
                 return NULL;
+            rest->hole = b->hole;
             b->bytes = bytes;
             b->next = rest;
         }
+        b->hole = false;
         return b;
     }
     if (!reserve(a, end + bytes, error, size))
@@ -200,6 +211,7 @@ static void merge(block *b)
         return;
     b->bytes += next->bytes;
     b->dirty |= next->dirty;
+    b->hole |= next->hole;
     b->next = next->next;
     td__free(next);
 }
@@ -235,6 +247,18 @@ void td__arena_free(td__arena *a, void *memory)
     pthread_mutex_unlock(&a->lock);
     if (gone)
         destroy(a);
+}
+
+/* The pages at both ends are shared with neighbours and stay. */
+void td__arena_trim(td__arena *a)
+{
+    pthread_mutex_lock(&a->lock);
+    for (block *b = a->first; b; b = b->next) {
+        const size_t from = (b->at + PAGE - 1) / PAGE * PAGE, to = (b->at + b->bytes) / PAGE * PAGE;
+        if (!b->used && !b->hole && to > from && to - from >= GROW)
+            b->hole = fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) == 0;
+    }
+    pthread_mutex_unlock(&a->lock);
 }
 
 void td__arena_close(td__arena *a)

@@ -73,6 +73,7 @@ static bool in_caller(td_comm *comm)
 
 int td__coll_run(td_comm *comm, td_coll *coll)
 {
+    td__comm_settle();
     int code = atomic_load(&comm->code);
     if (code)
         return td__comm_report(comm, code);
@@ -109,6 +110,7 @@ td_work *td__work_failed(td_comm *comm, int code)
 
 td_work *td__coll_start_holding(td_comm *comm, const td_coll *coll, td_tensor *a, td_tensor *b)
 {
+    td__comm_settle();
     td_work *work = td__work_new(comm);
     if (!work)
         return td__work_failed(NULL, 0);

@@ -10,6 +10,7 @@
  *   agree.c     one rank's error becomes everybody's
  *   bootstrap.c how the ranks of a host find each other and exchange memory
  *   arena.c     memory that every rank of the host can reach
+ *   one_host.c  memory of the ranks of one host for who moves bytes itself, and meetings around that
  *   uneven.c    all_to_all of uneven parts: what is sent to each other is compared first
  *   comm_self.c comm_shm*.c, plugins/mpi/…   backends: one table each
  *   device.c    collectives of a device's memory: numbered, started on its streams by its library (plugins/cuda/nccl*.c), waited for
@@ -18,13 +19,15 @@
  */
 #ifndef TD_COMM_IMPL_H
 #define TD_COMM_IMPL_H
+#include <stdatomic.h>
 #include <autograd_impl.h>
 #include <plugin_abi.h>
 #include <tandem/comm.h>
 
 typedef enum { TD_COLL_BARRIER, TD_COLL_BROADCAST, TD_COLL_ALL_REDUCE, TD_COLL_REDUCE_SCATTER, TD_COLL_ALL_GATHER,
                TD_COLL_REDUCE, TD_COLL_GATHER, TD_COLL_SCATTER, TD_COLL_ALL_TO_ALL,
-               TD_COLL_REPLAY /* device.c alone: those of a captured step */, TD_COLL_SPLIT /* group.c alone */ } td_coll_kind;
+               TD_COLL_REPLAY /* device.c alone: those of a captured step */, TD_COLL_SPLIT /* group.c alone */,
+               TD_COLL_MEET /* one_host.c alone */ } td_coll_kind;
 
 /* One collective, raw. pre: each rank's own factor before the sum (ranks may differ), post: one factor after it (all ranks the same).
  * MEAN is a sum with post / size. MIN and MAX ignore the factors. */
@@ -55,6 +58,7 @@ typedef struct td_coll {
     const char *label;                     /* "bucket 3" or NULL; reported, never compared                                     */
     const char *group;                     /* the communicator's name; NULL: the world                                         */
     const struct td__letter *letter;       /* in sentences alone: a message that is waited for                                 */
+    uint64_t word, *words; double *pres;   /* MEET: what this rank says besides pre; where what all said goes, by rank; else unused  */
     double begun, ended;                   /* td__now when running began (all ranks had arrived) and ended: for ddp's figures     */
     double arrived, last_arrived; int last_rank;   /* this rank's arrival; the last rank's and who it was (0, -1: not known)     */
 } td_coll;
@@ -158,4 +162,22 @@ int      td__comm_replayed(td_comm *comm, td_device device, int64_t calls, const
  * how much of it the compute stream stood waiting. */
 void     td__comm_device_times(td_comm *comm, double *comm_ms, double *exposed_ms);
 td_storage *td__comm_storage(td_comm *comm, td_device device, size_t bytes);
+
+/* ---- one_host.c: for who moves bytes between ranks itself (ddp's one pass) ---- */
+bool     td__comm_one_host(const td_comm *comm);                 /* several ranks, and each reaches the arenas of all             */
+int64_t  td__comm_place(const td_comm *comm, const void *data);   /* of this rank's arena memory, for the others; -1: elsewhere     */
+void    *td__comm_reach(const td_comm *comm, int rank, int64_t place);   /* memory of that rank as it is mapped here                */
+/* Blocking: every rank says a word and its factor, and knows all of them when all have come. What was written before it can be read behind it.
+ * count: compared. coll: kind, words, pres are filled in here; label, site, count, word, pre, words and pres (size each) by the caller. */
+int      td__comm_meet(td_comm *comm, td_coll *coll);
+void     td__comm_give_back(td_comm *comm);                      /* arena memory that is free goes back to the system             */
+/* What threads have put off until another rank needs it. A thread that owes something and calls a collective or sends a message pays first: else it
+ * might wait there for a rank that waits for what it owes. pay looks whether it is this thread. */
+extern _Atomic int td__comm_owed;
+extern void (*td__comm_pay)(void);
+static inline void td__comm_settle(void)
+{
+    if (atomic_load_explicit(&td__comm_owed, memory_order_relaxed))
+        td__comm_pay();
+}
 #endif

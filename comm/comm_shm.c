@@ -149,8 +149,9 @@ static int run(void *state, td_coll *coll)
 {
     td__shm *s = state;
     td__entry *mine = td__control_entry(s->c, s->me, coll->turn);
+    const bool moves = coll->kind != TD_COLL_BARRIER && coll->kind != TD_COLL_MEET;
     bool small = is_small(s, coll);
-    if (coll->kind != TD_COLL_BARRIER) {
+    if (moves) {
         size_t in = in_bytes(s, coll);
         mine->in = in && in_the_way(s, coll, in) ? -1 : offset_in_arena(s, coll->in, in);
         mine->out = offset_in_arena(s, coll->out, out_bytes(s, coll));
@@ -165,7 +166,12 @@ static int run(void *state, td_coll *coll)
     if (!compare(s, coll))
         return td__verdict_mismatch(s->c, coll);
     coll->begun = td__now();
-    if (coll->kind == TD_COLL_BARRIER || td__shm_largest(s, coll) == 0)
+    for (int i = 0; i < s->n && coll->kind == TD_COLL_MEET; i++) {
+        const td__entry *e = td__control_entry(s->c, i, coll->turn);
+        coll->words[i] = e->word;
+        coll->pres[i] = e->pre;
+    }
+    if (!moves || td__shm_largest(s, coll) == 0)
         return 0;
     if (small) {
         finish_small(s, coll);

@@ -265,6 +265,7 @@ static void use(store_state *s, const td_coll *coll, const unsigned char *const 
         case TD_COLL_BARRIER:
         case TD_COLL_REPLAY:
         case TD_COLL_SPLIT:
+        case TD_COLL_MEET:
             return;
         }
     }

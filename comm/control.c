@@ -278,6 +278,7 @@ void td__control_enter(td__control *c, const td_coll *coll)
     td__coll_fingerprint(coll, &entry->print);
     entry->pre = coll->pre, entry->post = coll->post, entry->arrived = coll->arrived;
     entry->in = entry->out = -1;
+    entry->word = coll->word;
     entry->site = (uint64_t)(uintptr_t)coll->site;
     entry->label[0] = '\0';
     if (coll->label)

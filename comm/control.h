@@ -23,6 +23,7 @@ typedef struct {
     td_fingerprint print;
     double   pre, post, arrived;
     int64_t  in, out;                      /* offsets in the rank's arena; -1: private memory                                  */
+    uint64_t word;                         /* of a meeting                                                                    */
     uint64_t site;
     char     label[TD_LABEL];
 } td__entry;
@@ -141,6 +142,7 @@ int   td__arena_fd(const td__arena *a);
 void *td__arena_base(const td__arena *a, size_t *bytes);
 void *td__arena_alloc(td__arena *a, size_t bytes, char *error, size_t size);  /* zeroed, 64-byte aligned; NULL with the sentence */
 void  td__arena_free(td__arena *a, void *block);
+void  td__arena_trim(td__arena *a);         /* what is free in large pieces goes back to the system                            */
 void  td__arena_close(td__arena *a);       /* the memory goes with its last block                                             */
 bool  td__arena_set_limit(td__arena *a, size_t bytes);           /* tests: as if no more could be had                          */
 #endif

@@ -220,6 +220,7 @@ static int start_thread(td__post *post)
 td__letter *td__letter_new(td_comm *comm, bool sends, bool started, int peer, int tag, void *data, td_dtype dtype, int64_t count, td_tensor *hold)
 {
     td__post *post = comm->post;
+    td__comm_settle();
     if (started && !post->thread_up && comm->control && start_thread(post))
         return NULL;
     pthread_mutex_lock(&post->lock);

@@ -10,7 +10,7 @@
 #include "comm_room.h"
 
 static const char *const kinds[] = { "barrier", "broadcast", "all_reduce", "reduce_scatter", "all_gather", "reduce", "gather", "scatter", "all_to_all",
-                                    "replay of a captured step", "td_comm_split" };
+                                    "replay of a captured step", "td_comm_split", "meeting" };
 static const char *const ops[] = { "", ", mean", ", min", ", max", ", product" };
 
 static char *put(char *at, char *end, const char *text)
@@ -34,9 +34,9 @@ static char *put_number(char *at, char *end, uint64_t n)
 void td__coll_text(const td_fingerprint *p, const char *label, const char *group, char into[TD_CALL_TEXT])
 {
     char *at = into, *end = into + TD_CALL_TEXT - 1;
-    bool known = p->kind >= TD_COLL_BARRIER && p->kind <= TD_COLL_SPLIT;
+    bool known = p->kind >= TD_COLL_BARRIER && p->kind <= TD_COLL_MEET;
     at = put(at, end, known ? kinds[p->kind] : "collective");
-    if (p->kind != TD_COLL_BARRIER && p->kind != TD_COLL_REPLAY && p->kind != TD_COLL_SPLIT) {
+    if (p->kind != TD_COLL_BARRIER && p->kind != TD_COLL_REPLAY && p->kind != TD_COLL_SPLIT && p->kind != TD_COLL_MEET) {
         at = put(at, end, "(");
         at = put(at, end, td_dtype_name((td_dtype)p->dtype));
         if (p->kind != TD_COLL_ALL_TO_ALL || !p->uneven)

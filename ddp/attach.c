@@ -60,7 +60,7 @@ static int make_buckets(td_ddp *ddp)
         for (int i = 0; i < ddp->leaves; i++)
             order[i] = ddp->leaves - 1 - i;
         int buckets = td__ddp_plan(ddp, order, sorted, cut);
-        const td__flat_memory memory = td__ddp_memory(ddp);
+        const td__flat_memory memory = td__ddp_memory(ddp, false);
         ddp->group = buckets < 0 ? NULL : td__group_new(sorted, cut, buckets, &memory, ddp);
         code = ddp->group ? td__ddp_buckets_made(ddp) : td__pending();
     }
@@ -125,7 +125,8 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         ddp->arrival = td__alloc((size_t)ddp->leaves * sizeof *ddp->arrival);
         ddp->header_bytes = (sizeof(td__ddp_header) + (size_t)(ddp->leaves + 7) / 8 + 63) / 64 * 64;
         ddp->header_storage = td__comm_storage(ddp->comm, (td_device){ TD_CPU, 0 }, ddp->header_bytes * (size_t)(ddp->size + 1));
-        code = td__comm_agree(ddp->comm, ddp->arrival && ddp->header_storage ? make_buckets(ddp) : td__pending(), "td_ddp_new");
+        td__one_pass_open(ddp);
+        code = td__comm_agree(ddp->comm, ddp->arrival && ddp->header_storage && !td__pending() ? make_buckets(ddp) : td__pending(), "td_ddp_new");
     }
     if (!code && ddp->size > 1 && td__device_ops(ddp->device)->trap_word) {
         ddp->stop = td__storage_new(ddp->device, sizeof(double));
@@ -137,7 +138,7 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
         return &poisoned;
     }
     ddp->group->user = ddp;
-    td__group_attach(ddp->group, td__ddp_sharded(ddp) ? &td__ddp_shard_ops : &td__ddp_ops);
+    td__group_attach(ddp->group, ddp->sliced ? &td__ddp_slice_ops : td__ddp_sharded(ddp) ? &td__ddp_shard_ops : &td__ddp_ops);
     ddp->next = all_ddps;
     if (all_ddps)
         all_ddps->prev = ddp;
@@ -145,15 +146,15 @@ td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts)
     return ddp;
 }
 
-void td_ddp_free(td_ddp *ddp)
+static void ddp_free(td_ddp *ddp, bool goes_on)
 {
-    TD_ENTER();
-    if (!ddp || ddp == &poisoned)
-        return;
     if (ddp->header)
         td__work_wait(ddp->header, NULL);
     td__ddp_wait_all(ddp);
+    if (goes_on)
+        td__one_pass_leave(ddp);
     td__hook_drop(ddp);
+    td__one_pass_close(ddp);
     if (ddp->prev)
         ddp->prev->next = ddp->next;
     else if (all_ddps == ddp)
@@ -172,6 +173,13 @@ void td_ddp_free(td_ddp *ddp)
     td__free(ddp);
 }
 
+void td_ddp_free(td_ddp *ddp)
+{
+    TD_ENTER();
+    if (ddp && ddp != &poisoned)
+        ddp_free(ddp, ddp->group && ddp->group->ops);
+}
+
 bool td__ddp_is_poison(const td_ddp *ddp)
 {
     return ddp == &poisoned;
@@ -180,7 +188,7 @@ bool td__ddp_is_poison(const td_ddp *ddp)
 void td__ddp_free_all(void)
 {
     while (all_ddps)
-        td_ddp_free(all_ddps);
+        ddp_free(all_ddps, false);
     td__ddp_pace_forget();
 }
 

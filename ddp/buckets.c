@@ -85,6 +85,7 @@ void td__ddp_buckets_drop(td_ddp *ddp)
 int td__ddp_buckets_made(td_ddp *ddp)
 {
     td__ddp_buckets_drop(ddp);
+    ddp->placed = false;
     ddp->buckets = ddp->group->flats;
     ddp->bucket = td__calloc((size_t)ddp->buckets * sizeof *ddp->bucket);
     if (!ddp->bucket) {
@@ -127,11 +128,12 @@ int td__ddp_rebuild(td_ddp *ddp)
     }
     if (!code) {
         int buckets = td__ddp_plan(ddp, order, sorted, cut);
-        const td__flat_memory memory = td__ddp_memory(ddp);
+        const td__flat_memory memory = td__ddp_memory(ddp, true);
         code = buckets < 0 ? buckets : td__group_rebuild(ddp->group, sorted, cut, buckets, &memory, ddp);
     }
     if (!code)
         code = td__ddp_buckets_made(ddp);
+    td__comm_give_back(ddp->comm);             /* the old ones' room                                                         */
     ddp->rebuilt = true;
     td__free(order);
     td__free(sorted);

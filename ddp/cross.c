@@ -22,7 +22,7 @@ static bool on_host(const td_ddp *ddp)
 }
 
 /* A gradient that this rank does not have contributes exactly zero. What lies in the bucket may be an old step's. */
-static int zero_missing(const td__flat *flat)
+int td__bucket_fill(td__flat *flat)
 {
     size_t size = td_dtype_size(flat->dtype);
     int code = 0;
@@ -40,7 +40,7 @@ static int zero_missing(const td__flat *flat)
 
 /* ---- 16 bits ---------------------------------------------------------------------------------------------------------------------------------- */
 
-static bool narrow(const td_ddp *ddp, const td__flat *flat)
+bool td__bucket_narrow(const td_ddp *ddp, const td__flat *flat)
 {
     return flat->dtype == TD_F32 && ddp->gradient_dtype != TD_F32;
 }
@@ -78,15 +78,26 @@ static int lower(td_ddp *ddp, td__bucket *bucket)
     return 0;
 }
 
+/* What this rank gets of a reduced flat: its own slice where nobody needs more. */
+static int64_t first_of(const td_ddp *ddp, const td__flat *flat)
+{
+    return td__ddp_sharded(ddp) ? flat->own_low : 0;
+}
+
+static int64_t count_of(const td_ddp *ddp, const td__flat *flat)
+{
+    return td__ddp_sharded(ddp) ? flat->own_high - flat->own_low : td__bucket_filled(flat);
+}
+
 /* The mean out of what has come. */
 static void mean_of(td_ddp *ddp, td__bucket *bucket)
 {
     const td__flat *flat = bucket->flat;
     const td_kernels *k = td__kernels(flat->leaf[0]->value);
-    const td_loop l = all_of(flat->own_high - flat->own_low);
+    const td_loop l = all_of(count_of(ddp, flat));
     const size_t size = td_dtype_size(ddp->gradient_dtype), share = (size_t)l.dim[0] * size;
-    const char *come = (const char *)bucket->low->data + (size_t)(on_host(ddp) ? flat->n : flat->own_low) * size;
-    float *mean = (float *)flat->grad->data + flat->own_low;
+    const char *come = (const char *)bucket->low->data + (size_t)(on_host(ddp) ? flat->n : first_of(ddp, flat)) * size;
+    float *mean = (float *)flat->grad->data + first_of(ddp, flat);
     k->copy(&l, TD_F32, mean, ddp->gradient_dtype, come, false);
     for (int r = 1; on_host(ddp) && r < ddp->size; r++) {
         k->copy(&l, TD_F32, bucket->wide->data, ddp->gradient_dtype, come + (size_t)r * share, false);
@@ -99,29 +110,29 @@ static void mean_of(td_ddp *ddp, td__bucket *bucket)
 int td__bucket_cross(td_ddp *ddp, td__bucket *bucket)
 {
     td__flat *flat = bucket->flat;
-    int code = zero_missing(flat);
+    int code = td__bucket_fill(flat);
     bucket->figures.ready_ms = (td__now() - ddp->backward_began) * 1e3;
     if (!code && ddp->hook.start)
         return td__hook_start(ddp, bucket);
-    if (!code && narrow(ddp, flat))
+    if (!code && td__bucket_narrow(ddp, flat))
         code = lower(ddp, bucket);
     if (code)
         return code;
     td_coll coll = { .kind = TD_COLL_ALL_REDUCE, .dtype = flat->dtype, .device = ddp->device, .op = TD_SUM, .in = flat->grad->data,
-                     .out = flat->grad->data, .count = flat->n, .pre = ddp->group->unit, .post = ddp->total > 0 ? 1 / ddp->total : 0,
+                     .out = flat->grad->data, .count = td__ddp_sharded(ddp) ? flat->n : count_of(ddp, flat), .pre = ddp->group->unit, .post = ddp->total > 0 ? 1 / ddp->total : 0,
                      .site = td__site, .label = bucket->label };
-    if (narrow(ddp, flat)) {
+    if (td__bucket_narrow(ddp, flat)) {
         coll.dtype = ddp->gradient_dtype;
         coll.in = coll.out = bucket->low->data;
         coll.pre = coll.post = 1;
         coll.plain = true;
         if (on_host(ddp)) {
             coll.kind = td__ddp_sharded(ddp) ? TD_COLL_ALL_TO_ALL : TD_COLL_ALL_GATHER;
-            coll.count = flat->own_high - flat->own_low;
+            coll.count = count_of(ddp, flat);
             coll.out = (char *)bucket->low->data + (size_t)flat->n * td_dtype_size(coll.dtype);
         }
     }
-    bucket->figures.bytes = flat->n * (int64_t)td_dtype_size(coll.dtype);
+    bucket->figures.bytes = (td__ddp_sharded(ddp) ? flat->n : count_of(ddp, flat)) * (int64_t)td_dtype_size(coll.dtype);
     if (td__ddp_sharded(ddp) && coll.kind == TD_COLL_ALL_REDUCE) {
         coll.kind = TD_COLL_REDUCE_SCATTER;
         coll.count = flat->own_high - flat->own_low;
@@ -182,6 +193,8 @@ static void mark(td_ddp *ddp, td__bucket *bucket, int end)
 
 int td__bucket_wait(td_ddp *ddp, td__bucket *bucket)
 {
+    if (ddp->deferred)
+        return ddp->stepping ? 0 : td__one_pass_settle(ddp);
     if (bucket->hooked)
         return td__hook_finish(ddp, bucket);
     if (!bucket->work)
@@ -195,7 +208,7 @@ int td__bucket_wait(td_ddp *ddp, td__bucket *bucket)
     ddp->stats.exposed_ms += (td__now() - before) * 1e3;
     bucket->figures.comm_ms = (figures.ended - figures.begun) * 1e3;
     ddp->stats.comm_ms += bucket->figures.comm_ms;
-    if (!code && narrow(ddp, bucket->flat))
+    if (!code && td__bucket_narrow(ddp, bucket->flat))
         mean_of(ddp, bucket);
     return code;
 }

@@ -23,7 +23,8 @@ int td__ddp_header_send(td_ddp *ddp, bool reached, int error, double weight)
     *mine = (td__ddp_header){ .weight = ddp->group->weight + (reached ? weight : 0),
                               .arrived = td__now(),
                               .error = error,
-                              .reached = reached };
+                              .reached = reached,
+                              .one_pass = ddp->sliced && ddp->rank == 0 && td__which_way(ddp) };
     memset(bits(mine), 0, ddp->header_bytes - sizeof *mine);
     for (int i = 0; i < ddp->leaves; i++)
         if (ddp->leaf[i]->expected > 0 || ddp->leaf[i]->has_grad)
@@ -71,6 +72,7 @@ static void take_in(td_ddp *ddp)
     }
     if (!ddp->active)
         return;
+    ddp->one = ddp->sliced && record(ddp, 1)->one_pass;
     for (int i = 0; i < ddp->leaves; i++) {
         bool used = false;
         for (int r = 0; r < ddp->size; r++)

@@ -50,7 +50,7 @@ static int call(td_ddp *ddp, td__bucket *bucket, const char *what, hook_call *fu
     const td__flat *flat = bucket->flat;
     TD_NO_GRAD();
     TD_SCOPE();
-    bucket->seen.gradient = td__scoped_tensor(td__tensor_on(flat->grad, TD_SHAPE(flat->n), flat->dtype, 0));
+    bucket->seen.gradient = td__scoped_tensor(td__tensor_on(flat->grad, TD_SHAPE(td__bucket_filled(flat)), flat->dtype, 0));
     bucket->seen.bytes = 0;
     int code = judge(ddp, what, td__pending() ? 0 : function(&bucket->seen, ddp->hook_user));
     bucket->figures.bytes += bucket->seen.bytes;

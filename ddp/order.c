@@ -22,7 +22,7 @@ int td__ddp_set_order(td_ddp *ddp, const int32_t *order, const int32_t *cut, int
         sorted[i] = ddp->leaf[order[i]];
     for (int b = 0; !code && b < buckets; b++)
         cuts[b] = cut[b];
-    const td__flat_memory memory = td__ddp_memory(ddp);
+    const td__flat_memory memory = td__ddp_memory(ddp, rebuilt);
     if (!code)
         code = td__group_rebuild(ddp->group, sorted, cuts, buckets, &memory, ddp);
     if (!code)

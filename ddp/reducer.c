@@ -14,7 +14,7 @@ static int64_t go_on(td_comm *comm, int64_t most, bool launch)
 {
     int64_t n = 0;
     for (td_ddp *d = td__ddps(); d; d = d->next) {
-        if (d->comm != comm || !d->syncing || !d->active)
+        if (d->comm != comm || !d->syncing || !d->active || d->one)
             continue;
         int next = d->launched;
         while (next < d->buckets && !d->bucket[next].pending && n < most) {
@@ -208,6 +208,9 @@ static int reducer_end(td__group *group)
         for (td_ddp *d = td__ddps(); d && !code; d = d->next)      /* every index of this backward has been checked by now, on every rank */
             if (d->comm == comm && d->syncing && d->active)
                 code = td__ddp_stop_cross(d);
+        for (td_ddp *d = td__ddps(); d && !code; d = d->next)
+            if (d->comm == comm && d->syncing && d->active && d->one)
+                code = td__one_pass_defer(d);
         for (td_ddp *d = td__ddps(); d; d = d->next)
             if (d->comm == comm && d->syncing)
                 finish(d, code);
@@ -239,6 +242,8 @@ static void reducer_step_end(td__group *group)
 {
     td_ddp *ddp = group->user;
     td_ddp_stats *s = &ddp->stats;
+    if (ddp->deferred)                                         /* taken by nobody, on no rank                                     */
+        td__one_pass_settle(ddp);
     if (ddp->step_began)
         s->step_ms = (td__now() - ddp->step_began) * 1e3;
     td__ddp_exposed(ddp);
@@ -250,6 +255,9 @@ static void reducer_step_end(td__group *group)
         bucket->last = bucket->figures;
         bucket->figures = (td_ddp_bucket){ 0 };
     }
+    if (ddp->stepped && ddp->step_began)
+        td__which_way_stepped(ddp, ddp->one && !s->one_pass);
+    ddp->stepped = false;
     ddp->last = *s;
     *s = (td_ddp_stats){ .slowest_rank = -1 };
     ddp->step_began = 0;
@@ -270,5 +278,7 @@ static void reducer_leaf_gone(td__leaf *leaf)
     .begin = reducer_begin, .leaf_ready = reducer_leaf_ready, .end = reducer_end, .step_begin = reducer_step_begin, .wait = reducer_wait,  \
     .step_end = reducer_step_end, .leaf_gone = reducer_leaf_gone
 const td__group_ops td__ddp_ops = { REPLICAS };
+const td__group_ops td__ddp_slice_ops = { REPLICAS, .meet = td__one_pass_meet, .block = td__one_pass_block, .store = td__one_pass_store,
+                                          .stepped = td__one_pass_stepped, .sum = td__shard_sum, .gather = td__shard_gather };
 const td__group_ops td__ddp_shard_ops = { REPLICAS, .sum = td__shard_sum, .stepped = td__shard_stepped, .gather = td__shard_gather,
                                           .whole = td__shard_whole };

@@ -6,6 +6,8 @@
  * under way its parameters' storages are `late`: whoever asks for their memory (an operation, a reader, the next step) waits for that flat,
  * and for no other.
  *
+ * Replicas of one host share their steps, too, in another way (one_pass.c).
+ *
  * Between a reduction and the step a rank has the mean of its own slice only; the rest of the flat is what it sent. Who wants all of it
  * (td_grad, a further synchronised backward) gathers the gradients, too.
  */
@@ -117,16 +119,20 @@ int td__shard_sum(td__flat *flat, double *values, int n)
 int td__shard_gather(td__flat *flat, void *values, td_dtype dtype)
 {
     td_coll coll = gather_of(flat, values, dtype, "state of a sharded optimizer");
+    if (flat->own_high - flat->own_low == flat->n)     /* not cut yet                                                          */
+        return 0;
     return td__coll_run(((td_ddp *)flat->group->user)->comm, &coll);
 }
 
 /* ---- where flats lie ----------------------------------------------------------------------------------------------------------------------------- */
 
-td__flat_memory td__ddp_memory(const td_ddp *ddp)
+/* Replicas of one host have no slices before the buckets are where they stay: state that an optimizer brings along is cut once. */
+td__flat_memory td__ddp_memory(const td_ddp *ddp, bool rebuilt)
 {
     td__flat_memory memory = { .grad = td__ddp_arena };
-    if (td__ddp_sharded(ddp)) {
+    if (td__ddp_sharded(ddp) || ddp->sliced)
         memory.value = td__ddp_arena;
+    if (td__ddp_sharded(ddp) || (ddp->sliced && rebuilt)) {
         memory.parts = ddp->size;
         memory.mine = ddp->rank;
     }

@@ -74,7 +74,7 @@ static int add_shared(td_optim *opt, batch *b)
     for (size_t i = 0; i < opt->n && rc == 0; i++) {
         const td__param *p = opt->walk[i];
         int64_t low, high;
-        if (!td__is_shared(p))
+        if (!td__grad_is_part(p))
             continue;
         if (td__param_steps(p) && td__own(p, &low, &high) > 0)
             put(opt, b, p, high - low, td__own_grad(p, low), TD__PART);
@@ -104,8 +104,8 @@ int td__optim_squares(const char *who, td_optim *opt)
     bool shared = false;
     for (size_t i = 0; i < opt->n && rc == 0; i++) {
         const td__param *p = &opt->param[i];
-        shared |= td__is_shared(p);
-        if (td__param_steps(p) && !td__is_shared(p))
+        shared |= td__grad_is_part(p);
+        if (td__param_steps(p) && !td__grad_is_part(p))
             put(opt, &b, p, td__shape_numel(p->value->shape), td__ptr(p->leaf->grad), TD__SQUARES);
     }
     if (rc == 0 && b.count > 0)

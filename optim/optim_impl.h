@@ -3,6 +3,7 @@
  *   optim.c     life: parameters, groups of options, learning rates; the list of live ones
  *   place.c     where parameters lie now: the order of the walk, and moments that lie as the parameters do
  *   step.c      the step over the flats
+ *   whole.c     parts of moments, of which each rank has its own, become whole
  *   sgd.c adamw.c adam.c rmsprop.c adagrad.c lion.c lamb.c lars.c   one rule each: options and one kernel call (lamb, lars: two)
  *   options.c   what option fields may hold       clip.c   scaler.c   schedule.c   ema.c
  *   numbers.c   single numbers of a step that live on the device
@@ -135,6 +136,12 @@ static inline td_dtype td__state_dtype(td_dtype parameter)     /* of moments and
 {
     return td__is_half(parameter) ? TD_F32 : parameter;
 }
+/* whole.c: before a group is freed whose ranks kept a part of the state each (td__group_ops.gather): room for all of it; then, collective, its filling. */
+typedef struct { td_optim *opt; td__span *span; td_storage *all; } td__whole;
+bool      td__optim_has_parts(const td_optim *opt, const td__group *g);
+int       td__optim_whole_room(td_optim *opt, const td__group *g, td__whole *whole);
+int       td__optim_whole_fill(td__whole *whole, td__group *g);
+int       td__optim_whole_drop(td__whole *whole);              /* in the place of filling; 0                                */
 void      td__optim_free_spans(td_optim *opt);
 void      td__optim_forget(td_optim *opt);                     /* moments and counts of steps: who calls it brings new ones     */
 static inline bool td__leaf_steps(const td__leaf *leaf)        /* has it a gradient for this step?                          */
@@ -168,9 +175,13 @@ static inline void *td__own_grad(const td__param *p, int64_t low)
 {
     return (char *)td__ptr(p->leaf->grad) + (size_t)(low - p->offset) * td_dtype_size(p->value->dtype);
 }
-static inline bool td__is_shared(const td__param *p)           /* do ranks share its flat?                                   */
+static inline bool td__is_shared(const td__param *p)           /* do ranks share its flat's steps, and what is kept beside it?     */
 {
     return p->flat && p->group->ops && p->group->ops->sum;
+}
+static inline bool td__grad_is_part(const td__param *p)        /* has this rank the mean of its own part alone?                 */
+{
+    return p->flat && p->group->ops && p->group->ops->whole;
 }
 bool      td__beside(const td__param *a, const td__param *b);  /* does b follow a, with nothing but padding between?          */
 

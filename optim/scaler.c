@@ -106,12 +106,14 @@ void td__scaler_free_all(void)
 
 /* ---- looking at gradients ---------------------------------------------------------------------------------------------------------------- */
 
-/* Adds to numbers[TD__PART] how many are not finite: of a flat that ranks share, in this rank's part. */
+/* Adds to numbers[TD__PART] how many are not finite: where this rank has the mean of its part alone, in that. */
 static int count_not_finite(td_optim *opt, const td__param *p)
 {
-    int64_t low, high;
+    int64_t low = p->offset, high = low + td__shape_numel(p->value->shape);
     int rc = td__need("td_scaler_unscale", p->leaf->grad, not_finite);
-    if (rc == 0 && td__own(p, &low, &high) > 0)
+    if (td__grad_is_part(p))
+        td__own_range(p->flat, &low, &high);
+    if (rc == 0 && high > low)
         td__kernels(p->value)->not_finite(p->value->dtype, high - low, td__own_grad(p, low), td__optim_number(opt, TD__PART), true, NULL);
     return rc;
 }
@@ -139,7 +141,7 @@ static int look_and_divide(td_optim *opt, double scale, bool *found)
         rc = td__param_steps(p) ? count_not_finite(opt, p) : 0;
         if (rc == 0 && td__param_steps(p))
             rc = divide(p->leaf->grad, scale);
-        bool last = i + 1 == opt->n || opt->walk[i + 1]->group != p->group, shared = td__is_shared(p);
+        bool last = i + 1 == opt->n || opt->walk[i + 1]->group != p->group, shared = td__grad_is_part(p);
         if (rc == 0 && last && shared)
             rc = p->group->ops->sum(p->flat, td__optim_number(opt, TD__PART), 1);
         if (rc == 0 && (i + 1 == opt->n || (last && shared))) {

@@ -4,15 +4,20 @@
  * A flat is waited for just before it is stepped, so the first ones are updated while the last are still being reduced. The
  * weighted mean is never written: a group's scale is one factor in the kernel. Then the gradients are consumed.
  *
- * Of a flat that ranks share (ddp's sharded optimizer) each rank steps its own part. A run is cut to that part, counts its steps on every rank, and
- * calls no kernel where nothing of it is left, but a rule's norms are summed over all ranks first. Then the group is told, and the
+ * Of a flat that ranks share (ddp's sharded optimizer; replicas on one host) each rank steps its own part. A run is cut to that part, counts its steps on
+ * every rank, and calls no kernel where nothing of it is left, but a rule's norms are summed over all ranks first. Then the group is told, and the
  * others' parts come. A rank that fails tells it, too: the others would wait for its part, and the next backward's header has the error.
+ *
+ * Where ranks reach each other's memory they meet before values change (td__group_ops.meet), and a run is stepped in blocks that stay in cache: the
+ * block's gradients are made or found, stepped, and its values stored to all ranks, before the next one's.
  *
  * Two optimizers may share a group (both step parameters of one ddp). The first to step takes its own parameters' gradients and leaves the
  * group's weights standing for the other; who steps last consumes the group.
  */
 #include "optim_impl.h"
 #include <math.h>
+
+enum { BLOCK = 4096 };
 
 static bool listed_earlier(const td_optim *opt, size_t i)
 {
@@ -70,6 +75,35 @@ void td__step_host(td_optim *opt, size_t i, size_t count)
         opt->walk[k]->steps++;
 }
 
+/* One run on behalf of all ranks, in blocks: gradients of a few ranks, values and state of one fit into a core's second-level cache. Rules go element by
+ * element, so blocks and threads change no bit; a rule that needs a parameter's norms is not cut. */
+static int step_for_all(const td_optim *opt, const td__param *first, const td__run *r, int moments, int64_t low)
+{
+    const td__group_ops *ops = first->group->ops;
+    const size_t size = td_dtype_size(r->dtype), state = td_dtype_size(td__state_dtype(r->dtype));
+    const int64_t most = opt->rule->each ? r->n : BLOCK;
+    int failed = 0;
+#pragma omp parallel for schedule(static) if (r->n >= 8 * most)
+    for (int64_t at = 0; at < r->n; at += most) {
+        _Alignas(64) char room[BLOCK * sizeof(double)];
+        td__run b = *r;
+        b.n = r->n - at < most ? r->n - at : most;
+        b.s.p = (char *)r->s.p + (size_t)at * size;
+        b.s.g = ops->block(first->flat, low + at, b.n, room);
+        for (int m = 0; m < moments; m++)
+            b.moment[m] = (char *)r->moment[m] + (size_t)at * state;
+        if (r->s.master)
+            b.s.master = (char *)r->s.master + (size_t)at * state;
+        int rc = opt->rule->run(first->value, &b, &opt->options[first->options]);
+        if (rc != 0) {
+#pragma omp atomic write
+            failed = rc;
+        }
+        ops->store(first->flat, low + at, b.n);
+    }
+    return failed;
+}
+
 static int step_run(td_optim *opt, size_t i, size_t count)
 {
     const td__param *first = opt->walk[i], *last = opt->walk[i + count - 1];
@@ -98,7 +132,9 @@ static int step_run(td_optim *opt, size_t i, size_t count)
     if (td__is_half(dtype) && r.n > 0)
         r.s.master = (char *)s->moment[TD__MASTER]->data + at;
     const bool norms = opt->rule->each && td__is_shared(first) && td__shape_numel(first->value->shape) > 0;
-    if (r.n > 0 || norms)
+    if (r.n > 0 && first->group->ops && first->group->ops->meet)
+        rc = step_for_all(opt, first, &r, moments, low);
+    else if (r.n > 0 || norms)
         rc = opt->rule->run(first->value, &r, o);
     for (size_t k = i; k < i + count && rc == 0; k++)
         opt->walk[k]->steps++;
@@ -142,18 +178,57 @@ static void mark(td_optim *opt)
     }
 }
 
+static bool marked(const td__group *g)
+{
+    bool some = false;
+    for (int f = 0; f < g->flats; f++)
+        some |= g->flat[f]->stepped;
+    return some;
+}
+
 static int spread(td_optim *opt, bool failed)
 {
     int rc = 0;
-    const td__group *told = NULL;
     for (size_t i = 0; i < opt->n; i++) {
         td__group *g = opt->param[i].leaf->group;
-        bool some = false;
-        for (int f = 0; g && g != told && g->ops && g->ops->stepped && f < g->flats; f++)
-            some |= g->flat[f]->stepped;
-        int code = some ? g->ops->stepped(g, failed) : 0;
+        int code = g && g->ops && g->ops->stepped && marked(g) ? g->ops->stepped(g, failed) : 0;   /* which takes the marks off */
         rc = rc ? rc : code;
-        told = g;
+    }
+    return rc;
+}
+
+/* Does this step take every gradient of g that somebody steps, element by element? Then nobody needs the others' mean in memory. */
+static bool takes_all(const td_optim *opt, size_t i)
+{
+    const td__group *g = opt->walk[i]->group;
+    int wanted = 0, taken = 0;
+    for (int f = 0; f < g->flats; f++)
+        for (int k = 0; k < g->flat[f]->leaves; k++) {
+            const td__leaf *leaf = g->flat[f]->leaf[k];
+            if (!td__leaf_steps(leaf) || leaf->optims == 0)
+                continue;
+            wanted++;
+            if (leaf->optims > 1)
+                return false;
+        }
+    for (; i < opt->n && opt->walk[i]->group == g; i++)
+        taken += td__param_steps(opt->walk[i]);
+    return wanted == taken && !opt->rule->each && !opt->factored;
+}
+
+/* All groups say how they will be stepped before the first one meets: ranks meet in an order of ddp's. */
+static int meet_groups(td_optim *opt)
+{
+    int rc = 0;
+    for (size_t i = 0; i < opt->n; i++) {
+        td__group *g = opt->walk[i]->group;
+        if (g && !listed_earlier(opt, i) && g->ops && g->ops->meet && marked(g))
+            g->by_blocks = takes_all(opt, i);
+    }
+    for (size_t i = 0; i < opt->n && rc == 0; i++) {
+        td__group *g = opt->walk[i]->group;
+        if (g && !listed_earlier(opt, i) && g->ops && g->ops->meet && marked(g))
+            rc = g->ops->meet(g);
     }
     return rc;
 }
@@ -297,7 +372,8 @@ static int take(td_optim *opt, bool step)
     rc = prepare(opt, step);
     if (rc == 0 && step) {
         mark(opt);                             /* flats may be others now                                                      */
-        rc = step_all(opt);
+        rc = meet_groups(opt);
+        rc = rc ? rc : step_all(opt);
     }
     int code = step ? spread(opt, rc != 0) : 0;
     rc = rc ? rc : code;

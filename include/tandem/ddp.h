@@ -28,10 +28,18 @@ typedef struct {
  *   - no further td_ddp_no_sync backward between a synchronised one and its step, and no td_ddp_free while the optimizer is to go on.
  * Any td_optim will do, made before or after td_ddp_new; the td_ema of weights is whole on every rank. PyTorch: ZeroRedundancyOptimizer; FSDP's
  * SHARD_GRAD_OP, which in addition frees the other slices' gradients. */
+/* Ranks of one host over shared memory (CPU) keep optimizer state in slices without being asked: each rank steps its slice of every bucket for all,
+ * and td_optim_step is collective and returns when all values are there. td_grad and clipping stay as without a td_ddp: any rank may read when it
+ * likes. Either buckets are reduced while backward runs, or (one pass) the step itself sums, scales and steps block by block: the same bits; what is
+ * faster is measured in the first steps and told in one line; TANDEM_ONE_PASS=0 or 1 overrides. Under one pass a rank that wants reduced gradients before the
+ * step waits for the others to reach their step, or any collective or message of theirs. A rank that cannot step (an error is pending): no rank
+ * steps, and all have its sentence. */
 /* Collective. Compares the models (the first differing parameter is named with both shapes) and broadcasts rank 0's parameters
  * and buffers. Call it before the first step. */
 TD_API td_ddp *td_ddp_new(td_module *model, const td_ddp_opts *opts);
-TD_API void    td_ddp_free(td_ddp *ddp);                                  /* detaches; NULL is fine; td_finish does it too */
+/* Detaches; NULL is fine; td_finish does it too. Where optimizer state is in slices of one host it is collective: every rank has all of the state
+ * afterwards, and the optimizer may go on. */
+TD_API void    td_ddp_free(td_ddp *ddp);
 /* true: following backwards accumulate locally; the next one with false reduces everything. The same on all ranks. */
 TD_API void    td_ddp_no_sync(td_ddp *ddp, bool on);
 
@@ -45,14 +53,16 @@ TD_API int     td_ddp_sync_batch_norm(td_module *model, td_comm *comm);
 typedef struct {
     double  step_ms;          /* from the first backward's begin (of this step) to the end of td_optim_step            */
     double  backward_ms;      /* the synchronised backward                                                            */
-    double  comm_ms;          /* sum of the buckets' reductions, from launch to done                                    */
-    double  exposed_ms;       /* of it, what this rank waited for; on a GPU what its stream waited for, in the step before   */
+    double  comm_ms;          /* sum of the buckets' reductions, from launch to done; one_pass: of the pass, the optimizer's arithmetic included */
+    double  exposed_ms;       /* of it, what this rank waited for, and for other ranks; on a GPU what its stream waited for, in the step before;
+                                 one_pass: all of it                                                                  */
     double  overlap;          /* 1 - exposed/comm, 0 when there was none                                              */
     double  skew_ms;          /* between the first and the last rank's arrival at the header, largest                  */
     int     slowest_rank;     /* the last to arrive there                                                             */
     int     buckets;
     int64_t bytes;            /* reduced per rank                                                                     */
-    uint64_t reserved[4];
+    bool    one_pass;         /* gradients were summed by td_optim_step itself; overlap is 0 then                          */
+    uint64_t reserved[3];
 } td_ddp_stats;
 TD_API td_ddp_stats td_ddp_last_step(const td_ddp *ddp);
 

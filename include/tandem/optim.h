@@ -119,7 +119,7 @@ TD_API int     td_optim_step(td_optim *opt);                              /* par
 TD_API void    td_optim_set_lr(td_optim *opt, int group, double lr);      /* group -1: all                             */
 TD_API double  td_optim_get_lr(const td_optim *opt, int group);
 TD_API int64_t td_optim_steps(const td_optim *opt);                       /* steps taken                               */
-/* Bytes of moments and masters on this rank; made by a parameter's first step. Under td_ddp_opts.shard_optimizer this rank's share. */
+/* Bytes of moments and masters on this rank; made by a parameter's first step. Under td_ddp_opts.shard_optimizer, and over shared memory, this rank's share. */
 TD_API int64_t td_optim_bytes(const td_optim *opt);
 /* Scales the gradients of opt's parameters so that their global 2-norm is at most max_norm (> 0). Returns the norm before, over
  * all ranks (f64 sums in blocks of fixed size). A norm that is not finite changes nothing. */
