@@ -235,6 +235,8 @@ int td_call_pass(td_call *call, int input, td_tensor *g)
     bool mine = !td__graph_is_leaf(e->graph) && !d->add && !d->temp && !rounds, incoming = false;
     for (int k = 0; k < call->n_out; k++)
         incoming |= g == call->grad[k];
+    for (int k = 0; k < call->n_in && !d->later; k++)      /* td_add(x, x): the other input is still to be added to it            */
+        mine &= k == input || call->dest[k].into != d->into;
     if (mine && g->refs == 1 && (incoming || g->storage->refs == 2) && !g->storage->base) {
         td_call *from = td__graph_node(e->graph);
         if (!d->later)
