@@ -182,6 +182,7 @@ static int record(td_graph *g)
         td__site = site;
     }
     code = code ? code : td__device_graph_make(g);
+    code = code || g->device ? code : td__capture_fuse(g);
     return code || g->device ? code : td__placing_make(g);      /* last: of the list as it will be run                           */
 }
 

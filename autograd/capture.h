@@ -6,6 +6,7 @@
  *   capture_uses.c       which memory its entries touch, and when
  *   capture_empty.c      the step's memory while it is recorded
  *   capture_plan.c       the memory of replays, and capture_pack.c its places
+ *   capture_fuse.c       chains of element-wise entries as one entry each, run by capture_blocks.c
  *   capture_graph.c      the list as one graph of a GPU
  *   capture_verify.c     a replay beside the step itself
  */
@@ -27,8 +28,8 @@ struct td_graph {
     td__device_graph *device;                          /* what a replay launches; NULL: it runs the list                         */
     td__placing *layout;                                /* then: its memory                                                     */
     int64_t     eager;                                 /* bytes that the step takes when it is called                            */
-    int64_t     fused;                                 /* entries that stand for several operations (capture_fuse.c)              */
     int64_t     replays, verify;
+    int64_t     fused;                                 /* operations that run in chains (capture_fuse.c)                        */
     const void *site;                                  /* of td_capture                                                        */
     td_graph   *next, *prev;                           /* the live ones                                                        */
 };
@@ -99,6 +100,9 @@ void td__placing_free(td__placing *l);                   /* after the list      
 td_graph_figures td__placing_figures(const td_graph *g);
 td__pool_plan *td__placing_plan(const td_graph *g);     /* where all lies now, for tests; NULL: nowhere                             */
 
+/* ---- capture_fuse.c ---- */
+int td__capture_fuse(td_graph *g);                     /* chains of element-wise entries become one entry each; 0, or a code after td__fail */
+
 /* ---- capture_tape.c: the door and backward ---- */
 typedef struct {
     td_call   *call;                                   /* the node, one reference, or &own; NULL: it failed                        */
@@ -110,7 +114,10 @@ typedef struct {
     uint32_t   changed;                                /* … and which of them it changed: running statistics                      */
     uint32_t   saved_in;                               /* bit i: what the node saved lies in the storage of input i, …              */
     uint8_t    saved_out;                              /* … of output i                                                        */
-    td_tensor *out[TD_OP_MAX_OUTPUTS];
+    td_tensor *out[TD_OP_MAX_OUTPUTS];                 /* NULL: memory that a fused chain does without                           */
+    int        n_saved;                                /* what run saved, in this order: an input's number, or ~ an output's; …   */
+    bool       made;                                   /* … but some of it was neither, or there was no room                   */
+    int8_t     saved[SAVED_HERE];
 } td__forward;
 extern const td__record_kind td__forward_kind;
 td__forward *td__forward_begin(td_tensor *const *in, size_t n);    /* NULL: not recorded. To be ended by …                      */
@@ -129,6 +136,10 @@ extern const td__record_kind td__backward_kind;
 /* 0: all of the list can become a graph of this device; 1: the device has none; or a code after td__fail: some of it cannot. */
 int td__records_device(const td__record *first, td_device *device);
 int td__dropout_host(int64_t rows);                    /* ops_dropout.c: the numbers of a call that a graph makes                */
+/* A call of dropout in parts: the numbers that it draws from, which the call saves, are those of all of them. */
+typedef struct { const td_call *call; const int64_t *number, *ids; int64_t samples, size; } td__drawn;
+int  td__dropout_draw(td_call *call, td_shape x, td__drawn *drawn);        /* 0, or negative after td__fail                     */
+void td__dropout_part(const td__drawn *drawn, td_tensor *out, td_tensor *x, int64_t low, int64_t n);   /* whole samples, or 64*i … within one */
 int td__plan_keep(const td__plan *p, td__plan_kept *kept);
 int td__plan_again(td__plan *p, const td__plan_kept *kept);
 int td__backward_again(td__backward_state *b);         /* backward.c                                                           */

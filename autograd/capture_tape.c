@@ -104,8 +104,13 @@ static bool keep_call(td__forward *f, const td_call *call)
 /* Where the node's saved tensors lie. Those that it made itself come and go with each replay. */
 static void note_saved(td__forward *f, const td_call *call)
 {
+    f->made = call->n_saved > SAVED_HERE;
     for (int s = 0; s < call->n_saved && call->recording; s++) {
-        const td_storage *at = call->saved[s].tensor->storage;
+        const td__saved *saved = &call->saved[s];
+        const td_storage *at = saved->tensor->storage;
+        if (f->n_saved < SAVED_HERE)
+            f->saved[f->n_saved++] = saved->inputs ? (int8_t)__builtin_ctz(saved->inputs) : (int8_t)~saved->output;
+        f->made |= !saved->inputs && saved->output < 0;
         for (int i = 0; i < f->n_in; i++)
             f->saved_in |= (uint32_t)(f->in[i] && f->in[i]->storage == at) << i;
         for (int i = 0; i < f->n_out; i++)

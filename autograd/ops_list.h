@@ -37,6 +37,12 @@
     X(embedding) X(index_select) X(gather) X(concat) X(pad) X(dropout) X(to_memory_format)                   \
     X(conv2d) X(conv_transpose2d) X(max_pool2d) X(avg_pool2d) X(adaptive_max_pool2d) X(adaptive_avg_pool2d) X(batch_norm) X(batch_norm_relu)
 
+/* One output, whose element i is made of the inputs' elements i (a broadcast one's, where it stands for i) and of attributes: run may be called for
+ * a part of the elements (capture_fuse.c). dropout counts its elements, and is asked for a part by td__dropout_part. */
+#define TD_OP_LIST_ELEMENTS(X)                                                                               \
+    X(add) X(sub) X(mul) X(div) X(neg) X(scale) X(shift) X(eq) X(cast) X(relu) X(gelu) X(gelu_tanh) X(sigmoid) X(tanh) X(silu) \
+    X(exp) X(ln) X(sqrt) X(abs) X(pow) X(clamp) X(maximum) X(minimum) X(where) X(swiglu) X(dropout)
+
 #define TD_OP_DECLARE(name) extern const td_op td__op_##name;
 TD_OP_LIST(TD_OP_DECLARE)
 #undef TD_OP_DECLARE

@@ -44,7 +44,7 @@ typedef struct {
     int64_t apart;                /* the same things side by side                                                                        */
     int64_t eager;                /* what the step itself takes at most from the pool, above what lived before the call and without what outlives it */
     int64_t entries;              /* in the list: operations, backwards, steps of optimizers, …                                           */
-    int64_t fused;                /* of these, entries that stand for several operations                                                 */
+    int64_t fused;                /* element-wise operations that run in chains, each chain one entry                                    */
     int64_t fell;                 /* requests for memory in the last replay that were not planned, or differed, and went to the pool           */
     uint64_t reserved[10];
 } td_graph_figures;
