@@ -4,16 +4,17 @@
  *     ./fashion --epochs 1 --batch 128 --lr 0.002    alone
  *     ./fashion --capture                            the same numbers: the step is recorded once and replayed
  *
- * Options: --data DIR, --epochs N, --batch N (per rank), --lr X, --steps N (stop early), --log FILE, --seed N, --capture.
+ * Options: --data DIR, --epochs N, --batch N (per rank), --lr X, --steps N (stop early), --log FILE, --seed N, --capture,
+ * --save FILE (the weights).
  */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "../captured.h"
 #include "../numbers.h"
-#include <tandem.h>
 
 typedef struct {
-    const char *data, *log;
+    const char *data, *log, *save;
     int epochs;
     int64_t batch, steps;
     double lr;
@@ -27,7 +28,8 @@ static options parse(int argc, char **argv)
     static const struct option known[] = {
         { "data", required_argument, NULL, 'd' },  { "epochs", required_argument, NULL, 'e' }, { "batch", required_argument, NULL, 'b' },
         { "lr", required_argument, NULL, 'r' },    { "steps", required_argument, NULL, 's' },  { "log", required_argument, NULL, 'l' },
-        { "seed", required_argument, NULL, 'x' },  { "capture", no_argument, NULL, 'c' },      { NULL, 0, NULL, 0 },
+        { "seed", required_argument, NULL, 'x' },  { "capture", no_argument, NULL, 'c' },
+        { "save", required_argument, NULL, 'S' },  { NULL, 0, NULL, 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
@@ -39,6 +41,7 @@ static options parse(int argc, char **argv)
         case 'l': o.log = optarg; break;
         case 'x': o.seed = (uint64_t)whole_number(optarg); break;
         case 'c': o.capture = true; break;
+        case 'S': o.save = optarg; break;
         default: exit(2);
         }
     }
@@ -71,7 +74,7 @@ static double evaluate(td_module *net, td_loader *data)
     return td_at(count, TD_SHAPE(0)) / td_at(count, TD_SHAPE(1));
 }
 
-typedef struct { td_module *net; td_optim *opt; td_graph *graph; } training;
+typedef struct { td_module *net; td_optim *opt; } training;
 
 static td_tensor *train_step(td_tensors in, void *user)
 {
@@ -80,17 +83,6 @@ static td_tensor *train_step(td_tensors in, void *user)
     td_backward(loss);
     td_optim_step(t->opt);
     return loss;
-}
-
-/* A graph has the shapes that it was captured with: the last batch of an epoch may be smaller, and is stepped as it comes. */
-static td_tensor *captured_step(training *t, td_tensors in, bool whole)
-{
-    if (!whole)
-        return train_step(in, t);
-    if (t->graph)
-        return td_replay(t->graph, in);
-    t->graph = td_capture(train_step, t, in, NULL);
-    return td_graph_result(t->graph);
 }
 
 int main(int argc, char **argv)
@@ -113,7 +105,7 @@ int main(int argc, char **argv)
     if (o.steps && o.steps < total)
         total = o.steps;
     td_progress *progress = td_progress_new(&(td_progress_opts){ .title = "fashion", .steps = total, .log = o.log });
-    training t = { net, opt, NULL };
+    captured one = { train_step, &(training){ net, opt }, .on = o.capture };
     td_batch b;
     while (step < total) {
         if (!td_loader_next(train, &b)) {   /* the end of an epoch, or an error */
@@ -123,11 +115,12 @@ int main(int argc, char **argv)
         }
         TD_SCOPE();
         td_optim_set_lr(opt, -1, o.lr * td_schedule_cosine(step++, 50, total, 0.02));
-        td_tensors in = { (td_tensor *[]){ b.x, b.y }, 2 };
-        td_tensor *loss = o.capture ? captured_step(&t, in, b.rows == o.batch) : train_step(in, &t);
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         td_progress_step(progress, b.rows, loss, ddp);
     }
-    td_graph_free(t.graph);
+    captured_end(&one);
+    if (o.save && td_rank(td_world()) == 0)
+        td_save(net, o.save);
     double seconds = td_progress_end(progress), accuracy = evaluate(net, test);
     if (td_rank(td_world()) == 0)
         printf("trained %lld steps on %d ranks in %.1f s\ntest accuracy %.4f\n", (long long)step, td_size(td_world()), seconds, accuracy);

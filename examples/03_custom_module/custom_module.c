@@ -4,10 +4,13 @@
  * gradient; a gate, used only now and then, shows that a parameter without a gradient is left alone on every rank.
  *
  *     tandem run -n 2 ./custom_module
+ *     ./custom_module 200 --capture       the same weights, by replays: a graph is one way through the step, so there are two, with the gate and
+ *                                         without; --save FILE writes the weights
  */
 #include <math.h>
 #include <stdlib.h>
-#include <tandem.h>
+#include <string.h>
+#include "../captured.h"
 
 enum { WIDTH = 24, CLASSES = 4, ROWS = 48 };
 
@@ -60,10 +63,32 @@ static td_tensor *tower_logits(tower *t, td_tensor *left, td_tensor *right, bool
     return td_escape(td_forward(t->head, both));
 }
 
+typedef struct { tower *net; td_optim *opt; bool gated; } training;
+
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    td_tensor *loss = td_cross_entropy(tower_logits(t->net, in.list[0], in.list[1], t->gated), in.list[2], NULL);
+    td_backward(loss);
+    td_optim_step(t->opt);
+    return loss;
+}
+
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
-    int steps = argc > 1 ? atoi(argv[1]) : 200, rank = td_rank(td_world()), size = td_size(td_world());
+    int steps = 200;
+    const char *save = NULL;
+    bool capture = false;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--capture"))
+            capture = true;
+        else if (!strcmp(argv[i], "--save") && i + 1 < argc)
+            save = argv[++i];
+        else
+            steps = atoi(argv[i]);
+    }
+    int rank = td_rank(td_world()), size = td_size(td_world());
     tower *net = tower_new();
     td_ddp_new(&net->base, NULL);
     td_optim *opt = td_adamw_new(td_parameters(&net->base), &(td_adamw_opts){ .lr = 3e-3f });
@@ -72,19 +97,21 @@ int main(int argc, char **argv)
 
     td_tensor *rule = td_randn(TD_SHAPE(WIDTH, CLASSES), 5, 0);   /* the class is the largest of (left + right) * rule */
     double first = 0, last = 0;
+    captured one[2] = { { train_step, &(training){ net, opt, false }, .on = capture }, { train_step, &(training){ net, opt, true }, .on = capture } };
     for (int step = 0; step < steps; step++) {
         TD_SCOPE();
         int64_t from = ROWS * rank / size, rows = ROWS * (rank + 1) / size - from;
         td_tensor *left = td_narrow(td_randn(TD_SHAPE(ROWS, WIDTH), 11, (uint64_t)step), 0, from, rows);
         td_tensor *right = td_narrow(td_randn(TD_SHAPE(ROWS, WIDTH), 12, (uint64_t)step), 0, from, rows);
         td_tensor *target = td_argmax(td_matmul(td_add(left, right), rule), 1);
-        td_tensor *loss = td_cross_entropy(tower_logits(net, left, right, step % 2), target, NULL);
-        td_backward(loss);
-        td_optim_step(opt);
-        last = td_item(loss);
+        last = td_item(captured_step(&one[step % 2], (td_tensors){ (td_tensor *[]){ left, right, target }, 3 }));
         if (step == 0)
             first = last;
     }
+    captured_end(&one[0]);
+    captured_end(&one[1]);
+    if (save && rank == 0)
+        td_save(&net->base, save);
     td_log0("loss %.4f at first, %.4f after %d steps", first, last, steps);
     int status = td_finish();
     return status ? status : last < 0.7 * first ? 0 : 1;

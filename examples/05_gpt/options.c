@@ -23,6 +23,7 @@ static const char help[] =
     "  --decay X         of matrices and tables; default 0.1          --beta2 X       default 0.95\n"
     "  --clip X          global norm; default 1; 0: none              --seed N        default 0\n"
     "  --amp bf16|f16    mixed precision                              --checkpointing compute blocks twice, keep less\n"
+    "  --capture         record the step once and replay it; not with --amp f16 or --checkpointing\n"
     "reports and files\n"
     "  --every N         steps between lines; default 10              --log FILE      step and loss of every step\n"
     "  --valid-every N   steps; default 100; 0: at the end only       --valid-batches N  per rank; default 20\n"
@@ -64,7 +65,7 @@ static bool is_bin(const char *path)
 }
 
 enum { DATA = 1, VALID, U32, MODEL, LAYERS, HEADS, WIDTH, CONTEXT, VOCAB, DROPOUT, LOAD, BATCH, ACCUMULATE, STEPS, STOP, LR,
-       WARMUP, DECAY, BETA2, CLIP, SEED, AMP, CHECKPOINTING, EVERY, LOG, VALID_EVERY, VALID_BATCHES, SAVE, SAVE_EVERY, RESUME, HELP };
+       WARMUP, DECAY, BETA2, CLIP, SEED, AMP, CHECKPOINTING, EVERY, LOG, VALID_EVERY, VALID_BATCHES, SAVE, SAVE_EVERY, RESUME, CAPTURE, HELP };
 
 options options_parse(int argc, char **argv)
 {
@@ -76,6 +77,7 @@ options options_parse(int argc, char **argv)
         TAKES("warmup", WARMUP), TAKES("decay", DECAY), TAKES("beta2", BETA2), TAKES("clip", CLIP), TAKES("seed", SEED), TAKES("amp", AMP),
         { "checkpointing", no_argument, NULL, CHECKPOINTING }, TAKES("every", EVERY), TAKES("log", LOG), TAKES("valid-every", VALID_EVERY),
         TAKES("valid-batches", VALID_BATCHES), TAKES("save", SAVE), TAKES("save-every", SAVE_EVERY), TAKES("resume", RESUME),
+        { "capture", no_argument, NULL, CAPTURE },
         { "help", no_argument, NULL, HELP }, { NULL, 0, NULL, 0 },
     };
     options o = { .batch = 8, .accumulate = 1, .steps = 500, .warmup = -1, .lr = 1e-3, .decay = 0.1, .beta2 = 0.95, .clip = 1, .every = 10,
@@ -119,9 +121,14 @@ options options_parse(int argc, char **argv)
         case SAVE: o.save = optarg; break;
         case SAVE_EVERY: o.save_every = whole(name, optarg, 1); break;
         case RESUME: o.resume = optarg; break;
+        case CAPTURE: o.capture = true; break;
         case HELP: fputs(help, stdout); exit(0);
         default: fputs("gpt: --help lists the options\n", stderr); exit(2);
         }
+    }
+    if (o.capture && (o.amp == TD_F16 || s.checkpointing)) {   /* what would be replayed is not decided beforehand       */
+        fputs("gpt: --capture goes with neither --amp f16 (the host decides on each step) nor --checkpointing (a function is called again)\n", stderr);
+        exit(2);
     }
     if (optind < argc)
         wrong("", argv[optind], "no further words");

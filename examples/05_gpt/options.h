@@ -9,6 +9,7 @@ typedef struct {
     td_tokens_kind kind;
     int64_t batch, accumulate, steps, stop, warmup, every, valid_every, valid_batches, save_every;
     double lr, decay, beta2, clip;
+    bool capture;                              /* the step is recorded once and replayed                                 */
     td_dtype amp;                              /* TD_F32: none                                                          */
     uint64_t seed;
 } options;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include "../captured.h"
 #include "options.h"
 
 typedef struct {
@@ -14,6 +15,8 @@ typedef struct {
     td_optim *opt;
     td_scaler *scaler;                         /* f16 only                                                              */
     td_loader *train, *valid;
+    td_tensor *norm;                           /* of the last step's gradient, written by the step                         */
+    captured micro[2];                         /* a micro-batch; the last one, and what follows it                         */
     double peak;                               /* all ranks' matrix products together, FLOP/s                           */
     FILE *log;
 } job;
@@ -109,35 +112,56 @@ static double validate(job *j)
     return sums[0] / sums[1];
 }
 
+/* What --capture records: nothing here waits for a number. */
+static td_tensor *micro_step(td_tensors in, void *user)
+{
+    job *j = user;
+    TD_AUTOCAST(j->o.amp);
+    td_tensor *loss = gpt_loss(j->net, in.list[0], in.list[1]);
+    td_backward(j->scaler ? td_scaler_scale(j->scaler, loss) : loss);
+    return loss;
+}
+
+/* The norm stays a tensor: who reports it reads it after the step. */
+static td_tensor *last_step(td_tensors in, void *user)
+{
+    job *j = user;
+    td_tensor *loss = micro_step(in, j);
+    if (j->scaler)                             /* decides on the host whether to step: not to be captured                   */
+        return loss;
+    if (j->o.clip > 0)
+        td_assign(j->norm, td_clip_grad_norm_async(j->opt, j->o.clip));
+    td_optim_step(j->opt);
+    return loss;
+}
+
 /* One optimizer step; returns the mean loss over its rows and all ranks, and adds the rows of all to *rows. */
 static double train_step(job *j, int64_t step, double *rows, double *norm)
 {
     const options *o = &j->o;
     double sums[2] = { 0 };
     td_batch b;
+    td_optim_set_lr(j->opt, -1, o->lr * td_schedule_cosine(step, o->warmup, o->steps, 0.1));
     for (int64_t micro = 0; micro < o->accumulate; micro++) {
         while (!td_loader_next(j->train, &b))
             if (td_error_pending())
                 return NAN;
         TD_SCOPE();
-        td_ddp_no_sync(j->ddp, micro < o->accumulate - 1);
-        TD_AUTOCAST(o->amp);
-        td_tensor *loss = gpt_loss(j->net, b.x, b.y);
-        td_backward(j->scaler ? td_scaler_scale(j->scaler, loss) : loss);
+        const bool last = micro == o->accumulate - 1;
+        td_ddp_no_sync(j->ddp, !last);
+        td_tensor *loss = captured_step(&j->micro[last], (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         if (b.rows > 0)
             sums[0] += td_item(loss) * (double)b.rows;
         sums[1] += (double)b.rows;
     }
-    td_optim_set_lr(j->opt, -1, o->lr * td_schedule_cosine(step, o->warmup, o->steps, 0.1));
-    if (j->scaler)
-        td_scaler_unscale(j->scaler, j->opt);
-    if (o->clip > 0)
-        *norm = td_clip_grad_norm(j->opt, o->clip);
     if (j->scaler) {
+        td_scaler_unscale(j->scaler, j->opt);
+        if (o->clip > 0)
+            *norm = td_clip_grad_norm(j->opt, o->clip);
         td_scaler_step(j->scaler, j->opt);
         td_scaler_update(j->scaler);
-    } else {
-        td_optim_step(j->opt);
+    } else if (o->clip > 0) {
+        *norm = td_item(j->norm);
     }
     over_ranks(sums, 2);
     *rows += sums[1];
@@ -209,6 +233,9 @@ int main(int argc, char **argv)
     j.ddp = td_ddp_new(&j.net->base, NULL);
     j.opt = make_optimizer(&j.o, j.net);
     j.scaler = j.o.amp == TD_F16 ? td_scaler_new(NULL) : NULL;
+    j.norm = td_zeros(TD_SCALAR, TD_F64);
+    j.micro[0] = (captured){ micro_step, &j, .on = j.o.capture };
+    j.micro[1] = (captured){ last_step, &j, .on = j.o.capture };
     td_train_state state = state_of(&j, 0);
     if (j.o.resume && td_train_state_load(&state, j.o.resume) != 0)
         return td_finish();
@@ -216,6 +243,8 @@ int main(int argc, char **argv)
         perror(j.o.log);
     say_what(&j);
     train(&j, state.step);
+    captured_end(&j.micro[0]);
+    captured_end(&j.micro[1]);
     if (j.o.save && td_rank(td_world()) == 0 && !td_error_pending())
         gpt_save(j.net, j.o.save);
     if (j.log)

@@ -6,6 +6,7 @@
  *
  * SGD with Nesterov's momentum, one cycle of the learning rate, weight decay on matrices and filters only.
  */
+#include "../captured.h"
 #include "../numbers.h"
 #include "model.h"
 #include <getopt.h>
@@ -18,7 +19,7 @@ typedef struct {
     int depth, crop, threads;
     int64_t width, epochs, batch, steps, save_every;
     double lr, weight_decay, smoothing;
-    bool no_flip, sync_bn, channels_last;
+    bool no_flip, sync_bn, channels_last, capture;
     td_dtype autocast;
     uint64_t seed;
 } options;
@@ -38,6 +39,7 @@ static const char help[] =
     "  --sync-bn           batch norm over all ranks' pictures, not each rank's own\n"
     "  --channels-last     pictures pixel by pixel in memory (td_to_memory_format): faster on a GPU, with --autocast\n"
     "  --autocast TYPE     convolutions and products in bf16; default f32\n"
+    "  --capture           record the step once and replay it: the same bits\n"
     "  --threads N         loader threads; default 1\n"
     "  --steps N           stop after step N (the schedule stays that of all epochs)\n"
     "  --save FILE         at the end the weights and running statistics to FILE, as safetensors; the training state to\n"
@@ -58,7 +60,7 @@ static options parse(int argc, char **argv)
         { "no-flip", no_argument, NULL, 'f' },       { "sync-bn", no_argument, NULL, 'y' },         { "threads", required_argument, NULL, 't' },
         { "steps", required_argument, NULL, 's' },   { "save", required_argument, NULL, 'S' },      { "save-every", required_argument, NULL, 'E' },
         { "resume", required_argument, NULL, 'R' },  { "log", required_argument, NULL, 'l' },       { "seed", required_argument, NULL, 'x' },
-        { "channels-last", no_argument, NULL, 'l' + 256 }, { "autocast", required_argument, NULL, 'a' },
+        { "channels-last", no_argument, NULL, 'l' + 256 }, { "autocast", required_argument, NULL, 'a' }, { "capture", no_argument, NULL, 'C' },
         { "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
@@ -83,6 +85,7 @@ static options parse(int argc, char **argv)
         case 'x': o.seed = (uint64_t)whole_number(optarg); break;
         case 'l' + 256: o.channels_last = true; break;
         case 'a': o.autocast = strcmp(optarg, "bf16") == 0 ? TD_BF16 : strcmp(optarg, "f32") == 0 ? TD_F32 : (fputs(help, stderr), exit(2), TD_F32); break;
+        case 'C': o.capture = true; break;
         case 'h': fputs(help, stdout); exit(0);
         default: fputs(help, stderr); exit(2);
         }
@@ -149,6 +152,21 @@ static double evaluate(const options *o, td_module *net, td_loader *data)
     return td_at(count, TD_SHAPE(0)) / td_at(count, TD_SHAPE(1));
 }
 
+typedef struct { const options *o; td_module *net; td_optim *opt; } training;
+
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    td_tensor *loss;
+    {
+        TD_AUTOCAST(t->o->autocast);                   /* losses compute in f32 there */
+        loss = td_cross_entropy(logits(t->o, t->net, in.list[0]), in.list[1], &(td_cross_entropy_opts){ .label_smoothing = t->o->smoothing });
+    }
+    td_backward(loss);
+    td_optim_step(t->opt);
+    return loss;
+}
+
 /* FILE.state, beside the weights of --save. */
 static void save_state(const options *o, const td_train_state *state)
 {
@@ -182,6 +200,7 @@ int main(int argc, char **argv)
         td_train_state_load(&state, o.resume);
     int64_t total = o.epochs * td_loader_batches(train), last = o.steps && o.steps < total ? o.steps : total;
     td_progress *progress = td_progress_new(&(td_progress_opts){ .title = "resnet", .steps = last - state.step, .log = o.log, .every_s = 10 });
+    captured one = { train_step, &(training){ &o, net, opt }, .on = o.capture };
     td_batch b;
     while (state.step < last) {
         if (!td_loader_next(train, &b)) {   /* the end of an epoch, or an error */
@@ -193,17 +212,12 @@ int main(int argc, char **argv)
         }
         TD_SCOPE();
         td_optim_set_lr(opt, -1, o.lr * td_schedule_one_cycle(state.step++, total, 0.25, 25, 1e4));
-        td_tensor *loss;
-        {
-            TD_AUTOCAST(o.autocast);                   /* losses compute in f32 there */
-            loss = td_cross_entropy(logits(&o, net, b.x), b.y, &(td_cross_entropy_opts){ .label_smoothing = o.smoothing });
-        }
-        td_backward(loss);
-        td_optim_step(opt);
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         td_progress_step(progress, b.rows, loss, ddp);
         if (o.save_every > 0 && state.step % o.save_every == 0)
             save_state(&o, &state);
     }
+    captured_end(&one);
     double seconds = td_progress_end(progress), accuracy = evaluate(&o, net, test);
     td_log0("trained to step %lld on %d ranks in %.1f s", (long long)state.step, td_size(td_world()), seconds);
     td_log0("test accuracy %.4f", accuracy);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "../captured.h"
 #include "model.h"
 #include "options.h"
 #include "texts.h"
@@ -101,7 +102,10 @@ static td_optim *open_optim(const options *o, td_module *net)
 
 /* ---- one batch ----------------------------------------------------------------------------------------------------------- */
 
-typedef struct { td_tensor *logits, *target; } answer;
+/* What the host makes of a batch: numbers of pieces, which of them are real; of hidden ones the places and what stood there, else the labels. */
+typedef struct { td_tensor *x, *real, *at, *target; } question;
+
+enum { NOBODY = -100 };            /* a target that does not count */
 
 static uint64_t mix(uint64_t x)   /* splitmix64's finaliser */
 {
@@ -112,8 +116,8 @@ static uint64_t mix(uint64_t x)   /* splitmix64's finaliser */
 }
 
 /* BERT's game: of each text 15 % of the tokens are to be named; of these 80 % show [MASK], 10 % some other piece, 10 % themselves. Which ones
- * depends on (seed, step, sample, place) alone. Writes numbers row*tokens + place and what stood there; returns how many. */
-static int64_t hide(const parts *p, const td_batch *b, int64_t tokens, uint64_t key, int64_t *ids, int64_t *at, int64_t *target)
+ * depends on (seed, step, sample, place) alone. Writes numbers row*tokens + place and what stood there, `room` at most; returns how many. */
+static int64_t hide(const parts *p, const td_batch *b, int64_t tokens, uint64_t key, int64_t room, int64_t *ids, int64_t *at, int64_t *target)
 {
     const int64_t *sample = td_data(b->sample), *length = td_data(b->field[2]);
     int64_t n = 0;
@@ -121,7 +125,7 @@ static int64_t hide(const parts *p, const td_batch *b, int64_t tokens, uint64_t 
         for (int64_t t = 1; t < length[r] - 1; t++) {
             uint64_t draw = mix(mix(key ^ mix((uint64_t)sample[r])) ^ (uint64_t)t);
             int64_t i = r * tokens + t;
-            if (draw % 100 >= 15)
+            if (draw % 100 >= 15 || n == room)
                 continue;
             at[n] = i;
             target[n++] = ids[i];
@@ -141,11 +145,11 @@ static int64_t longest(const td_batch *b)
     return most;
 }
 
-static answer ask(const parts *p, const options *o, const td_batch *b, uint64_t key)
+static question prepare(const parts *p, const options *o, const td_batch *b, uint64_t key)
 {
-    int64_t tokens = longest(b), all = b->rows * tokens, width = td_dim(b->x, 1);
+    int64_t tokens = o->pad ? td_dim(b->x, 1) : longest(b), all = b->rows * tokens, width = td_dim(b->x, 1);
     const int64_t *from = td_data(b->x), *length = td_data(b->field[2]);
-    int64_t *ids = malloc((size_t)(3 * all + 1) * sizeof *ids), n = 0;
+    int64_t *ids = malloc((size_t)(3 * all + 1) * sizeof *ids), n = 0, room = o->pad ? (all + 3) / 4 : all;
     bool *real = malloc((size_t)all + 1);
     if (!ids || !real)
         stop("memory cannot be had");
@@ -155,20 +159,31 @@ static answer ask(const parts *p, const options *o, const td_batch *b, uint64_t 
         real[i] = i % tokens < length[i / tokens];
     }
     if (o->masked)
-        n = hide(p, b, tokens, key, ids, at, target);
-    td_tensor *x = td_from(ids, TD_SHAPE(b->rows, tokens), TD_I64), *mask = td_from(real, TD_SHAPE(b->rows, tokens), TD_BOOL), *pooled;
-    answer a = { .target = b->y };
+        n = hide(p, b, tokens, key, room, ids, at, target);
+    for (; o->masked && o->pad && n < room; n++)               /* places that do not count */
+        at[n] = 0, target[n] = NOBODY;
+    question q = { td_from(ids, TD_SHAPE(b->rows, tokens), TD_I64), td_from(real, TD_SHAPE(b->rows, tokens), TD_BOOL), NULL, b->y };
     if (o->masked) {
-        td_tensor *hidden = bert_forward(p->net, x, NULL, mask, NULL);
-        a.logits = bert_name_tokens(p->net, hidden, td_from(at, TD_SHAPE(n), TD_I64));
-        a.target = td_from(target, TD_SHAPE(n), TD_I64);
-    } else {
-        bert_forward(p->net, x, NULL, mask, &pooled);
-        a.logits = bert_classify(p->net, pooled);
+        q.at = td_from(at, TD_SHAPE(n), TD_I64);
+        q.target = td_from(target, TD_SHAPE(n), TD_I64);
     }
     free(ids);
     free(real);
-    return a;
+    return q;
+}
+
+static td_tensor *answer(const parts *p, const question *q)
+{
+    td_tensor *pooled;
+    if (q->at)
+        return bert_name_tokens(p->net, bert_forward(p->net, q->x, NULL, q->real, NULL), q->at);
+    bert_forward(p->net, q->x, NULL, q->real, &pooled);
+    return bert_classify(p->net, pooled);
+}
+
+static td_tensor *loss_of(td_tensor *logits, const question *q)
+{
+    return td_cross_entropy(logits, q->target, &(td_cross_entropy_opts){ .has_ignore_index = true, .ignore_index = NOBODY });
 }
 
 /* Share of right answers on the texts held out; *loss: their mean cross entropy. Sums over all ranks. */
@@ -181,12 +196,16 @@ static double evaluate(const parts *p, const options *o, td_loader *data, double
     td_batch b;
     while (td_loader_next(data, &b)) {
         TD_SCOPE();
-        answer a = ask(p, o, &b, 0);
-        int64_t n = td_dim(a.target, 0);
+        question q = prepare(p, o, &b, 0);
+        int64_t n = 0;
+        const int64_t *target = td_data(q.target);
+        for (int64_t i = 0; i < td_dim(q.target, 0); i++)
+            n += target[i] != NOBODY;
         if (n == 0)
             continue;
-        sum[0] += td_item(td_sum(td_cast(td_eq(td_argmax(a.logits, 1), a.target), TD_F64), NULL, 0, false));
-        sum[1] += td_item(td_cross_entropy(a.logits, a.target, NULL)) * (double)n;
+        td_tensor *logits = answer(p, &q);
+        sum[0] += td_item(td_sum(td_cast(td_eq(td_argmax(logits, 1), q.target), TD_F64), NULL, 0, false));
+        sum[1] += td_item(loss_of(logits, &q)) * (double)n;
         sum[2] += (double)n;
     }
     td_train(&p->net->base, true);
@@ -227,12 +246,28 @@ static double share_of_rate(int64_t step, int64_t warmup, int64_t total)
     return td_schedule_warmup(step, warmup) * (total > warmup ? td_schedule_linear(step - warmup, 1, 0, total - warmup) : 1);
 }
 
+typedef struct { const parts *p; const options *o; td_optim *opt; } training;
+
+/* The host's part, prepare(), is over: its numbers are inputs. */
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    const question q = { in.list[0], in.list[1], in.n > 3 ? in.list[3] : NULL, in.list[2] };
+    td_tensor *loss = loss_of(answer(t->p, &q), &q);
+    td_backward(loss);
+    if (t->o->clip > 0)
+        td_clip_grad_norm(t->opt, t->o->clip);
+    td_optim_step(t->opt);
+    return loss;
+}
+
 static void train(const parts *p, const options *o, td_loader *data, td_ddp *ddp, td_optim *opt, td_train_state *state)
 {
     int64_t total = o->epochs * td_loader_batches(data), last = o->steps && o->steps < total ? o->steps : total;
     int64_t warmup = o->warmup >= 0 ? o->warmup : total / 10;
     td_progress *progress =
         td_progress_new(&(td_progress_opts){ .title = o->masked ? "masked-lm" : "classify", .steps = last - state->step, .log = o->log });
+    captured one = { train_step, &(training){ p, o, opt }, .on = o->capture };
     td_batch b;
     int64_t first = state->step;
     while (state->step < last) {
@@ -243,15 +278,12 @@ static void train(const parts *p, const options *o, td_loader *data, td_ddp *ddp
         }
         TD_SCOPE();
         td_optim_set_lr(opt, -1, o->lr * share_of_rate(state->step, warmup, total));
-        answer a = ask(p, o, &b, mix(o->seed + 1) ^ mix((uint64_t)state->step));
-        td_tensor *loss = td_cross_entropy(a.logits, a.target, NULL);
-        td_backward(loss);
-        if (o->clip > 0)
-            td_clip_grad_norm(opt, o->clip);
-        td_optim_step(opt);
+        question q = prepare(p, o, &b, mix(o->seed + 1) ^ mix((uint64_t)state->step));
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ q.x, q.real, q.target, q.at }, q.at ? 4 : 3 });
         state->step++;
         td_progress_step(progress, b.rows, loss, ddp);
     }
+    captured_end(&one);
     double seconds = td_progress_end(progress);
     td_log0("trained steps %lld to %lld on %d ranks in %.1f s", (long long)first, (long long)state->step, td_size(td_world()), seconds);
 }

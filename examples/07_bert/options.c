@@ -15,6 +15,8 @@ static const char help[] =
     "  --layers N --width N --heads N   of random weights; default 4, 128, 4\n"
     "  --vocab N           most pieces of the vocabulary built from the text; default 4000\n"
     "  --length N          tokens of a text, longer ones are cut; default 64\n"
+    "  --pad               batches are always --length wide; default: as wide as their longest text. With --masked-lm at most a quarter is hidden\n"
+    "  --capture           record the step once and replay it; a graph has one shape, so this means --pad, too\n"
     "  --epochs N          default 3\n"
     "  --batch N           texts per rank and step; default 32\n"
     "  --lr X              peak of the rate; default 5e-4\n"
@@ -64,7 +66,8 @@ options options_parse(int argc, char **argv)
         { "warmup", required_argument, NULL, 'u' }, { "decay", required_argument, NULL, 'w' },  { "clip", required_argument, NULL, 'c' },
         { "dropout", required_argument, NULL, 'p' }, { "steps", required_argument, NULL, 's' }, { "save", required_argument, NULL, 'S' },
         { "resume", required_argument, NULL, 'R' }, { "export", required_argument, NULL, 'X' }, { "log", required_argument, NULL, 'l' },
-        { "seed", required_argument, NULL, 'x' },   { "help", no_argument, NULL, 'h' },         { NULL, 0, NULL, 0 },
+        { "seed", required_argument, NULL, 'x' },   { "help", no_argument, NULL, 'h' },         { "pad", no_argument, NULL, 'P' },
+        { "capture", no_argument, NULL, 'C' },      { NULL, 0, NULL, 0 },
     };
     const int64_t many = 1 << 24;
     int at;
@@ -75,6 +78,8 @@ options options_parse(int argc, char **argv)
         case 'm': o.model = optarg; break;
         case 'M': o.masked = true; break;
         case 'f': o.freeze = true; break;
+        case 'P': o.pad = true; break;
+        case 'C': o.capture = o.pad = true; break;
         case 'L': o.layers = whole(name, optarg, 1, 1000); break;
         case 'W': o.width = whole(name, optarg, 1, 1 << 16); break;
         case 'H': o.heads = whole(name, optarg, 1, 1 << 16); break;

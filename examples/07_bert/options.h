@@ -7,7 +7,7 @@
 
 typedef struct {
     const char *data, *model, *save, *resume, *export, *log;
-    bool masked, freeze;
+    bool masked, freeze, pad, capture;
     int64_t vocab, layers, width, heads, length, epochs, batch, steps, warmup;
     double lr, decay, clip, dropout;              /* dropout -1: the folder's, or 0.1                                    */
     uint64_t seed;

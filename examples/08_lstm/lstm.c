@@ -7,6 +7,7 @@
  * The text is cut into streams, a batch is the next window of each, and the state that a window ends with, cut out of the graph, begins the next
  * one. Ranks have streams of their own: N ranks with B streams do what one does with N*B.
  */
+#include "../captured.h"
 #include "../numbers.h"
 #include "model.h"
 #include "text.h"
@@ -22,6 +23,7 @@ typedef struct {
     int64_t epochs, batch, window, steps, save_every, sample;
     double lr, clip, validation, temperature;
     uint64_t seed;
+    bool capture;
 } options;
 
 static const char help[] =
@@ -48,6 +50,7 @@ static const char help[] =
     "  --save-every N      the training state after every N steps, too\n"
     "  --resume FILE       go on from the training state FILE, also in the middle of an epoch\n"
     "  --log FILE          append the progress to FILE\n"
+    "  --capture           record the step once and replay it: the same bits\n"
     "  --seed N            default 0\n";
 
 static options parse(int argc, char **argv)
@@ -61,7 +64,8 @@ static options parse(int argc, char **argv)
         { "steps", required_argument, NULL, 's' },   { "sample", required_argument, NULL, 'a' },  { "temperature", required_argument, NULL, 'T' },
         { "prompt", required_argument, NULL, 'p' },  { "load", required_argument, NULL, 'i' },    { "save", required_argument, NULL, 'S' },
         { "save-every", required_argument, NULL, 'E' }, { "resume", required_argument, NULL, 'R' }, { "log", required_argument, NULL, 'l' },
-        { "seed", required_argument, NULL, 'x' },    { "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
+        { "seed", required_argument, NULL, 'x' },    { "help", no_argument, NULL, 'h' },          { "capture", no_argument, NULL, 'C' },
+        { NULL, 0, NULL, 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
@@ -87,6 +91,7 @@ static options parse(int argc, char **argv)
         case 'R': o.resume = optarg; break;
         case 'l': o.log = optarg; break;
         case 'x': o.seed = (uint64_t)whole_number(optarg); break;
+        case 'C': o.capture = true; break;
         case 'h': fputs(help, stdout); exit(0);
         default: fputs(help, stderr); exit(2);
         }
@@ -150,12 +155,12 @@ static void carried_take(carried *c)
 }
 
 /* The loss of a batch from the carried state, which goes on to this window's end. */
-static td_tensor *window_loss(td_module *net, const td_batch *b, carried *c, td_tensor *end[2])
+static td_tensor *window_loss(td_module *net, td_tensor *x, td_tensor *y, carried *c, td_tensor *end[2])
 {
     end[0] = c->state[0];
     end[1] = c->state[1];
-    td_tensor *logits = lstm_lm_forward(net, b->x, &end[0], &end[1]);
-    return td_cross_entropy(logits, td_reshape(b->y, TD_SHAPE(-1)), NULL);
+    td_tensor *logits = lstm_lm_forward(net, x, &end[0], &end[1]);
+    return td_cross_entropy(logits, td_reshape(y, TD_SHAPE(-1)), NULL);
 }
 
 /* The values alone, when the graph that has read the old ones is gone: here back-propagation is truncated. */
@@ -178,7 +183,7 @@ static double evaluate(const options *o, td_module *net, td_loader *data)
     td_batch b;
     while (td_loader_next(data, &b)) {
         TD_SCOPE();
-        const double loss = td_item(window_loss(net, &b, &c, end)), n = (double)td_numel(b.y);
+        const double loss = td_item(window_loss(net, b.x, b.y, &c, end)), n = (double)td_numel(b.y);
         carried_go_on(&c, end);
         td_assign(sum, td_add(sum, td_from((double[]){ loss * n, n }, TD_SHAPE(2), TD_F64)));
     }
@@ -239,6 +244,21 @@ static void sample(const options *o, td_module *net)
 
 /* ---- training --------------------------------------------------------------------------------------------------------------------- */
 
+typedef struct { const options *o; td_module *net; td_optim *opt; carried *c; } training;
+
+/* The carried state is written in place, so a replay goes on from it like a call. */
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    td_tensor *end[2], *loss = window_loss(t->net, in.list[0], in.list[1], t->c, end);
+    td_backward(loss);
+    carried_go_on(t->c, end);
+    if (t->o->clip > 0)
+        td_clip_grad_norm(t->opt, t->o->clip);
+    td_optim_step(t->opt);
+    return loss;
+}
+
 /* FILE.state, beside the weights of --save: every rank's streams among them. */
 static void save_state(const options *o, const td_train_state *state, carried *c)
 {
@@ -284,6 +304,7 @@ int main(int argc, char **argv)
     const int64_t total = o.epochs * td_loader_batches(train), last = o.steps && o.steps < total ? o.steps : total;
     td_progress *progress = td_progress_new(&(td_progress_opts){ .title = o.model.gru ? "gru" : "lstm", .steps = last - state.step, .log = o.log,
                                                                  .every_s = 10 });
+    captured one = { train_step, &(training){ &o, net, opt, &c }, .on = o.capture };
     td_batch b;
     while (state.step < last) {
         if (!td_loader_next(train, &b)) {   /* the end of an epoch, or an error */
@@ -297,17 +318,13 @@ int main(int argc, char **argv)
             continue;
         }
         TD_SCOPE();
-        td_tensor *end[2], *loss = window_loss(net, &b, &c, end);
         td_optim_set_lr(opt, -1, o.lr * td_schedule_cosine(state.step++, total < 1000 ? total / 10 : 100, total, 0.1));
-        td_backward(loss);
-        carried_go_on(&c, end);
-        if (o.clip > 0)
-            td_clip_grad_norm(opt, o.clip);
-        td_optim_step(opt);
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         td_progress_step(progress, b.rows * o.window, loss, ddp);
         if (o.save_every > 0 && state.step % o.save_every == 0)
             save_state(&o, &state, &c);
     }
+    captured_end(&one);
     const double seconds = td_progress_end(progress);
     td_log0("trained to step %lld on %d ranks in %.1f s", (long long)state.step, td_size(td_world()), seconds);
     save_state(&o, &state, &c);

@@ -6,6 +6,7 @@
  *
  * Ends with status 1 where the gradient is wrong, or the test loss is not below --loss after the last step.
  */
+#include "../captured.h"
 #include "../numbers.h"
 #include "relu2.h"
 #include <getopt.h>
@@ -15,7 +16,7 @@
 
 enum { CLASSES = 3, TRAIN_ROWS = 3000, TEST_ROWS = 600 };
 
-typedef struct { const char *save, *resume; int64_t steps, batch, width; double lr, loss; uint64_t seed; } options;
+typedef struct { const char *save, *resume; int64_t steps, batch, width; double lr, loss; uint64_t seed; bool capture; } options;
 
 static const char help[] =
     "custom_op: trains a network with an operation of its own; alone, or with `tandem run -n N`\n"
@@ -26,6 +27,7 @@ static const char help[] =
     "  --loss X        status 1 unless the test loss is below; default 0.1; 0: any will do\n"
     "  --save FILE     the weights to FILE, as safetensors, and the training state to FILE.state\n"
     "  --resume FILE   go on from the training state FILE\n"
+    "  --capture       record the step once and replay it: the same bits\n"
     "  --seed N        default 0\n";
 
 static options parse(int argc, char **argv)
@@ -35,10 +37,11 @@ static options parse(int argc, char **argv)
         { "steps", required_argument, NULL, 's' }, { "batch", required_argument, NULL, 'b' },  { "width", required_argument, NULL, 'W' },
         { "lr", required_argument, NULL, 'r' },    { "loss", required_argument, NULL, 'l' },   { "save", required_argument, NULL, 'S' },
         { "seed", required_argument, NULL, 'x' },  { "resume", required_argument, NULL, 'R' }, { "help", no_argument, NULL, 'h' },
-        { NULL, 0, NULL, 0 },
+        { "capture", no_argument, NULL, 'c' },     { NULL, 0, NULL, 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
+        case 'c': o.capture = true; break;
         case 's': o.steps = whole_number(optarg); break;
         case 'b': o.batch = whole_number(optarg); break;
         case 'W': o.width = whole_number(optarg); break;
@@ -153,6 +156,18 @@ static double evaluate(td_module *net, td_loader *data, double *accuracy)
     return td_at(sum, TD_SHAPE(0)) / td_at(sum, TD_SHAPE(2));
 }
 
+typedef struct { td_module *net; td_optim *opt; } training;
+
+/* A replay calls relu2's `run` and `grad` like the library's own. */
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    td_tensor *loss = td_cross_entropy(td_forward(t->net, in.list[0]), in.list[1], NULL);
+    td_backward(loss);
+    td_optim_step(t->opt);
+    return loss;
+}
+
 int main(int argc, char **argv)
 {
     options o = parse(argc, argv);
@@ -175,17 +190,17 @@ int main(int argc, char **argv)
         td_train_state_load(&state, o.resume);
 
     td_progress *progress = td_progress_new(&(td_progress_opts){ .title = "spirals", .steps = o.steps - state.step });
+    captured one = { train_step, &(training){ net, opt }, .on = o.capture };
     td_batch b;
     while (state.step < o.steps && !td_error_pending()) {
         if (!td_loader_next(train, &b))
             continue;                        /* the end of an epoch, or an error */
         TD_SCOPE();
-        td_tensor *loss = td_cross_entropy(td_forward(net, b.x), b.y, NULL);
-        td_backward(loss);
-        td_optim_step(opt);
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         state.step++;
         td_progress_step(progress, b.rows, loss, ddp);
     }
+    captured_end(&one);
     td_progress_end(progress);
     double accuracy, loss = evaluate(net, test, &accuracy);
     td_log0("step %lld: test loss %.4f, accuracy %.4f", (long long)state.step, loss, accuracy);

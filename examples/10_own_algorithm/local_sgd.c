@@ -5,17 +5,19 @@
  *     tandem run -n 2 ./local_sgd --outer 16 --delay 4              the average is started, 4 steps later it arrives
  *
  * Stich 2019 (local SGD), Lin et al. 2020 (its hierarchical form), Zhou et al. 2020 (delayed averaging). With --outer 1 and --momentum 0 it is plain data-parallel
- * SGD. Options: --data DIR, --epochs N, --steps N, --batch N (per rank), --lr X, --momentum X, --inner N, --outer N, --delay N.
+ * SGD. Options: --data DIR, --epochs N, --steps N, --batch N (per rank), --lr X, --momentum X, --inner N, --outer N, --delay N,
+ * --capture (each rank's own step is recorded once and replayed; averages go on from where weights lie), --save FILE (the weights).
  */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <tandem.h>
+#include "../captured.h"
 #include "../numbers.h"
 
 typedef struct {
-    const char *data;
+    const char *data, *save;
+    bool capture;
     int epochs;
     int64_t batch, steps, inner, outer, delay;
     double lr, momentum;
@@ -27,7 +29,8 @@ static options parse(int argc, char **argv)
     static const struct option known[] = {
         { "data", required_argument, NULL, 'd' },  { "epochs", required_argument, NULL, 'e' }, { "batch", required_argument, NULL, 'b' },
         { "steps", required_argument, NULL, 's' }, { "lr", required_argument, NULL, 'r' },     { "momentum", required_argument, NULL, 'm' },
-        { "inner", required_argument, NULL, 'i' }, { "outer", required_argument, NULL, 'o' },  { "delay", required_argument, NULL, 'y' }, { 0 },
+        { "inner", required_argument, NULL, 'i' }, { "outer", required_argument, NULL, 'o' },  { "delay", required_argument, NULL, 'y' },
+        { "capture", no_argument, NULL, 'c' },     { "save", required_argument, NULL, 'S' },   { 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
@@ -40,6 +43,8 @@ static options parse(int argc, char **argv)
         case 'i': o.inner = whole_number(optarg); break;
         case 'o': o.outer = whole_number(optarg); break;
         case 'y': o.delay = whole_number(optarg); break;
+        case 'c': o.capture = true; break;
+        case 'S': o.save = optarg; break;
         default: exit(2);
         }
     }
@@ -161,6 +166,17 @@ static double norm_of(td_tensors weights)
     return sum;
 }
 
+typedef struct { td_module *net; td_optim *opt; } training;
+
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    td_tensor *loss = td_cross_entropy(td_forward(t->net, in.list[0]), in.list[1], NULL);
+    td_backward(loss);
+    td_optim_step(t->opt);
+    return loss;
+}
+
 int main(int argc, char **argv)
 {
     td_init(&argc, &argv);
@@ -183,15 +199,14 @@ int main(int argc, char **argv)
     if (o.steps && o.steps < total)
         total = o.steps;
     td_progress *progress = td_progress_new(&(td_progress_opts){ .title = "local_sgd", .steps = total });
+    captured one = { train_step, &(training){ net, opt }, .on = o.capture };
     td_batch b;
     while (step < total && !td_error_pending()) {
         if (!td_loader_next(train, &b))
             continue;
         TD_SCOPE();
         td_optim_set_lr(opt, -1, o.lr * td_schedule_cosine(step++, 50, total, 0.02));
-        td_tensor *loss = td_cross_entropy(td_forward(net, b.x), b.y, NULL);
-        td_backward(loss);
-        td_optim_step(opt);
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         if (step % o.outer == o.delay % o.outer && over.work)
             average_finish(&over);
         if (step % o.outer == 0) {
@@ -204,6 +219,7 @@ int main(int argc, char **argv)
         }
         td_progress_step(progress, b.rows, loss, NULL);
     }
+    captured_end(&one);
     average_finish(&over);                             /* in the end all agree */
     over.late = false;
     average_start(&over);
@@ -214,6 +230,8 @@ int main(int argc, char **argv)
                "bytes over all per step %.0f, an all-reduce in each step %lld\nweights squared %.9f\ntest accuracy %.4f\n",
                (long long)step, td_size(world), seconds, (long long)over.averages, (long long)inside.averages, td_size(host),
                4.0 * (double)(td_numel(over.flat) * over.averages) / (double)(step ? step : 1), (long long)(4 * td_numel(over.flat)), norm, accuracy);
+    if (o.save && td_rank(world) == 0)
+        td_save(net, o.save);
     averager_close(&inside);
     averager_close(&over);
     td_comm_free(host);

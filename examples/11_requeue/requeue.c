@@ -4,16 +4,17 @@
  *     tandem run -n 2 ./requeue --state run.state --weights end.safetensors
  *     sbatch cluster/slurm/requeue.sbatch ./requeue --state run.state               the script puts the job back into the queue
  *
- * Options: --data DIR, --state FILE, --weights FILE (at the end), --steps N, --batch N (over all ranks), --pause MS (per step: to watch it).
+ * Options: --data DIR, --state FILE, --weights FILE (at the end), --steps N, --batch N (over all ranks), --pause MS (per step: to watch it),
+ * --capture (the step is recorded once and replayed: the same bits).
  */
+#include "../captured.h"
 #include "../numbers.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <tandem.h>
 
-typedef struct { const char *data, *state, *weights; int64_t steps, batch, pause_ms; } options;
+typedef struct { const char *data, *state, *weights; int64_t steps, batch, pause_ms; bool capture; } options;
 
 static options parse(int argc, char **argv)
 {
@@ -21,7 +22,7 @@ static options parse(int argc, char **argv)
     static const struct option known[] = {
         { "data", required_argument, NULL, 'd' },  { "state", required_argument, NULL, 's' }, { "weights", required_argument, NULL, 'w' },
         { "steps", required_argument, NULL, 'n' }, { "batch", required_argument, NULL, 'b' }, { "pause", required_argument, NULL, 'p' },
-        { NULL, 0, NULL, 0 },
+        { "capture", no_argument, NULL, 'c' },     { NULL, 0, NULL, 0 },
     };
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (c) {
@@ -30,11 +31,23 @@ static options parse(int argc, char **argv)
         case 'w': o.weights = optarg; break;
         case 'n': o.steps = whole_number(optarg); break;
         case 'b': o.batch = whole_number(optarg); break;
+        case 'c': o.capture = true; break;
         case 'p': o.pause_ms = whole_number(optarg); break;
         default: exit(2);
         }
     }
     return o;
+}
+
+typedef struct { td_module *net; td_optim *opt; } training;
+
+static td_tensor *train_step(td_tensors in, void *user)
+{
+    training *t = user;
+    td_tensor *loss = td_cross_entropy(td_forward(t->net, in.list[0]), in.list[1], NULL);
+    td_backward(loss);
+    td_optim_step(t->opt);
+    return loss;
 }
 
 int main(int argc, char **argv)
@@ -61,6 +74,7 @@ int main(int argc, char **argv)
     td_job_state *job = td_job_state_open(&all, o.state, NULL);
     td_log0("steps %lld to %lld on %d ranks", (long long)all.step, (long long)o.steps, ranks);
     double loss_now = 0;
+    captured one = { train_step, &(training){ net, opt }, .on = o.capture };
     while (all.step < o.steps && td_job_state_step(job)) {
         TD_SCOPE();
         td_batch b;
@@ -70,15 +84,14 @@ int main(int argc, char **argv)
             continue;
         }
         td_optim_set_lr(opt, -1, 2e-3 * td_schedule_cosine(all.step, 20, o.steps, 0.05));
-        td_tensor *loss = td_cross_entropy(td_forward(net, b.x), b.y, NULL);
-        td_backward(loss);
-        td_optim_step(opt);
+        td_tensor *loss = captured_step(&one, (td_tensors){ (td_tensor *[]){ b.x, b.y }, 2 });
         all.step++;
         if (all.step % 100 == 0 || all.step == o.steps)
             loss_now = td_item(loss);
         if (o.pause_ms)
             nanosleep(&(struct timespec){ .tv_sec = o.pause_ms / 1000, .tv_nsec = o.pause_ms % 1000 * 1000000 }, NULL);
     }
+    captured_end(&one);
     if (all.step >= o.steps && !td_error_pending()) {
         td_log0("step %lld: done, last loss %.4f", (long long)all.step, loss_now);
         if (o.weights && td_rank(td_world()) == 0)

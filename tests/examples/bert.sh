@@ -38,6 +38,14 @@ cmp -s whole half && fail "steps 5 to 7 have changed nothing"
 cmp whole resumed || fail "weights differ after --resume"
 cmp whole.state resumed.state || fail "states differ after --resume"
 
+# N replays leave the weights that N calls of the step leave
+for task in "" --masked-lm; do
+    # shellcheck disable=SC2086
+    "${again[@]}" $task --pad --steps 7 --save called > log 2>&1 && "${again[@]}" $task --capture --steps 7 --save replayed > log 2>&1 || { cat log; fail "--capture $task"; }
+    grep -q -- "--capture: 6 steps were replays" log || { cat log; fail "nothing was replayed"; }
+    cmp called replayed || fail "weights differ after --capture $task"
+done
+
 sentence() {                               # CODE TEXT COMMAND…
     local code=$1 text=$2 said rc
     shift 2
