@@ -415,7 +415,8 @@ def main():
         publish(known)
         return plots()
     if args.rows == ["table"]:
-        return tables(known)
+        tables(known)
+        return record(known) if args.record else None
     unknown = [r for r in args.rows if r not in known]
     if unknown:
         sys.exit(f"bench/peers/run: expected {', '.join(known)}, tune ROW, table or plots, got '{unknown[0]}'")
