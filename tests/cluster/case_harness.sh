@@ -37,9 +37,11 @@ int main(int c, char **v)
 C
 mpicc.openmpi -o "$WORK/who" "$WORK/who.c" || fail "mpicc.openmpi does not compile"
 hostfile 2 > "$WORK/hostfile"
+# Open MPI itself may print a warning beside them when the machine is busy (plm:rsh: setpgid)
+ranks_said() { grep -v '^\[.*plm:rsh: Warning: setpgid' "$WORK/who.out" | sort; }
 expected=$(for r in 0 1 2 3 4 5; do echo "rank $r of 6 on node$((r / 2)) with 2, sum 6"; done)
 seconds on 0 timeout 40 $MPIRUN --hostfile "$WORK/hostfile" -np 6 "$WORK/who" > "$WORK/who.out" 2>&1 || fail "mpirun over 3 hosts: $(tail -n 5 "$WORK/who.out")"
-[ "$(sort "$WORK/who.out")" = "$expected" ] || fail "mpirun over 3 hosts printed $(cat "$WORK/who.out")"
+[ "$(ranks_said)" = "$expected" ] || fail "mpirun over 3 hosts printed $(cat "$WORK/who.out")"
 figure "mpirun, 6 ranks on 3 hosts, start to end" "$took" s
 
 # a cut link is silence, not an error; joined again it carries at once
@@ -68,10 +70,10 @@ seconds slurm_up 3 4
 figure "Slurm on 3 hosts, until all are idle" "$took" s
 expected=$(for r in 0 1 2 3; do echo "rank $r of 4 on node$((r / 2)) with 2, sum 4"; done)
 seconds on 0 timeout 40 srun --mpi=pmix -w node[0-1] -N2 --ntasks-per-node=2 "$WORK/who" > "$WORK/who.out" 2>&1 || fail "srun --mpi=pmix: $(tail -n 5 "$WORK/who.out")"
-[ "$(sort "$WORK/who.out")" = "$expected" ] || fail "srun --mpi=pmix printed $(cat "$WORK/who.out")"
+[ "$(ranks_said)" = "$expected" ] || fail "srun --mpi=pmix printed $(cat "$WORK/who.out")"
 figure "srun --mpi=pmix, 4 ranks on 2 hosts, start to end" "$took" s
 on 0 timeout 40 salloc -Q -w node[0-1] -N2 --ntasks-per-node=2 $MPIRUN "$WORK/who" > "$WORK/who.out" 2>&1 || fail "mpirun inside salloc: $(tail -n 5 "$WORK/who.out")"
-[ "$(sort "$WORK/who.out")" = "$expected" ] || fail "mpirun inside salloc printed $(cat "$WORK/who.out")"
+[ "$(ranks_said)" = "$expected" ] || fail "mpirun inside salloc printed $(cat "$WORK/who.out")"
 # shellcheck disable=SC2016
 gpus=$(on 0 srun -w node[0-1] -N2 --ntasks-per-node=2 --gpus-per-task=2 bash -c 'echo "$SLURM_PROCID: $CUDA_VISIBLE_DEVICES"' | sort | tr '\n' ' ')
 [ "$gpus" = "0: 0,1 1: 2,3 2: 0,1 3: 2,3 " ] || fail "the tasks were given the GPUs $gpus"
