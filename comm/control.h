@@ -91,6 +91,13 @@ void td__control_view(td__control *c, void *memory, int n);       /* where thing
 /* Takes the memory; fills this rank's slot and meets the others, who are in `opening`, too. rank: in the world. */
 int  td__control_attach(td__control *c, td_comm *comm, void *memory, int me, int n, int rank, const char *opening, td__head *above);
 void td__control_detach(td__control *c, bool well);
+/* The same page for another thread's looking, with counters of its own and without a place in meetings. Only what stays as it was attached is read: a
+ * collective may be under way. `stopped_since` is the caller's to make. */
+static inline td__control td__control_look(const td__control *c)
+{
+    return (td__control){ .head = c->head, .slot = c->slot, .data = c->data, .mine = c->mine, .bytes = c->bytes, .me = c->me, .n = c->n, .whole = c->whole,
+                          .spin_ns = c->spin_ns, .timeout = c->timeout, .comm = c->comm, .opening = c->opening, .above = c->above };
+}
 static inline char *td__control_inline(td__control *c, int i, uint64_t turn)
 {
     return c->data + (size_t)i * (2 * TD_INLINE + 2 * TD_STAGE) + (turn & 1) * TD_INLINE;

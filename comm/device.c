@@ -124,7 +124,7 @@ static td__device_side *new_side(td_comm *comm, td_device device, const td_devic
     dev->flight = td__calloc(dev->room * sizeof *dev->flight);
     dev->spare = td__calloc(dev->room * sizeof *dev->spare);
     if (comm->control) {
-        dev->view = *comm->control;
+        dev->view = td__control_look(comm->control);
         dev->view.stopped_since = td__calloc((size_t)comm->control->n * sizeof *dev->view.stopped_since);
     }
     if (dev->flight && dev->spare && (!comm->control || dev->view.stopped_since))

@@ -384,7 +384,7 @@ int td__post_open(td_comm *comm)
     post->carrier = carrier;
     post->bell = &post->own_bell;
     if (comm->control) {
-        post->view = *comm->control;
+        post->view = td__control_look(comm->control);
         post->view.stopped_since = td__calloc((size_t)comm->control->n * sizeof *post->view.stopped_since);
     }
     pthread_mutex_init(&post->lock, NULL);
