@@ -44,6 +44,21 @@ static int64_t parts_of(const td_attention_shape *a)
     return parts > 0 ? parts : 1;
 }
 
+/* What a product of a tile on the diagonal leaves out: key s is seen by queries t >= s alone, in the tile by those of t >= s - lead. */
+typedef struct {
+    enum {
+        UNREAD,                      /* C's rows are keys, its columns queries: elements whose query does not see the key are not made */
+        AFTER,                       /* C's rows are queries, terms are keys: those after the query's last are zero            */
+        BEFORE,                      /* C's rows are keys, terms are queries: those before the key's first are zero             */
+    } kind;
+    int64_t lead;                    /* of the tile's first query over its first key; where nothing is hidden, large            */
+} corner;
+
+static corner corner_of(const td_attention_shape *a, int kind, int64_t t0, int64_t s0)
+{
+    return (corner){ kind, a->causal ? t0 - s0 : INT32_MAX };
+}
+
 /* a*b + c, fused where the instruction set can; a vector's bytes; how many rows of two vectors (attention_tile.h) the registers hold. */
 #define MULTIPLY_ADD(name, T, V, EXPR) static inline __attribute__((always_inline)) V multiply_add_##name(T a, V b, V c) { return EXPR; }
 #if defined(__AVX512F__)
@@ -62,10 +77,17 @@ MULTIPLY_ADD(f32, float, four_f32, a * b + c)
 MULTIPLY_ADD(f64, double, two_f64, a * b + c)
 #endif
 
+/* exp in place of as many elements as one call of the vector routine makes, at least */
+enum { GROUP_f32 = TD_GROUP_F32, GROUP_f64 = TD_GROUP_F64 };
+static inline void exp_group_f32(float *x) { td__exp_f32_group(x, x); }
+static inline void exp_group_f64(double *x) { td__exp_f64_group(x, x); }
+
 #define T float
+#define I int32_t
 #define F(name) name##_f32
 #include "attention_body.h"
 #define T double
+#define I int64_t
 #define F(name) name##_f64
 #include "attention_body.h"
 

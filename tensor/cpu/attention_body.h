@@ -3,43 +3,34 @@
  * A tile's scores lie key by key: row c holds key s0 + c against the tile's ATT_Q queries, so that maxima, sums and exponentials of all queries go
  * side by side in vectors, and every product of forward and backward finds its operands as they lie, but for the tile's queries and its incoming
  * gradient, which are turned once. Queries beyond the last are computed (of zeros) and read by nobody. What may not be seen
- * has probability 0. Expects T and F(name); undefines both at the end.
+ * has the score -inf and probability 0. Expects T, the integer I of its size and F(name); undefines them at the end.
  */
 #include "attention_tile.h"
 
 typedef struct {
     T *p, *g;                        /* a tile of ATT_K * ATT_Q each                                                             */
     T *q, *gout;                     /* the tile's queries, scaled, and incoming gradients: (d, ATT_Q)                            */
-    uint8_t *none;                   /* of a tile: masked; NULL without a mask                                                   */
 } F(room);
 
-static size_t F(room_size)(const td_attention_shape *a, bool mask)
+static size_t F(room_size)(const td_attention_shape *a)
 {
-    return sizeof(T) * (size_t)(2 * ATT_K * ATT_Q + 2 * a->d * ATT_Q) + (mask ? ATT_K * ATT_Q : 0);
+    return sizeof(T) * (size_t)(2 * ATT_K * ATT_Q + 2 * a->d * ATT_Q);
 }
 
-static F(room) F(room_at)(const td_attention_shape *a, bool mask, void *memory)
+static F(room) F(room_at)(const td_attention_shape *a, void *memory)
 {
     F(room) r = { .p = memory };
     r.g = r.p + ATT_K * ATT_Q;
     r.q = r.g + ATT_K * ATT_Q;
     r.gout = r.q + a->d * ATT_Q;
-    r.none = mask ? (uint8_t *)(r.gout + a->d * ATT_Q) : NULL;
     return r;
 }
 
-/* The first queries of a tile do not see this key: how many? */
-static int64_t F(hidden)(const td_attention_shape *a, int64_t t0, int64_t s)
-{
-    return !a->causal || s <= t0 ? 0 : smaller(s - t0, ATT_Q);
-}
-
-/* p and none of keys s0 … s0 + cols where there is a mask, this head's */
-static void F(masked)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const void *mask)
+/* The mask of keys s0 … s0 + cols, this head's: what may not be seen becomes -inf. */
+static void F(masked)(const td_attention_shape *a, T *scores, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const void *mask)
 {
     for (int64_t c = 0; c < cols; c++) {
-        T *p = m->p + c * ATT_Q;
-        uint8_t *none = m->none + c * ATT_Q;
+        T *p = scores + c * ATT_Q;
         const int64_t from = t0 * a->mask[2] + (s0 + c) * a->mask[3];
         if (a->mask_bool)
             for (int64_t r = 0; r < rows; r++)
@@ -47,71 +38,105 @@ static void F(masked)(const td_attention_shape *a, const F(room) *m, int64_t t0,
         else
             for (int64_t r = 0; r < rows; r++)
                 p[r] += ((const T *)mask)[from + r * a->mask[2]];
-        for (int64_t r = 0; r < ATT_Q; r++)
-            none[r] = p[r] == (T)-INFINITY;
     }
 }
 
-/* m->p: the scores of queries t0 … t0 + rows, which m->q holds, against keys s0 … s0 + cols */
-static void F(scores)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const T *k,
+static inline F(vec) F(chosen)(F(ints) which, F(vec) yes, F(vec) no)
+{
+    return (F(vec))(((F(ints))yes & which) | ((F(ints))no & ~which));
+}
+
+/* Scores that the first queries of a tile on the diagonal do not see become -inf: of key c + lead, c queries. */
+static void F(hide)(const F(room) *m, int64_t cols, int64_t lead)
+{
+    F(vec) lane;
+    for (int i = 0; i < F(LANES); i++)
+        lane[i] = (T)i;
+    const F(vec) none = (F(vec)){ 0 } - (T)INFINITY;
+    for (int64_t c = lead + 1; c < cols; c++)
+        for (int64_t r = 0; r < c - lead && r < ATT_Q; r += F(LANES)) {
+            T *p = m->p + c * ATT_Q + r;
+            F(store)(p, F(chosen)(lane < (T)(c - lead - r), none, F(load)(p)));
+        }
+}
+
+/* m->p: the scores of queries t0 … t0 + rows, which m->q holds, against keys s0 … s0 + cols; -inf: not seen. Returns whether there may be such. */
+static bool F(scores)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t rows, int64_t s0, int64_t cols, const T *k,
                       const void *mask)
 {
-    F(product)(cols, ATT_Q, a->d, k + s0 * a->k[2], a->k[2], 1, m->q, ATT_Q, m->p, ATT_Q, false);
+    const corner z = corner_of(a, UNREAD, t0, s0);
+    F(product)(z, cols, ATT_Q, a->d, k + s0 * a->k[2], a->k[2], 1, m->q, ATT_Q, m->p, ATT_Q, false);
     if (mask)
-        F(masked)(a, m, t0, rows, s0, cols, mask);
+        F(masked)(a, m->p, t0, rows, s0, cols, mask);
+    if (a->causal)
+        F(hide)(m, cols, z.lead);
+    return mask || (a->causal && cols > z.lead + 1);
 }
 
-/* p = exp(p - top) of the tile, and 0 where a query does not see a key. Those go through the exponential as 0: -inf would be slow. */
-static void F(exponentials)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t s0, int64_t cols, const T *top)
+/* p = exp(p - top) of the tile; what is -inf becomes 0, but goes through the exponential as 0, which is faster there. */
+static inline __attribute__((always_inline)) void F(exponentials_of)(const bool some_hidden, T *p, int64_t cols, int64_t lead, const T *top)
 {
-    for (int64_t c = 0; c < cols; c++) {
-        T *p = m->p + c * ATT_Q;
-        const int64_t h = F(hidden)(a, t0, s0 + c);
-        _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) p[r] -= top[r];
-        for (int64_t r = 0; r < h; r++)
-            p[r] = 0;
-        for (int64_t r = 0; m->none && r < ATT_Q; r++)
-            p[r] = m->none[c * ATT_Q + r] ? 0 : p[r];
+    const F(vec) zero = { 0 }, none = zero - (T)INFINITY;
+    for (int64_t c = 0; c < cols; c++, p += ATT_Q) {
+        int64_t r = 0;
+        for (; some_hidden && r + F(GROUP) <= c - lead; r += F(GROUP))
+            for (int i = 0; i < F(GROUP); i += F(LANES))
+                F(store)(p + r + i, zero);
+        for (; r < ATT_Q; r += F(GROUP)) {
+            T x[F(GROUP)];
+            F(ints) hidden[F(GROUP) / F(LANES)];
+            for (int i = 0; i < F(GROUP); i += F(LANES)) {
+                const F(vec) v = F(load)(p + r + i) - F(load)(top + r + i);
+                hidden[i / F(LANES)] = v == none;
+                F(store)(x + i, some_hidden ? F(chosen)(v == none, zero, v) : v);
+            }
+            F(exp_group)(x);
+            for (int i = 0; i < F(GROUP); i += F(LANES))
+                F(store)(p + r + i, some_hidden ? F(chosen)(hidden[i / F(LANES)], zero, F(load)(x + i)) : F(load)(x + i));
+        }
     }
-    F(td__vexp)(cols * ATT_Q, m->p, m->p);
-    for (int64_t c = 0; c < cols; c++) {
-        T *p = m->p + c * ATT_Q;
-        const int64_t h = F(hidden)(a, t0, s0 + c);
-        for (int64_t r = 0; r < h; r++)
-            p[r] = 0;
-        for (int64_t r = 0; m->none && r < ATT_Q; r++)
-            p[r] = m->none[c * ATT_Q + r] ? 0 : p[r];
-    }
+}
+
+static void F(exponentials)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t s0, int64_t cols, bool some_hidden, const T *top)
+{
+    if (some_hidden)
+        F(exponentials_of)(true, m->p, cols, corner_of(a, UNREAD, t0, s0).lead, top);
+    else
+        F(exponentials_of)(false, m->p, cols, 0, top);
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------------------------------- */
 
 /* most: the largest score of each query so far, NaN left out: its exponential carries it on */
-static void F(largest)(const td_attention_shape *a, const F(room) *m, int64_t t0, int64_t s0, int64_t cols, T *most)
+static void F(largest)(const F(room) *m, int64_t cols, T *most)
 {
-    for (int64_t c = 0; c < cols; c++) {
-        const T *p = m->p + c * ATT_Q;
-        const int64_t h = F(hidden)(a, t0, s0 + c);
-        if (h == 0)
-            _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) most[r] = p[r] > most[r] ? p[r] : most[r];
-        else
-            for (int64_t r = h; r < ATT_Q; r++)
-                most[r] = p[r] > most[r] ? p[r] : most[r];
+    for (int64_t r = 0; r < ATT_Q; r += F(LANES)) {
+        F(vec) v = F(load)(most + r);
+        for (int64_t c = 0; c < cols; c++) {
+            const F(vec) p = F(load)(m->p + c * ATT_Q + r);
+            v = F(chosen)(p > v, p, v);
+        }
+        F(store)(most + r, v);
     }
 }
 
 /* sum += each query's probabilities, in T over 16 keys at a time */
 static void F(add_up)(const F(room) *m, int64_t cols, double *sum)
 {
-    for (int64_t from = 0; from < cols; from += 16) {
-        const int64_t end = smaller(from + 16, cols);
-        T part[ATT_Q];
-        memcpy(part, m->p + from * ATT_Q, sizeof part);
-        for (int64_t c = from + 1; c < end; c++)
-            _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) part[r] += m->p[c * ATT_Q + r];
-        for (int64_t r = 0; r < ATT_Q; r++)
-            sum[r] += (double)part[r];
-    }
+    for (int64_t r = 0; r < ATT_Q; r += F(LANES))
+        for (int64_t from = 0; from < cols; from += 16) {
+            const int64_t end = smaller(from + 16, cols);
+            F(vec) part = F(load)(m->p + from * ATT_Q + r);
+            for (int64_t c = from + 1; c < end; c++)
+                part += F(load)(m->p + c * ATT_Q + r);
+            for (int i = 0; i < F(LANES); i++)
+                sum[r + i] += (double)part[i];
+        }
+}
+
+static void F(times)(int64_t d, T *row, T factor)
+{
+    _Pragma("omp simd") for (int64_t i = 0; i < d; i++) row[i] *= factor;
 }
 
 /* out and lse at query t0, out's rows a->out[2] apart; the rest is this head's */
@@ -126,27 +151,28 @@ static void F(query_tile)(const td_attention_shape *a, const F(room) *m, int64_t
     F(turn)(rows, d, (T)a->scale, q + t0 * a->q[2], a->q[2], m->q);
     for (int64_t s0 = 0; s0 < end; s0 += ATT_K) {
         const int64_t cols = smaller(ATT_K, end - s0);
-        F(scores)(a, m, t0, rows, s0, cols, k, mask);
+        const bool some_hidden = F(scores)(a, m, t0, rows, s0, cols, k, mask);
         memcpy(keep, most, sizeof keep);
-        F(largest)(a, m, t0, s0, cols, most);
+        F(largest)(m, cols, most);
         for (int64_t r = 0; r < ATT_Q; r++) {
             top[r] = most[r] == (T)-INFINITY ? 0 : most[r];
             keep[r] = keep[r] == (T)-INFINITY ? 0 : keep[r] - most[r];
         }
         F(td__vexp)(ATT_Q, keep, keep);
-        F(exponentials)(a, m, t0, s0, cols, top);
+        F(exponentials)(a, m, t0, s0, cols, some_hidden, top);
         for (int64_t r = 0; s0 > 0 && r < rows; r++) {
             sum[r] *= (double)keep[r];
-            for (int64_t i = 0; keep[r] != 1 && i < d; i++)
-                out[r * row + i] *= keep[r];
+            if (keep[r] != 1)
+                F(times)(d, out + r * row, keep[r]);
         }
         F(add_up)(m, cols, sum);
-        F(product)(rows, d, cols, m->p, 1, ATT_Q, v + s0 * a->v[2], a->v[2], out, row, s0 > 0);
+        F(product)(corner_of(a, AFTER, t0, s0), rows, d, cols, m->p, 1, ATT_Q, v + s0 * a->v[2], a->v[2], out, row, s0 > 0);
     }
     for (int64_t r = 0; r < rows; r++) {
-        const T factor = (T)(1 / sum[r]);
-        for (int64_t i = 0; i < d; i++)
-            out[r * row + i] = sum[r] == 0 ? 0 : out[r * row + i] * factor;
+        if (sum[r] == 0)
+            memset(out + r * row, 0, sizeof(T) * (size_t)d);
+        else
+            F(times)(d, out + r * row, (T)(1 / sum[r]));
         lse[r] = sum[r] == 0 ? (T)-INFINITY : (T)((double)most[r] + log(sum[r]));
     }
 }
@@ -166,13 +192,13 @@ static void F(attention)(const td_attention_shape *a, T *out, T *lse, const T *q
 {
     const int64_t tiles = (a->t + ATT_Q - 1) / ATT_Q, units = a->n * a->h * tiles;
     const int threads = threads_now();
-    const size_t each = F(room_size)(a, mask);
+    const size_t each = F(room_size)(a);
     char *memory = units > 0 && a->d > 0 ? td__alloc(each * (size_t)threads) : NULL;
     if (!memory)
         return;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        const F(room) m = F(room_at)(a, mask, memory + (size_t)thread_index(threads) * each);
+        const F(room) m = F(room_at)(a, memory + (size_t)thread_index(threads) * each);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t u = 0; u < units; u++) {
             const int64_t i = u / tiles, t0 = (tiles - 1 - u % tiles) * ATT_Q;                        /* causal: the longest first */
@@ -196,33 +222,32 @@ static void F(tile_grad)(const td_attention_shape *a, const F(head_grad) *h, con
 {
     const int64_t d = a->d;
     T top[ATT_Q] = { 0 }, delta[ATT_Q] = { 0 };
-    bool blind = false;
     for (int64_t r = 0; r < rows; r++) {
         const T lse = h->lse[t0 + r];
-        blind |= lse == (T)-INFINITY;
-        top[r] = lse == (T)-INFINITY ? 0 : lse;
+        top[r] = lse == (T)-INFINITY ? 0 : lse;      /* sees no key: all its scores are -inf                                   */
         delta[r] = h->delta[t0 + r];
     }
-    F(scores)(a, m, t0, rows, s0, cols, h->k, h->mask);
-    F(exponentials)(a, m, t0, s0, cols, top);
-    for (int64_t r = 0; blind && r < rows; r++)
-        for (int64_t c = 0; h->lse[t0 + r] == (T)-INFINITY && c < cols; c++)
-            m->p[c * ATT_Q + r] = 0;
+    F(exponentials)(a, m, t0, s0, cols, F(scores)(a, m, t0, rows, s0, cols, h->k, h->mask), top);
+    const corner before = corner_of(a, BEFORE, t0, s0), unread = corner_of(a, UNREAD, t0, s0);
     if (h->gv)
-        F(product)(cols, d, rows, m->p, ATT_Q, 1, h->gout + t0 * d, d, h->gv + s0 * d, d, true);
+        F(product)(before, cols, d, rows, m->p, ATT_Q, 1, h->gout + t0 * d, d, h->gv + s0 * d, d, true);
     if (!h->gq && !h->gk)
         return;
-    F(product)(cols, ATT_Q, d, h->v + s0 * a->v[2], a->v[2], 1, m->gout, ATT_Q, m->g, ATT_Q, false);
+    F(product)(unread, cols, ATT_Q, d, h->v + s0 * a->v[2], a->v[2], 1, m->gout, ATT_Q, m->g, ATT_Q, false);
     const T scale = (T)a->scale;
     for (int64_t c = 0; c < cols; c++) {
         const T *p = m->p + c * ATT_Q;
         T *g = m->g + c * ATT_Q;
-        _Pragma("omp simd") for (int64_t r = 0; r < ATT_Q; r++) g[r] = p[r] * (g[r] - delta[r]) * scale;
+        int64_t r = 0;
+        for (; r + F(LANES) <= c - unread.lead; r += F(LANES))     /* hidden, and perhaps not computed                          */
+            F(store)(g + r, (F(vec)){ 0 });
+        for (; r < ATT_Q; r += F(LANES))
+            F(store)(g + r, F(load)(p + r) * (F(load)(g + r) - F(load)(delta + r)) * scale);
     }
     if (h->gq)
-        F(product)(rows, d, cols, m->g, 1, ATT_Q, h->k + s0 * a->k[2], a->k[2], h->gq + t0 * d, d, true);
+        F(product)(corner_of(a, AFTER, t0, s0), rows, d, cols, m->g, 1, ATT_Q, h->k + s0 * a->k[2], a->k[2], h->gq + t0 * d, d, true);
     if (h->gk)
-        F(product)(cols, d, rows, m->g, ATT_Q, 1, h->q + t0 * a->q[2], a->q[2], h->gk + s0 * d, d, true);
+        F(product)(before, cols, d, rows, m->g, ATT_Q, 1, h->q + t0 * a->q[2], a->q[2], h->gk + s0 * d, d, true);
 }
 
 /* Every parts-th tile of keys, from tile `part` on, against all queries. */
@@ -267,14 +292,14 @@ static void F(attention_grad)(const td_attention_shape *a, T *gq, T *gk, T *gv, 
     const int64_t heads = a->n * a->h, d = a->d, per = a->t * d, rows = heads * a->t, parts = gq ? parts_of(a) : 1;
     const int threads = threads_now();
     /* one piece of memory: the threads' rooms, the parts' gradients of q, delta */
-    const size_t each = F(room_size)(a, mask), own = parts > 1 ? (size_t)(heads * parts * per) : 0;
+    const size_t each = F(room_size)(a), own = parts > 1 ? (size_t)(heads * parts * per) : 0;
     char *memory = heads > 0 && d > 0 ? td__alloc(each * (size_t)threads + sizeof(T) * (own + (size_t)rows)) : NULL;
     if (!memory)
         return;
     T *part = (T *)(void *)(memory + each * (size_t)threads), *delta = part + own;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        const F(room) m = F(room_at)(a, mask, memory + (size_t)thread_index(threads) * each);
+        const F(room) m = F(room_at)(a, memory + (size_t)thread_index(threads) * each);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++)
             delta[i] = F(row_dot)(gout + i * d, out + F(head)(a, a->out, i / a->t) + i % a->t * a->out[2], d);
@@ -304,4 +329,5 @@ static void F(attention_grad)(const td_attention_shape *a, T *gq, T *gk, T *gv, 
     td__free(memory);
 }
 #undef T
+#undef I
 #undef F

@@ -5,10 +5,12 @@
 
 typedef struct { int64_t n, h, t, s, d; bool causal; int mask; } shape_row;   /* mask 0: none, 1: bool, 2: added, with -inf          */
 
-/* One tile and less; several tiles of both kinds; heads enough that none is cut into parts; queries that no tile fills. */
+/* One tile and less; several tiles of both kinds; heads enough that none is cut into parts; queries that no tile fills; rows of several vectors, whole
+ * ones and not, with tiles on the diagonal. */
 static const shape_row shapes[] = {
     { 1, 1, 131, 277, 7, false, 0 }, { 1, 2, 277, 131, 5, true, 0 }, { 1, 1, 263, 521, 3, true, 1 }, { 3, 3, 67, 129, 4, false, 2 },
     { 2, 1, 64, 128, 8, true, 2 },   { 1, 3, 1, 257, 11, false, 1 },
+    { 1, 2, 150, 150, 43, true, 0 }, { 1, 1, 192, 77, 64, true, 2 }, { 1, 1, 90, 300, 33, true, 0 },
 };
 
 typedef struct { double *out, *gq, *gk, *gv; } answer;
