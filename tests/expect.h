@@ -4,6 +4,7 @@
 #ifndef TD_TEST_EXPECT_H
 #define TD_TEST_EXPECT_H
 #include <stdio.h>
+#include <string.h>
 #include <tandem.h>
 
 static int rank, size, tests, failures;
@@ -22,6 +23,16 @@ static void expect_(bool ok, const char *what, const char *name, int line)
     failures += td_item(bad) != 0;
     if (rank == 0)
         printf("%s %d - %s%s%s\n", td_item(bad) == 0 ? "ok" : "not ok", tests, name, colon, what);
+}
+
+/* Is this error pending, and does it say so? It is no more. */
+static inline bool has_error(int code, const char *part)
+{
+    const bool yes = td_error_pending() == code && strstr(td_error_message(), part);
+    if (!yes)
+        fprintf(stderr, "rank %d: pending %d \"%s\", expected \"%s\"\n", rank, td_error_pending(), td_error_message(), part);
+    td_error_clear();
+    return yes;
 }
 
 #endif

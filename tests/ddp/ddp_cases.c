@@ -12,15 +12,6 @@
 
 #define EXPECT(condition) expect_((condition), #condition, NULL, __LINE__)
 
-static bool has_error(int code, const char *part)
-{
-    bool yes = td_error_pending() == code && strstr(td_error_message(), part);
-    if (!yes)
-        fprintf(stderr, "rank %d: pending %d \"%s\", expected \"%s\"\n", rank, td_error_pending(), td_error_message(), part);
-    td_error_clear();
-    return yes;
-}
-
 /* ---- small models: y = w x, one number; gradients are easy by hand ---------------------------------------------------------- */
 static td_module *line_new(double w)
 {

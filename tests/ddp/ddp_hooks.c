@@ -12,15 +12,6 @@
 
 static const char *now;
 
-static bool has_error(int code, const char *part)
-{
-    bool yes = td_error_pending() == code && strstr(td_error_message(), part);
-    if (!yes)
-        fprintf(stderr, "rank %d: pending %d \"%s\", expected \"%s\"\n", rank, td_error_pending(), td_error_message(), part);
-    td_error_clear();
-    return yes;
-}
-
 /* ---- models --------------------------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct { td_module *net; td_ddp *ddp; td_optim *opt; } side;
