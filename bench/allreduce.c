@@ -13,6 +13,7 @@
 #include <string.h>
 #include <tandem.h>
 #include <tandem/mpi.h>
+#include "common.h"
 
 enum { ARENA, PRIVATE, OVER_MPI, PLAIN, FLOOR, COPY, FORCED, WAYS = FORCED + 6, COLUMNS = FORCED, MOST = 4000 };
 static const char *const title[] = { "shm, arena", "shm, private", "ours over MPI", "MPI_Allreduce", "floor", "copy" };
@@ -145,18 +146,6 @@ static void make_forced(void)
     MPI_T_finalize();
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(int way, int s)
-{
-    qsort(taken[way][s], (size_t)count[way][s], sizeof(double), ascending);
-    return taken[way][s][count[way][s] / 2];
-}
-
 static void show(double seconds, size_t bytes)
 {
     if (seconds < 1e-3)
@@ -181,11 +170,11 @@ static void table(void)
         else
             printf("| %zu MB |", size_of[s] >> 20);
         for (int way = 0; way < COLUMNS; way++)
-            show(m[way] = median(way, s), size_of[s]);
+            show(m[way] = median(taken[way][s], count[way][s]), size_of[s]);
         fastest = m[PLAIN];
         for (int way = FORCED; way < WAYS; way++)
-            if (count[way][s] && median(way, s) < fastest)
-                fastest = median(way, s);
+            if (count[way][s] && median(taken[way][s], count[way][s]) < fastest)
+                fastest = median(taken[way][s], count[way][s]);
         show(fastest, size_of[s]);
         printf(" %.2f | %.1fx | %.1fx |\n", m[ARENA] / m[FLOOR], fastest / m[ARENA], fastest / m[PRIVATE]);
     }

@@ -11,23 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <tandem.h>
+#include "common.h"
 
 enum { HEADS = 12, WIDTH = 64, MAX_RUNS = 100 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* (T,T): 0 where key s <= query t, else -inf */
 static td_tensor *causal_mask(int64_t t)
@@ -79,9 +66,7 @@ static void measure(const char *name, td_tensor *(*forward)(td_tensor *const *x,
         peak = td_memory().peak_bytes - before;
         td_zero_grad((td_tensors){ leaves, 3 });
     }
-    for (int k = 0; k < 2; k++)
-        qsort(time[k], (size_t)runs, sizeof **time, by_value);
-    const double f = time[0][runs / 2], b = time[1][runs / 2];
+    const double f = median(time[0], runs), b = median(time[1], runs);
     printf("| %s | %.2f | %.0f | %.2f | %.0f | %.1f |\n", name, 1e3 * f, 2 * product / f, 1e3 * b, 5 * product / b, (double)peak / (1 << 20));
 }
 

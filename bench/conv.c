@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <tandem.h>
+#include "common.h"
 
 typedef struct { const char *net; int count, n, c, size, o, kernel, stride, padding; } layer;
 static const layer layers[] = {
@@ -28,13 +28,6 @@ static const layer layers[] = {
     { "resnet50", 1, 4, 512, 14, 512, 3, 2, 1 },  { "resnet50", 1, 4, 1024, 14, 2048, 1, 2, 0 }, { "resnet50", 2, 4, 512, 7, 512, 3, 1, 1 },
     { "resnet50", 3, 4, 512, 7, 2048, 1, 1, 0 },  { "resnet50", 2, 4, 2048, 7, 512, 1, 1, 0 },
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* FMAs per second times two, over 14 independent chains, the best of many short runs */
 #define PEAK(name, isa, bytes)                                                                               \

@@ -13,16 +13,11 @@
 #include <string.h>
 #include <comm_room.h>
 #include <tandem.h>
+#include "common.h"
 
 enum { ROWS = 64, WARM = 20, STEPS = 300, RANKS = 2 };
 int events_with_site(int x);
 int events_without_site(int x);
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Nanoseconds of one call: the median of 21 rounds. */
 #define NS(count, CALL)                                                                                      \
@@ -35,8 +30,7 @@ static int by_value(const void *a, const void *b)
             }                                                                                                \
             round_[r_] = (double)(td__now_ns() - begun_) / (count);                                          \
         }                                                                                                    \
-        qsort(round_, 21, sizeof *round_, by_value);                                                         \
-        round_[10];                                                                                          \
+        median(round_, 21);                                                                                  \
     })
 
 static double site_ns(void)
@@ -87,8 +81,7 @@ static void measure_step(int warm, int steps, double *ms, double *collectives)
             time[i] = (double)(td__now_ns() - begun) * 1e-6;
     }
     *collectives = (double)(atomic_load(&td__box_get()->collectives) - before) / steps;
-    qsort(time, (size_t)steps, sizeof *time, by_value);
-    *ms = time[steps / 2];
+    *ms = median(time, steps);
 }
 
 int main(int argc, char **argv)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <tandem.h>
+#include "fashion.h"
 
 static int plain(td_ddp *ddp) { return td_ddp_set_hook(ddp, NULL, NULL); }
 static int top_1(td_ddp *ddp) { return td_ddp_top_k_hook(ddp, NULL); }
@@ -22,31 +23,6 @@ static const struct { const char *name; int (*set)(td_ddp *ddp); } way[] = {
 };
 enum { WAYS = sizeof way / sizeof *way };
 
-static td_loader *open_data(const char *which, bool train)
-{
-    char prefix[200];
-    snprintf(prefix, sizeof prefix, "/usr/share/datasets/fashion-mnist/%s", which);
-    return td_loader_new(td_dataset_idx(prefix), &(td_loader_opts){ .batch = train ? 64 : 250, .shuffle = train });
-}
-
-static double evaluate(td_module *net)
-{
-    TD_SCOPE();
-    TD_NO_GRAD();
-    td_loader *data = open_data("t10k", false);
-    double both[2] = { 0 };
-    td_batch b;
-    while (td_loader_next(data, &b)) {
-        TD_SCOPE();
-        both[0] += td_item(td_sum(td_cast(td_eq(td_argmax(td_forward(net, b.x), 1), b.y), TD_F64), NULL, 0, false));
-        both[1] += (double)b.rows;
-    }
-    td_loader_free(data);
-    td_tensor *sum = td_from(both, TD_SHAPE(2), TD_F64);
-    td_all_reduce(td_world(), sum, TD_SUM);
-    return td_at(sum, TD_SHAPE(0)) / td_at(sum, TD_SHAPE(1));
-}
-
 typedef struct { double accuracy, loss; int64_t bytes, steps; } result;
 
 static result train(int (*set)(td_ddp *ddp), int epochs, int64_t most)
@@ -59,7 +35,7 @@ static result train(int (*set)(td_ddp *ddp), int epochs, int64_t most)
         td_nn_flatten(), td_nn_linear(32 * 7 * 7, 128, NULL), td_nn_relu(), td_nn_linear(128, 10, NULL));
     td_ddp *ddp = td_ddp_new(net, &(td_ddp_opts){ .bucket_bytes = 256 << 10, .first_bucket_bytes = 64 << 10 });
     td_optim *opt = td_sgd_new(td_parameters(net), &(td_sgd_opts){ .lr = 0.05, .momentum = 0.9 });
-    td_loader *data = open_data("train", true);
+    td_loader *data = fashion_open(FASHION_FOLDER, "train", true, 0), *test = fashion_open(FASHION_FOLDER, "t10k", false, 0);
     set(ddp);
     const int64_t total = most && most < epochs * td_loader_batches(data) ? most : epochs * td_loader_batches(data);
     double late = 0;
@@ -76,10 +52,11 @@ static result train(int (*set)(td_ddp *ddp), int epochs, int64_t most)
         late += r.steps > total - 50 ? td_item(loss) / (double)(total < 50 ? total : 50) : 0;
     }
     r.loss = late;
-    r.accuracy = evaluate(net);
+    r.accuracy = fashion_accuracy(net, test);
     td_ddp_free(ddp);
     td_optim_free(opt);
     td_loader_free(data);
+    td_loader_free(test);
     td_module_free(net);
     return r;
 }

@@ -10,20 +10,9 @@
 #include <string.h>
 #include <tandem.h>
 #include <tandem/mpi.h>
+#include "common.h"
 
 enum { MOST = 1000, LAYERS = 17, WIDE = 768 };
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 static double slowest(double seconds)
 {

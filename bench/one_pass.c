@@ -11,31 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <ddp_impl.h>
+#include "common.h"
 #include "../examples/05_gpt/model.h"
 
 enum { MAX_STEPS = 400, WARM = 4 };
 enum { STEP, BACKWARD, OPTIM, COMM, EXPOSED, PARTS };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + 1e-6 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 /* MB of resident memory, each page divided by how many processes map it. */
 static double proportional(void)
@@ -90,7 +71,7 @@ int main(int argc, char **argv)
         const int way = s.one_pass;
         if (i < 0 || n[way] == MAX_STEPS)
             continue;
-        const double ms[PARTS] = { [STEP] = t3 - t0, [BACKWARD] = t2 - t1, [OPTIM] = t3 - t2, [COMM] = s.comm_ms, [EXPOSED] = s.exposed_ms };
+        const double ms[PARTS] = { [STEP] = 1e3 * (t3 - t0), [BACKWARD] = 1e3 * (t2 - t1), [OPTIM] = 1e3 * (t3 - t2), [COMM] = s.comm_ms, [EXPOSED] = s.exposed_ms };
         for (int k = STEP; k < PARTS; k++)
             part[way][k][n[way]] = ms[k];
         n[way]++;

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "common.h"
 #include "ops.h"
 
 enum { MOST_ROUNDS = 25, LEAST_ROUNDS = 7 };
@@ -146,7 +147,7 @@ static int seed_grad(td_call *call, td_tensor *const *grad_out, td_grad_slot *sl
     (void)grad_out, (void)slot;
     for (size_t i = 0; i < td_call_inputs(call) && !code; i++)
         code = td_call_pass(call, (int)i, a->g[i]);
-    seeded = ops_now();
+    seeded = now();
     return code;
 }
 static const td_op seed_op = { .name = "seed", .infer = seed_infer, .run = seed_run, .grad = seed_grad, .attr_size = sizeof(seed_attr),
@@ -165,7 +166,7 @@ static double gradient_once(ops_case *c, const ops_row *row, seed_attr *seed)
     td_tensor *loss = td_apply(&seed_op, y, y[1] ? 2 : 1, seed);
     if (td_backward(loss))
         exit(1);
-    const double time = ops_now() - seeded;
+    const double time = now() - seeded;
     for (int i = 0; i < c->n; i++)
         if (c->leaves >> i & 1)
             leaves[n++] = c->in[i];
@@ -181,22 +182,16 @@ static double pass_seconds(ops_case *c, const ops_row *row, int pass, seed_attr 
             sum += gradient_once(c, row, seed);
         return sum / repeats;
     }
-    const double begun = ops_now();
+    const double begun = now();
     for (int i = 0; i < repeats; i++) {
         TD_SCOPE();
         td_tensor *second = NULL;
         row->call(c, &second);
     }
-    return (ops_now() - begun) / repeats;
+    return (now() - begun) / repeats;
 }
 
 /* ---- measuring ------------------------------------------------------------------------------------------------------------------ */
-
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 typedef struct { double time, limit, spread; } figure;
 
@@ -215,9 +210,8 @@ static figure measure(ops_case *c, const ops_row *row, int pass, seed_attr *seed
         if (i >= 0)
             limit[i] = l, time[i] = t;
     }
-    qsort(time, (size_t)rounds, sizeof *time, ascending);
-    qsort(limit, (size_t)rounds, sizeof *limit, ascending);
-    return (figure){ time[rounds / 2], limit[rounds / 2], (time[rounds * 3 / 4] - time[rounds / 4]) / time[rounds / 2] };
+    const double middle = median(time, rounds);                    /* sorts                                              */
+    return (figure){ middle, median(limit, rounds), (time[rounds * 3 / 4] - time[rounds / 4]) / middle };
 }
 
 static char under[512][128];

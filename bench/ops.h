@@ -58,7 +58,6 @@ void   ops_limits_open(size_t bytes);                       /* room for the larg
 double ops_limit_seconds(const ops_work *work, int repeats);     /* of one of `repeats` in a row                          */
 double ops_fma_rate(double seconds);                        /* flop/s of the widest FMA, all threads                     */
 double ops_bandwidth(double read, double written, int repeats);  /* bytes/s                                               */
-double ops_now(void);
 
 /* ---- ops_rows.c ------------------------------------------------------------------------------------------------------------ */
 void   ops_letters(ops_case *c, const char *letters, int size);   /* inputs by letters                                    */

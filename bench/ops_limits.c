@@ -9,18 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#include "common.h"
 #include "ops.h"
-
-double ops_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------- */
 
@@ -115,13 +108,13 @@ static void move_once(double read, double written, bool around)
 
 static double seconds_of_moving(double read, double written, int repeats, bool around)
 {
-    const double begun = ops_now();
+    const double begun = now();
     for (int i = 0; i < repeats; i++)
         move_once(read, written, around);
 #if defined(__x86_64__)
     _mm_sfence();
 #endif
-    return (ops_now() - begun) / repeats;
+    return (now() - begun) / repeats;
 }
 
 /* Beyond the caches stores that pass them save reading the lines first; the faster way counts. */
@@ -179,10 +172,10 @@ static double once_calling(routine *f, double elements)
     for (int i = 0; i < BLOCK && x[0] == 0; i++)
         x[BLOCK - 1 - i] = 0.5f + (float)i / BLOCK;
     const int blocks = (int)(elements / BLOCK) < 200 ? (int)(elements / BLOCK) + 1 : 200;
-    const double begun = ops_now();
+    const double begun = now();
     for (int i = 0; i < blocks; i++)
         f(y, x, BLOCK);
-    return (ops_now() - begun) / blocks / BLOCK * elements;
+    return (now() - begun) / blocks / BLOCK * elements;
 }
 
 /* Seconds for so many elements through the faster of both widths. On one thread: many share the work. */
@@ -218,15 +211,15 @@ static double calling(ops_routine r, double elements)
         x += 1 - 1e-7f, y += 1e-9f;                                                                          \
         for (int k = 0; k < CHAINS; k++)                                                                     \
             a[k] = y * (float)k;                                                                             \
-        const double begun = ops_now();                                                                      \
+        const double begun = now();                                                                      \
         double done = 0;                                                                                     \
         do {                                                                                                 \
             for (int i = 0; i < 2000; i++)                                                                   \
                 for (int k = 0; k < CHAINS; k++)                                                             \
                     a[k] = a[k] * x + y;                                                                     \
             done += 2000.0 * CHAINS * 2 * LANES;                                                             \
-        } while (ops_now() - begun < seconds);                                                               \
-        const double time = ops_now() - begun;                                                               \
+        } while (now() - begun < seconds);                                                               \
+        const double time = now() - begun;                                                               \
         float sum = 0;                                                                                       \
         for (int k = 0; k < CHAINS; k++)                                                                     \
             sum += a[k][0];                                                                                  \
@@ -273,11 +266,11 @@ double ops_limit_seconds(const ops_work *work, int repeats)
 {
     double products = 0, routines = 0, memory = 0;
     if (work->products) {
-        const double begun = ops_now();
+        const double begun = now();
         for (int i = 0; i < repeats; i++)
             for (int k = 0; k < work->products; k++)
                 multiply(&work->product[k]);
-        products = (ops_now() - begun) / repeats;
+        products = (now() - begun) / repeats;
     }
     if (work->read + work->written > 0)
         memory = moving(work->read, work->written, repeats);

@@ -1,17 +1,12 @@
 /* bench/gpu/rates.c: what the device reaches: bf16 products of 8192 x 8192 matrices of random numbers, TFLOP/s, and copying 4 GiB of memory,
  * GB/s read and written. Medians of windows of ten. One line: "rates TFLOP/s GB/s".  rates [SIZE [MIB]] for small devices.
  */
+#include "../common.h"
 #include "worker.h"
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { WINDOWS = 7, TIMES = 10 };
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static double median_seconds(void (*once)(void *), void *user)
 {
@@ -19,14 +14,13 @@ static double median_seconds(void (*once)(void *), void *user)
     for (int w = 0; w < WINDOWS; w++) {
         once(user);
         td_synchronize(td_device_default());
-        double since = worker_now();
+        double since = now();
         for (int i = 0; i < TIMES; i++)
             once(user);
         td_synchronize(td_device_default());
-        t[w] = (worker_now() - since) / TIMES;
+        t[w] = (now() - since) / TIMES;
     }
-    qsort(t, WINDOWS, sizeof *t, by_value);
-    return t[WINDOWS / 2];
+    return median(t, WINDOWS);
 }
 
 static void product(void *user)

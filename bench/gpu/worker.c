@@ -1,18 +1,11 @@
 /* bench/gpu/worker.c: the loop behind worker.h. */
+#include "../common.h"
 #include "worker.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { KERNELS = 256 };
-
-double worker_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void run(worker_step *step, void *user, long n)
 {
@@ -26,9 +19,9 @@ static void run(worker_step *step, void *user, long n)
 static void steps(worker_step *step, void *user, long n)
 {
     td_synchronize(td_device_default());
-    double since = worker_now();
+    double since = now();
     run(step, user, n);
-    printf("ms %.6f\n", 1e3 * (worker_now() - since));
+    printf("ms %.6f\n", 1e3 * (now() - since));
 }
 
 static void losses(worker_step *step, void *user, long n)

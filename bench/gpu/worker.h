@@ -15,6 +15,5 @@
 /* One step; the loss is not waited for. The tensor belongs to the caller's scope. */
 typedef td_tensor *worker_step(void *user);
 /* Serves until quit. 0, or 1 after an error, which is printed. */
-int    worker_serve(worker_step *step, void *user);
-double worker_now(void);                               /* s, of CLOCK_MONOTONIC                                                   */
+int worker_serve(worker_step *step, void *user);
 #endif

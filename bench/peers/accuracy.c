@@ -5,46 +5,16 @@
  * 64 pictures a rank, SGD, the test four times an epoch, its time counted; the clock begins when data and model are ready. Rank 0 prints one
  * line of JSON. After 12 epochs without reaching the target "seconds" is -1.
  */
+#include "../common.h"
+#include "../fashion.h"
 #include "models.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { EPOCHS = 12, TESTS = 4 };
 
 typedef struct { const peers_model *model; td_module *net; td_optim *opt; td_graph *graph; } training;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static td_loader *open_data(const char *folder, const char *which, bool train, uint64_t seed)
-{
-    char prefix[4096];
-    snprintf(prefix, sizeof prefix, "%s/%s", folder, which);
-    return td_loader_new(td_dataset_idx(prefix), &(td_loader_opts){ .batch = train ? 64 : 500, .shuffle = train, .seed = seed });
-}
-
-static double accuracy(td_module *net, td_loader *data)
-{
-    TD_SCOPE();
-    TD_NO_GRAD();
-    td_train(net, false);
-    td_tensor *count = td_zeros(TD_SHAPE(2), TD_F64);
-    td_batch b;
-    while (td_loader_next(data, &b)) {
-        TD_SCOPE();
-        td_tensor *hits = td_sum(td_cast(td_eq(td_argmax(td_forward(net, b.x), 1), b.y), TD_F64), NULL, 0, false);
-        td_assign(count, td_add(count, td_from((double[]){ td_item(hits), (double)b.rows }, TD_SHAPE(2), TD_F64)));
-    }
-    td_train(net, true);
-    td_all_reduce(td_world(), count, TD_SUM);
-    return td_at(count, TD_SHAPE(0)) / td_at(count, TD_SHAPE(1));
-}
 
 static td_tensor *train(td_tensors in, void *user)
 {
@@ -70,7 +40,7 @@ int main(int argc, char **argv)
 {
     static const struct option known[] = { { "seed", required_argument, NULL, 's' }, { "target", required_argument, NULL, 't' },
                                            { "data", required_argument, NULL, 'd' }, { "eager", no_argument, NULL, 'e' }, { NULL, 0, NULL, 0 } };
-    const char *folder = "/usr/share/datasets/fashion-mnist";
+    const char *folder = FASHION_FOLDER;
     double target = 0.9;
     uint64_t seed = 1;
     bool eager = false;
@@ -90,7 +60,7 @@ int main(int argc, char **argv)
     if (td_size(td_world()) > 1)
         td_ddp_new(t.net, NULL);
     t.opt = peers_optim(t.model, t.net);
-    td_loader *data = open_data(folder, "train", true, seed), *test = open_data(folder, "t10k", false, seed);
+    td_loader *data = fashion_open(folder, "train", true, seed), *test = fashion_open(folder, "t10k", false, seed);
     td_barrier(td_world());
 
     double since = now(), seconds = -1, reached = 0, testing = 0;
@@ -105,7 +75,7 @@ int main(int argc, char **argv)
         if (steps % batches % every && steps % batches)
             continue;
         double begun = now();
-        reached = accuracy(t.net, test);
+        reached = fashion_accuracy(t.net, test);
         testing += now() - begun;
         if (reached >= target)
             seconds = now() - since;

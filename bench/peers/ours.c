@@ -7,12 +7,12 @@
  * when captured), MB of memory (the most over the ranks: VmHWM; Pss after the last step, where pages that ranks share count by halves; the
  * library's pool), and ms to the end of the first step since TANDEM_BENCH_T0 (seconds of CLOCK_MONOTONIC, set by the parent).
  */
+#include "../common.h"
 #include "models.h"
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { POOL = 8, MAX_STEPS = 1000 };                   /* batches that take turns                                            */
 
@@ -25,27 +25,6 @@ typedef struct {
     bool capture;
     double part[4];                                    /* of the last step, ms: forward, backward, exposed, optimizer          */
 } bench;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-    if (n == 0)
-        return 0;
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 /* MB from a line "Name:   123 kB" of a file in /proc/self */
 static double mb(const char *path, const char *name)

@@ -11,29 +11,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <tandem.h>
+#include "../common.h"
 
 enum { MAX_BUCKETS = 256, MAX_STEPS = 200 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void sleep_until(double moment)
 {
     struct timespec t = { .tv_sec = (time_t)moment, .tv_nsec = (long)((moment - (double)(time_t)moment) * 1e9) };
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
         ;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static int buckets;
@@ -101,11 +88,9 @@ int main(int argc, char **argv)
             double t = kind ? step(0, 0, 0) : step(forward, backward, optimizer);
             both[kind][i < 0 ? 0 : i] = t;
         }
-    for (int kind = 0; kind < 2; kind++)
-        qsort(both[kind], (size_t)steps, sizeof **both, by_value);
     if (td_rank(td_world()) == 0 && !td_error_pending())
-        printf("ranks %d backend %s step %.3f ms communication %.3f ms\n", td_size(td_world()), td_comm_backend_name(td_world()), 1e3 * both[0][steps / 2],
-               1e3 * both[1][steps / 2]);
+        printf("ranks %d backend %s step %.3f ms communication %.3f ms\n", td_size(td_world()), td_comm_backend_name(td_world()), 1e3 * median(both[0], steps),
+               1e3 * median(both[1], steps));
     for (int b = 0; b < buckets; b++)
         td_release(bucket[b]);
     return td_finish();

@@ -11,33 +11,14 @@
  *
  * READY stands for any machine on which a layer's share of the backward is what it is here; the milliseconds are this machine's alone.
  */
+#include "../common.h"
 #include "../../examples/05_gpt/model.h"
 #include "../../examples/06_resnet/model.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_STEPS = 100, MAX_BUCKETS = 256, WARM = 2 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 typedef struct { bool words; gpt *language; td_module *images; td_tensor *x, *y; } subject;
 
@@ -102,10 +83,10 @@ int main(int argc, char **argv)
         double t3 = now();
         if (i < 0)
             continue;
-        part[0][i] = t1 - t0, part[1][i] = t2 - t1, part[2][i] = t3 - t2;
+        part[0][i] = 1e3 * (t1 - t0), part[1][i] = 1e3 * (t2 - t1), part[2][i] = 1e3 * (t3 - t2);
         buckets = td_ddp_last_step(ddp).buckets;
         for (int b = 0; b < buckets && b < MAX_BUCKETS; b++)
-            ready[b][i] = td_ddp_last_bucket(ddp, b).ready_ms / (t2 - t1);
+            ready[b][i] = td_ddp_last_bucket(ddp, b).ready_ms / part[1][i];
     }
     if (!td_error_pending() && buckets <= MAX_BUCKETS) {
         printf("model %s\n", name);
