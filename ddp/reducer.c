@@ -153,6 +153,7 @@ static void forget(td_ddp *ddp)
     for (int i = 0; i < ddp->leaves; i++)
         ddp->leaf[i]->has_grad = ddp->leaf[i]->used = false;
     ddp->reduced = ddp->local = ddp->whole = ddp->refused = false;
+    ddp->step_began = 0;
 }
 
 static void finish(td_ddp *ddp, int code)
@@ -174,6 +175,8 @@ static void finish(td_ddp *ddp, int code)
         ddp->group->unit = ddp->group->weight = ddp->carried;
         for (int i = 0; i < ddp->leaves; i++)
             ddp->leaf[i]->has_grad = ddp->leaf[i]->used;
+    } else if (ddp->step_began == ddp->backward_began) {       /* another model's: this one's step has not begun                 */
+        ddp->step_began = 0;
     }
 }
 

@@ -304,6 +304,36 @@ static void buckets_and_figures(void)
     td_module_free(m);
 }
 
+/* A model's step begins with its own backward, not with one that did not reach it. */
+static void steps_of_models_in_turns(void)
+{
+    td_module *m[] = { line_new(1), line_new(1) };
+    td_ddp *d[2];
+    td_optim *opt[2];
+    for (int i = 0; i < 2; i++) {
+        d[i] = td_ddp_new(m[i], NULL);
+        opt[i] = td_sgd_new(td_parameters(m[i]), NULL);
+    }
+    double slow = 0, quick = INFINITY;
+    for (int i = 0; i < 6; i++) {
+        td_backward(square_loss(m[i % 2], 1, 1));
+        if (i % 2)
+            nanosleep(&(struct timespec){ .tv_nsec = 60000000 }, NULL);
+        td_optim_step(opt[i % 2]);
+        const double ms = td_ddp_last_step(d[i % 2]).step_ms;
+        if (i % 2)
+            slow = fmax(slow, ms);
+        else if (i > 0)
+            quick = fmin(quick, ms);
+    }
+    EXPECT(slow >= 60 && quick < 50);
+    for (int i = 0; i < 2; i++) {
+        td_ddp_free(d[i]);
+        td_optim_free(opt[i]);
+        td_module_free(m[i]);
+    }
+}
+
 static void no_handle_is_a_sentence(void)
 {
     td_ddp_free(NULL);
@@ -431,7 +461,7 @@ int main(int argc, char **argv)
         models_that_differ_are_named, state_of_rank0_wins, error_on_one_rank_reaches_all, unreduced_gradients_are_refused,
         second_synchronised_backward, accumulation_with_weights_by_hand, weight_zero_is_exactly_nothing, unused_everywhere_is_left_alone,
         reached_on_some_ranks_only, clipping_sees_all_ranks, optimizer_made_before_ddp_and_two_optimizers, unfreezing_late_is_an_error,
-        buckets_and_figures, no_handle_is_a_sentence, a_backward_that_reaches_no_model, changed_in_place_is_refused_together,
+        buckets_and_figures, steps_of_models_in_turns, no_handle_is_a_sentence, a_backward_that_reaches_no_model, changed_in_place_is_refused_together,
         gradients_in_bf16,
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
