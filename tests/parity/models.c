@@ -112,7 +112,7 @@ const parity_model parity_models[] = {
     { "mlp", mlp, mlp_logits, class_loss, .depth = 3, .sum = 33 },
     { "cnn", cnn, cnn_logits, class_loss, .depth = 5, .sum = 576 },              /* the longest sum is batch norm's: 16 x 6 x 6 */
     { "resnet18", resnet18, resnet18_logits, class_loss, .depth = 40, .sum = 8192,   /* 20 convolutions with norms; 8 x 32 x 32 */
-      .sgd = 0x1p-6, .adamw = 0x1p-3, .kinks = 0.01 },
+      .sgd = 0x1p-6, .adamw = 0x1p-3, .lars = 0x1p-4, .kinks = 0.01 },
     { "lstm", lstm, rnn_logits, class_loss, .depth = 2 * TOKENS + 1, .sum = 72 },   /* two cells a token; biases add over 3 x 24 */
     { "gru", gru, rnn_logits, class_loss, .depth = 2 * TOKENS + 1, .sum = 72 },
     { "gpt2", gpt2, gpt2_logits, class_loss, .depth = 20, .sum = 256 },          /* per block 2 norms, 4 products, attention's 2 */

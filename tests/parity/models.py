@@ -65,8 +65,8 @@ def draw_weights(net):
 class Model:
     """build() -> module; logits(net, batch number, dtype); loss(logits, batch number); rates: factors of learning rates."""
 
-    def __init__(self, build, logits, loss=None, sgd=1.0, adamw=1.0):
-        self.build, self.logits, self.rates = build, logits, {"sgd": sgd, "adamw": adamw}
+    def __init__(self, build, logits, loss=None, **rates):
+        self.build, self.logits, self.rates = build, logits, rates
         self.loss = loss or (lambda y, k: nn.functional.cross_entropy(y, ids((y.shape[0],), f"y/{k}", y.shape[1])))
 
 
@@ -148,7 +148,7 @@ def bert_logits(net, k, dtype):
 MODELS = {
     "mlp": Model(mlp, lambda net, k, t: net(uniform((32, 20), f"x/{k}", 2, t))),
     "cnn": Model(cnn, lambda net, k, t: net(uniform((16, 1, 28, 28), f"x/{k}", 2, t))),
-    "resnet18": Model(lambda: ResNet18(8), lambda net, k, t: net(uniform((8, 3, 64, 64), f"x/{k}", 2, t)), sgd=2.0 ** -6, adamw=2.0 ** -3),
+    "resnet18": Model(lambda: ResNet18(8), lambda net, k, t: net(uniform((8, 3, 64, 64), f"x/{k}", 2, t)), sgd=2.0 ** -6, adamw=2.0 ** -3, lars=2.0 ** -4),
     "lstm": Model(lambda: Recurrent(nn.LSTM), lambda net, k, t: net(ids((3, TOKENS), f"ids/{k}", VOCAB))),
     "gru": Model(lambda: Recurrent(nn.GRU), lambda net, k, t: net(ids((3, TOKENS), f"ids/{k}", VOCAB))),
     "gpt2": Model(gpt2, lambda net, k, t: net(ids((3, TOKENS), f"ids/{k}", VOCAB)).logits.reshape(-1, VOCAB)),

@@ -16,9 +16,7 @@
  * Kinks. A residual network evaluates some 2 million relus in 20 steps, and where an argument's sign is another one in f32 than in f64, one
  * of the (few) terms of a channel's gradient comes or goes; from there on the two trainings differ by a part of what the weights move,
  * in PyTorch's f32 too (docs/parity.md has its figures). Its learning rates are small, so that the weights move by a few percent, and
- * its tolerance is a part of that. LARS moves every tensor by 0.2 % of its norm a step, 21 % after 20 steps with this momentum, so its part is ten times
- * as large: one sign is worth 6 % of an element of conv1.weight, and instruction sets and ways of convolving differ in it. In f64, where no sign
- * differs, the 1e-10 stand.
+ * its tolerance is a part of that. In f64, where no sign differs, the 1e-10 stand.
  */
 #include "parity.h"
 #include <math.h>
@@ -34,7 +32,7 @@ static double tolerance(const parity_model *m, td_dtype dtype, const char *kind)
     if (strcmp(kind, "logits") == 0 || strcmp(kind, "loss") == 0 || strcmp(kind, "buffer") == 0)
         return 2 * unit;
     if (m->kinks > 0 && strcmp(kind, "grad") != 0)
-        return strcmp(kind, "lars") == 0 ? 10 * m->kinks : m->kinks;
+        return m->kinks;
     return strcmp(kind, "adamw") == 0 || strcmp(kind, "lamb") == 0 ? 6 * sqrt(20.0) * unit : 6 * unit;
 }
 

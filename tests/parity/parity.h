@@ -16,7 +16,7 @@ typedef struct {
     td_tensor *(*loss)(td_tensor *logits, int batch);
     int depth;          /* products, norms and attentions one after the other on the longest way from input to loss           */
     int sum;            /* the most terms in one of their sums                                                                */
-    double sgd, adamw;  /* factors of these rules' learning rates; 0: 1                                                       */
+    double sgd, adamw, lars;   /* factors of these rules' learning rates; 0: 1                                                */
     double kinks;       /* f32: tolerance after 20 steps where some relu's argument has another sign than in f64 (parity.c)    */
 } parity_model;
 extern const parity_model parity_models[];     /* ended by a name of NULL */

@@ -116,7 +116,7 @@ static td_optim *optimizer(const parity_model *m, const char *name, td_tensors p
                                                  .weight_decay = decay });
     if (strcmp(name, "lamb") == 0)
         return td_lamb_new(p, &(td_lamb_opts){ .lr = 0x1p-10, .beta1 = beta1, .beta2 = beta2, .eps = 0x1p-17, .weight_decay = decay });
-    return td_lars_new(p, &(td_lars_opts){ .lr = 0x1p-2, .momentum = 0.875, .weight_decay = decay, .trust = 0x1p-7 });
+    return td_lars_new(p, &(td_lars_opts){ .lr = 0x1p-2 * (m->lars > 0 ? m->lars : 1), .momentum = 0.875, .weight_decay = decay, .trust = 0x1p-7 });
 }
 
 static int twenty_steps(const parity_model *m, td_dtype dtype, const char *rule, parity_result *out)
