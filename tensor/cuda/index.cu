@@ -30,19 +30,12 @@ extern "C" void td__cuda_index_check(int64_t n, const int64_t *index, int64_t si
 __device__ __forceinline__ int64_t place_of(int64_t index, int64_t size) { return index >= 0 && index < size ? index : 0; }
 
 /* ---- slices: out[o,k,:] = x[o,index[k],:] ------------------------------------------------------------------------------------------------- */
-/* `units` of U make a slice */
-template <class U>
+/* `units` of U make a slice. I: uint32_t where all numbers of elements fit: division of 64 bits is a routine, with registers of its own to save. */
+template <class U, class I>
 __global__ void __launch_bounds__(TD_THREADS) select_kernel(int64_t n, int64_t size, int64_t count, int64_t units, U *out, const U *x, const int64_t *index)
 {
     TD_GRID_STRIDE(i, n) {
-        int64_t row, o;
-        if (n <= 0x7fffffff) {
-            row = (uint32_t)i / (uint32_t)units;
-            o = (uint32_t)row / (uint32_t)count;
-        } else {
-            row = i / units;
-            o = row / count;
-        }
+        const int64_t row = (I)i / (I)units, o = (I)row / (I)count;
         out[i] = x[(o * size + place_of(index[row - o * count], size)) * units + (i - row * units)];
     }
 }
@@ -50,7 +43,10 @@ __global__ void __launch_bounds__(TD_THREADS) select_kernel(int64_t n, int64_t s
 template <class U> static void select(int64_t outer, int64_t size, int64_t count, int64_t bytes, void *out, const void *x, const int64_t *index)
 {
     const int64_t units = bytes / (int64_t)sizeof(U), n = outer * count * units;
-    TD_LAUNCH("index_select", td_blocks(n), TD_THREADS, 0, (select_kernel<U>), n, size, count, units, (U *)out, (const U *)x, index);
+    if (n <= UINT32_MAX)
+        TD_LAUNCH("index_select", td_blocks(n), TD_THREADS, 0, (select_kernel<U, uint32_t>), n, size, count, units, (U *)out, (const U *)x, index);
+    else
+        TD_LAUNCH("index_select", td_blocks(n), TD_THREADS, 0, (select_kernel<U, int64_t>), n, size, count, units, (U *)out, (const U *)x, index);
 }
 
 extern "C" void td__cuda_index_select(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index)
@@ -223,27 +219,28 @@ extern "C" void td__cuda_index_select_grad(td_dtype t, int64_t outer, int64_t si
 }
 
 /* ---- elements: out[o,k,i] = x[o,index[o,k,i],i] -------------------------------------------------------------------------------------------- */
-template <class U>
+template <class U, class I>
 __global__ void __launch_bounds__(TD_THREADS) gather_kernel(int64_t n, int64_t size, int64_t count, int64_t inner, U *out, const U *x, const int64_t *index)
 {
     TD_GRID_STRIDE(at, n) {
-        int64_t row, o;
-        if (n <= 0x7fffffff) {
-            row = (uint32_t)at / (uint32_t)inner;
-            o = (uint32_t)row / (uint32_t)count;
-        } else {
-            row = at / inner;
-            o = row / count;
-        }
+        const int64_t row = (I)at / (I)inner, o = (I)row / (I)count;
         out[at] = x[(o * size + place_of(index[at], size)) * inner + (at - row * inner)];
     }
 }
 
-extern "C" void td__cuda_gather(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index)
+template <class U> static void gather(int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index)
 {
     const int64_t n = outer * count * inner;
-    if (n > 0 && size > 0)
-        TD_CUDA_SIZE(t, U, TD_LAUNCH("gather", td_blocks(n), TD_THREADS, 0, (gather_kernel<U>), n, size, count, inner, (U *)out, (const U *)x, index))
+    if (n <= UINT32_MAX)
+        TD_LAUNCH("gather", td_blocks(n), TD_THREADS, 0, (gather_kernel<U, uint32_t>), n, size, count, inner, (U *)out, (const U *)x, index);
+    else
+        TD_LAUNCH("gather", td_blocks(n), TD_THREADS, 0, (gather_kernel<U, int64_t>), n, size, count, inner, (U *)out, (const U *)x, index);
+}
+
+extern "C" void td__cuda_gather(td_dtype t, int64_t outer, int64_t size, int64_t count, int64_t inner, void *out, const void *x, const int64_t *index)
+{
+    if (outer * count * inner > 0 && size > 0)
+        TD_CUDA_SIZE(t, U, gather<U>(outer, size, count, inner, out, x, index))
 }
 
 /* A thread for each line (o, i): it alone writes there. count 1: nothing can meet. */
