@@ -1,6 +1,7 @@
 /* tests/autograd/ops_table.c: the runner of the table: inputs, comparison with references, gradient checks.
  */
 #include "ops_table.h"
+#include <tape.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -177,6 +178,63 @@ static td_tensor *apply_case(td_tensor *const *leaf, size_t n, void *user)
         return out;
     /* stamps off: the two losses of a batch may not be what this is about */
     return td_add(td_scale(out, 0.5), g->row->apply(in, g->n, (void *)(uintptr_t)g->row));
+}
+
+/* One backward on a device, of the sum of the result's elements times fixed weights. gradient: of each leaf; returns how many. */
+static size_t gradients_on(const ops_row *row, td_device device, bool twice, ops_array *gradient)
+{
+    const td_device before = td_device_default();
+    TD_SCOPE();
+    td__device_set_default(device);
+    gradient_case g = { .row = row, .twice = twice };
+    td_tensor *leaf[OPS_MAX];
+    size_t leaves = 0;
+    g.n = row->inputs(row, TD_F64, g.all);
+    for (size_t i = 0; i < g.n; i++)
+        if (row->grad >> i & 1)
+            leaf[leaves++] = g.all[i];
+    td_requires_grad((td_tensors){ leaf, leaves }, true);
+    td__random_restart();
+    td_tensor *out = apply_case(leaf, leaves, &g);
+    td_tensor *weight = ops_fill_distinct(td_shape_of(out), TD_F64, 77);
+    if (!td_error_pending() && td_needs_grad(out))
+        td__backward_seeded(out, weight);
+    for (size_t i = 0; i < leaves && !td_error_pending(); i++)
+        if (td_grad(leaf[i]))
+            ops_array_of(td_grad(leaf[i]), &gradient[i]);
+    td__device_set_default(before);
+    return leaves;
+}
+
+int ops_check_gradient_beside_cpu(const ops_row *row)
+{
+    int bad = 0;
+    for (int twice = 0; twice < 2; twice++) {
+        ops_array got[OPS_MAX] = { 0 }, want[OPS_MAX] = { 0 };
+        size_t n = gradients_on(row, td_device_default(), twice, got);
+        gradients_on(row, (td_device){ TD_CPU, 0 }, twice, want);
+        if (td_error_pending()) {
+            printf("%s: gradient%s: %s\n", row->name, twice ? ", added to" : "", td_error_message());
+            td_error_clear();
+            bad++;
+        }
+        for (size_t i = 0; i < n; i++) {
+            double most = 0;
+            int wrong = !want[i].v || got[i].n != want[i].n;
+            for (int64_t k = 0; k < want[i].n; k++)
+                most = fmax(most, fabs(want[i].v[k]));
+            for (int64_t k = 0; !wrong && k < want[i].n; k++)
+                if (!(fabs(got[i].v[k] - want[i].v[k]) <= 1e-12 * fmax(most, 1)) && wrong++ < 3)
+                    printf("%s: gradient%s of leaf %zu, element %lld is %.17g, on the CPU %.17g\n", row->name, twice ? ", added to" : "", i, (long long)k,
+                           got[i].v[k], want[i].v[k]);
+            if (!want[i].v || got[i].n != want[i].n)
+                printf("%s: leaf %zu has a gradient of %lld elements, on the CPU of %lld\n", row->name, i, (long long)got[i].n, (long long)want[i].n);
+            bad += wrong > 0;
+            free(got[i].v);
+            free(want[i].v);
+        }
+    }
+    return bad;
 }
 
 int ops_check_gradient(const ops_row *row)

@@ -60,6 +60,9 @@ td_shape ops_broadcast(td_shape a, td_shape b);
 /* The runner. Each returns 0 or prints what differs (row, dtype, element, got, expected) and returns the number of failures. */
 int ops_check_result(const ops_row *row, td_dtype t);
 int ops_check_gradient(const ops_row *row);
+/* The gradients on the default device against those on the CPU (which ops_check_gradient holds to finite differences), to 1e-12 of the largest:
+ * two backwards in place of two forwards for each element. */
+int ops_check_gradient_beside_cpu(const ops_row *row);
 const ops_row *const *ops_tables(void);                                    /* all families, ended by NULL                    */
 
 #endif

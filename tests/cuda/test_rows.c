@@ -1,5 +1,6 @@
-/* tests/cuda/test_rows.c result|gradient [or-skip|images]: the table of operations (tests/autograd/ops_table.h) on CUDA: every result and gradient that
- * the CPU's kernels are held to, from the kernels of tensor/cuda. A kernel that is missing is a failure. The device is tests/cuda's emulated one
+/* tests/cuda/test_rows.c result|gradient|beside [or-skip|images]: the table of operations (tests/autograd/ops_table.h) on CUDA: every result and gradient that
+ * the CPU's kernels are held to, from the kernels of tensor/cuda. gradient: finite differences, minutes on the emulated device; beside: the CPU's own
+ * gradients instead. A kernel that is missing is a failure. The device is tests/cuda's emulated one
  * or, in tests/gpu, a real one; or-skip: without a device this ends with 77. images: only those operations; with the channels last, if
  * TEST_CHANNELS_LAST is in the environment.
  */
@@ -10,7 +11,8 @@
 
 int main(int argc, char **argv)
 {
-    const bool gradient = argc > 1 && strcmp(argv[1], "gradient") == 0;
+    const bool beside = argc > 1 && strcmp(argv[1], "beside") == 0;
+    const bool gradient = beside || (argc > 1 && strcmp(argv[1], "gradient") == 0);
     const bool images = argc > 2 && strcmp(argv[2], "images") == 0;
     int checked = 0, bad = 0;
     setenv("TANDEM_DEVICE", "cuda", 1);
@@ -22,7 +24,7 @@ int main(int argc, char **argv)
     for (const ops_row *const *table = ops_tables(); *table; table++)
         for (const ops_row *row = *table; row->op && (!images || *table == ops_rows_images); row++) {
             if (gradient && row->grad)
-                checked++, bad += ops_check_gradient(row);
+                checked++, bad += beside ? ops_check_gradient_beside_cpu(row) : ops_check_gradient(row);
             for (int t = TD_F32; t <= TD_BOOL && !gradient; t++)
                 if (row->dtypes >> t & 1)
                     checked++, bad += ops_check_result(row, (td_dtype)t);
