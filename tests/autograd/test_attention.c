@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <cmocka.h>
+#include <quiet_test.h>
 #include <sentence.h>
 
 static td_tensor *f(td_shape s)
@@ -139,21 +140,8 @@ static void in_place(void **state)
     assert_int_equal(td_backward(td_sum(y, NULL, 0, false)), 0);
 }
 
-static int nothing_left(void **state)
-{
-    (void)state;
-    td__scope_close_root();
-    assert_int_equal(td_error_pending(), 0);
-    assert_int_equal(td__live_nodes(), 0);
-    assert_int_equal(td_memory().live_tensors, 0);
-    assert_int_equal(td_memory().live_bytes, 0);
-    return 0;
-}
-
 int main(void)
 {
-    td_errors(TD_ERRORS_RETURN);
-#define T(name) cmocka_unit_test_teardown(name, nothing_left)
-    const struct CMUnitTest tests[] = { T(sentences), T(no_square), T(sees_nothing), T(nan_lives), T(one_tensor), T(in_place) };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = { TEST(sentences), TEST(no_square), TEST(sees_nothing), TEST(nan_lives), TEST(one_tensor), TEST(in_place) };
+    return cmocka_run_group_tests(tests, quietly, NULL);
 }

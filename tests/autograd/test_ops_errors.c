@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <string.h>
 #include <cmocka.h>
+#include <quiet_test.h>
 #include <sentence.h>
 
 static td_tensor *f(td_shape s)
@@ -276,21 +277,9 @@ static void sharing(void **state)
     assert_false(td_needs_grad(td_cast(x, TD_I64)));
 }
 
-static int nothing_left(void **state)
-{
-    (void)state;
-    td__scope_close_root();
-    assert_int_equal(td__live_nodes(), 0);
-    assert_int_equal(td_memory().live_tensors, 0);
-    assert_int_equal(td_memory().live_bytes, 0);
-    return 0;
-}
-
 int main(void)
 {
-    td_errors(TD_ERRORS_RETURN);
-#define T(name) cmocka_unit_test_teardown(name, nothing_left)
-    const struct CMUnitTest tests[] = { T(arithmetic), T(reductions), T(views), T(rows_of_none), T(products), T(losses), T(integers), T(not_a_number),
-                                        T(ties_share), T(no_row_kept), T(stamps), T(sharing) };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = { TEST(arithmetic), TEST(reductions), TEST(views), TEST(rows_of_none), TEST(products), TEST(losses), TEST(integers), TEST(not_a_number),
+                                        TEST(ties_share), TEST(no_row_kept), TEST(stamps), TEST(sharing) };
+    return cmocka_run_group_tests(tests, quietly, NULL);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
+#include <quiet_test.h>
 #include <sentence.h>
 
 static td_tensor *f(td_shape s)
@@ -164,23 +165,10 @@ static void one_tensor_twice(void **state)
     assert_int_equal(td_error_pending(), 0);
 }
 
-static int nothing_left(void **state)
-{
-    (void)state;
-    td__scope_close_root();
-    td_memory_stats m = td_memory();
-    if (td__live_nodes() || m.live_tensors || m.live_bytes || td_error_pending())
-        print_error("left: %d nodes, %lld tensors, %lld bytes, \"%s\"\n", td__live_nodes(), (long long)m.live_tensors, (long long)m.live_bytes,
-                    td_error_message());
-    return td__live_nodes() || m.live_tensors || m.live_bytes || td_error_pending() ? -1 : 0;
-}
-
 int main(void)
 {
-    td_errors(TD_ERRORS_RETURN);
-#define TEST(name) cmocka_unit_test_teardown(name, nothing_left)
     const struct CMUnitTest tests[] = {
         TEST(norms), TEST(indices), TEST(pieces), TEST(padding), TEST(long_lists), TEST(split), TEST(one_tensor_twice),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, quietly, NULL);
 }

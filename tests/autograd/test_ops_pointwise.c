@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <string.h>
 #include <cmocka.h>
+#include <quiet_test.h>
 #include <sentence.h>
 
 static td_tensor *f(td_shape s)
@@ -198,19 +199,10 @@ static void confident_logits(void **state)
     assert_int_equal(td_error_pending(), 0);
 }
 
-static int nothing_left(void **state)
-{
-    (void)state;
-    td__scope_close_root();
-    return td__live_nodes() != 0 || td_memory().live_tensors != 0 || td_memory().live_bytes != 0;
-}
-
 int main(void)
 {
-    td_errors(TD_ERRORS_RETURN);
-#define TEST(f) cmocka_unit_test_teardown(f, nothing_left)
     const struct CMUnitTest tests[] = {
         TEST(sentences), TEST(losses), TEST(ties), TEST(edges), TEST(where_hides), TEST(stamps), TEST(confident_logits),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, quietly, NULL);
 }

@@ -14,6 +14,7 @@
 #include <capture.h>
 #include <nn_impl.h>
 #include <optim_impl.h>
+#include <quiet_test.h>
 #include "../../examples/05_gpt/model.h"
 #include "../../examples/06_resnet/model.h"
 
@@ -209,19 +210,4 @@ static inline td_graph *replays(job *j, const td_capture_opts *opts)
     return g;
 }
 
-static inline int quietly(void **state)
-{
-    (void)state;
-    td_errors(TD_ERRORS_RETURN);
-    return 0;
-}
-
-static inline int nothing_left(void **state)
-{
-    (void)state;
-    td__autocast_drop();
-    assert_int_equal(td_memory().live_tensors, 0);
-    assert_int_equal(td__live_nodes(), 0);
-    return 0;
-}
 #endif

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <nn_impl.h>
+#include <nothing_left.h>
 #include <sentence.h>
 #include <optim_impl.h>
 
@@ -161,13 +162,8 @@ static inline int begin_test(void **state)
 
 static inline int nothing_left(void **state)
 {
-    assert_string_equal(td_error_message(), "");
     assert_null(td__optims());
-    td__scope_close_root();
-    td_memory_stats m = td_memory();
-    assert_int_equal(td__live_nodes(), 0);
-    assert_int_equal(m.live_tensors, 0);
-    assert_int_equal(m.live_bytes, 0);
+    expect_nothing_left();
     return 0;
 }
 

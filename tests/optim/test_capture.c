@@ -10,6 +10,7 @@
 #include <string.h>
 #include <nn_impl.h>
 #include <optim_impl.h>
+#include <quiet_test.h>
 #include <tandem/capture.h>
 #include <tandem/ops.h>
 #include <tandem/scope.h>
@@ -458,29 +459,11 @@ static void without_result(void **state)
     td_graph_free(g);
 }
 
-static int quietly(void **state)
-{
-    (void)state;
-    td_errors(TD_ERRORS_RETURN);
-    return 0;
-}
-
-static int nothing_left(void **state)
-{
-    (void)state;
-    td__autocast_drop();
-    assert_int_equal(td_memory().live_tensors, 0);
-    assert_int_equal(td__live_nodes(), 0);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(same_bits, nothing_left),    cmocka_unit_test_teardown(wrong_inputs, nothing_left),
-        cmocka_unit_test_teardown(what_cannot_be, nothing_left), cmocka_unit_test_teardown(verify_finds, nothing_left),
-        cmocka_unit_test_teardown(verify_names, nothing_left), cmocka_unit_test_teardown(what_goes, nothing_left),
-        cmocka_unit_test_teardown(without_result, nothing_left), cmocka_unit_test_teardown(not_in_a_graph, nothing_left),
+        TEST(same_bits), TEST(wrong_inputs), TEST(what_cannot_be), TEST(verify_finds), TEST(verify_names), TEST(what_goes), TEST(without_result),
+        TEST(not_in_a_graph),
     };
     return cmocka_run_group_tests(tests, quietly, NULL);
 }

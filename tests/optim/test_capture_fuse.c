@@ -11,6 +11,7 @@
 #include <string.h>
 #include <capture.h>
 #include <ops_list.h>
+#include <quiet_test.h>
 #include <tandem/capture.h>
 #include <tandem/ops.h>
 #include <tandem/optim.h>
@@ -465,28 +466,11 @@ static void versions_move(void **state)
     td_requires_grad((td_tensors){ &w, 1 }, false);
 }
 
-static int quietly(void **state)
-{
-    (void)state;
-    td_errors(TD_ERRORS_RETURN);
-    return 0;
-}
-
-static int nothing_left(void **state)
-{
-    (void)state;
-    assert_int_equal(td_memory().live_tensors, 0);
-    assert_int_equal(td__live_nodes(), 0);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(each_operation, nothing_left),    cmocka_unit_test_teardown(random_chains, nothing_left),
-        cmocka_unit_test_teardown(rounding_shows, nothing_left),    cmocka_unit_test_teardown(dropout_in_chains, nothing_left),
-        cmocka_unit_test_teardown(memory_is_given_up, nothing_left), cmocka_unit_test_teardown(what_the_program_holds, nothing_left),
-        cmocka_unit_test_teardown(errors_have_lines, nothing_left), cmocka_unit_test_teardown(versions_move, nothing_left),
+        TEST(each_operation), TEST(random_chains), TEST(rounding_shows), TEST(dropout_in_chains), TEST(memory_is_given_up),
+        TEST(what_the_program_holds), TEST(errors_have_lines), TEST(versions_move),
     };
     return cmocka_run_group_tests(tests, quietly, NULL);
 }

@@ -330,16 +330,8 @@ static void figures_of_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(less_memory, nothing_left),
-        cmocka_unit_test_teardown(no_requests, nothing_left),
-        cmocka_unit_test_teardown(kept_stays, nothing_left),
-        cmocka_unit_test_teardown(two_by_turns, nothing_left),
-        cmocka_unit_test_teardown(gradients_outlive, nothing_left),
-        cmocka_unit_test_teardown(backward_outside, nothing_left),
-        cmocka_unit_test_teardown(verified, nothing_left),
-        cmocka_unit_test_teardown(in_place_within, nothing_left),
-        cmocka_unit_test_teardown(empty_batches, nothing_left),
-        cmocka_unit_test_teardown(figures_of_nothing, nothing_left),
+        TEST(less_memory), TEST(no_requests), TEST(kept_stays), TEST(two_by_turns), TEST(gradients_outlive), TEST(backward_outside), TEST(verified),
+        TEST(in_place_within), TEST(empty_batches), TEST(figures_of_nothing),
     };
     return cmocka_run_group_tests(tests, quietly, NULL);
 }

@@ -181,9 +181,7 @@ static void without_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(right_all_the_same, nothing_left),
-        cmocka_unit_test_teardown(after_an_error, nothing_left),
-        cmocka_unit_test_teardown(without_memory, nothing_left),
+        TEST(right_all_the_same), TEST(after_an_error), TEST(without_memory),
     };
     return cmocka_run_group_tests(tests, quietly, NULL);
 }
