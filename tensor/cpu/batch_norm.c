@@ -1,99 +1,116 @@
 /* tensor/cpu/batch_norm.c: batch normalisation over all dimensions but the channel, and its three gradients.
  *
- * x is (n, c, inner). Sums are in double: mean first, then squared deviations from it, each channel by one thread, in an order that depends
- * on the shape alone. Threads take channels. With inner 1 a channel is a column, so 16 channels are walked together, row by row.
+ * x is (n, c, inner). Each channel is computed by one thread, in an order that depends on the shape alone (batch_norm_rows.h). With inner 1 a
+ * channel is a column, so 16 channels are walked together, row by row: sums are in double, of x, then of squared deviations from the mean.
  */
-#include "cpu.h"
+#include "batch_norm.h"
 
 enum { SIDE = 16 };                  /* channels taken together when inner is 1                                              */
 
 #define NORM(T, F)                                                                                           \
-    /* sum[j] += over the m channels from c0 on: x (other NULL, mean 0), (x-mean)² (other x), or other*(x-mean) */  \
-    static void F(sums)(int64_t n, int64_t c, int64_t inner, int64_t c0, int m, const T *x, const T *other, const double *mean, double *sum)  \
+    /* sum[j] += over the m columns from c0 on: x (other NULL, mean 0), (x-mean)² (other x), or other*(x-mean) */  \
+    static void F(column_sums)(int64_t n, int64_t c, int64_t c0, int m, const T *x, const T *other, const double *mean, double *sum)  \
     {                                                                                                        \
-        if (inner == 1) {                                                                                    \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                for (int j = 0; j < m; j++) {                                                                \
-                    double v = (double)x[i * c + c0 + j] - (mean ? mean[j] : 0);                             \
-                    sum[j] += !mean ? v : v * (other == x ? v : (double)other[i * c + c0 + j]);              \
-                }                                                                                            \
-            return;                                                                                          \
-        }                                                                                                    \
-        for (int j = 0; j < m; j++)                                                                          \
-            for (int64_t i = 0; i < n; i++) {                                                                \
-                const T *restrict xi = x + (i * c + c0 + j) * inner;                                         \
-                double part = 0;                                                                             \
-                if (!mean) {                                                                                 \
-                    _Pragma("omp simd reduction(+ : part)")                                                  \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        part += (double)xi[k];                                                               \
-                } else if (other == x) {                                                                     \
-                    _Pragma("omp simd reduction(+ : part)")                                                  \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        part += ((double)xi[k] - mean[j]) * ((double)xi[k] - mean[j]);                       \
-                } else {                                                                                     \
-                    const T *restrict oi = other + (i * c + c0 + j) * inner;                                 \
-                    _Pragma("omp simd reduction(+ : part)")                                                  \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        part += ((double)xi[k] - mean[j]) * (double)oi[k];                                   \
-                }                                                                                            \
-                sum[j] += part;                                                                              \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            for (int j = 0; j < m; j++) {                                                                    \
+                double v = (double)x[i * c + c0 + j] - (mean ? mean[j] : 0);                                 \
+                sum[j] += !mean ? v : v * (other == x ? v : (double)other[i * c + c0 + j]);                  \
             }                                                                                                \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(column_apply)(int64_t n, int64_t c, int64_t c0, int m, T *to, const T *x, const T *y, const T *a, const T *b, const T *d,  \
+                                bool add)                                                                    \
+    {                                                                                                        \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            for (int j = 0; j < m; j++) {                                                                    \
+                const int64_t at = i * c + c0 + j;                                                           \
+                const T v = a[j] * x[at] + (y ? b[j] * y[at] + d[j] : d[j]);                                 \
+                to[at] = add ? to[at] + v : v;                                                               \
+            }                                                                                                \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(row_apply)(int64_t n, T *to, const T *x, const T *y, const T a, const T b, const T d, bool add)  \
+    {                                                                                                        \
+        if (!y && !add)                                                                                      \
+            _Pragma("omp simd")                                                                              \
+            for (int64_t k = 0; k < n; k++)                                                                  \
+                to[k] = a * x[k] + d;                                                                        \
+        else if (!y)                                                                                         \
+            _Pragma("omp simd")                                                                              \
+            for (int64_t k = 0; k < n; k++)                                                                  \
+                to[k] += a * x[k] + d;                                                                       \
+        else if (!add)                                                                                       \
+            _Pragma("omp simd")                                                                              \
+            for (int64_t k = 0; k < n; k++)                                                                  \
+                to[k] = a * x[k] + (b * y[k] + d);                                                           \
+        else                                                                                                 \
+            _Pragma("omp simd")                                                                              \
+            for (int64_t k = 0; k < n; k++)                                                                  \
+                to[k] += a * x[k] + (b * y[k] + d);                                                          \
     }                                                                                                        \
                                                                                                              \
     /* to (=|+=) a[j]*x + b[j]*y + d[j]; y may be NULL */                                                    \
     static void F(apply)(int64_t n, int64_t c, int64_t inner, int64_t c0, int m, T *to, const T *x, const T *y, const T *a, const T *b,  \
                          const T *d, bool add)                                                               \
     {                                                                                                        \
-        for (int64_t i = 0; i < n; i++) {                                                                    \
-            if (inner == 1) {                                                                                \
-                int64_t at = i * c + c0;                                                                     \
-                for (int j = 0; j < m; j++) {                                                                \
-                    T v = a[j] * x[at + j] + (y ? b[j] * y[at + j] + d[j] : d[j]);                           \
-                    to[at + j] = add ? to[at + j] + v : v;                                                   \
-                }                                                                                            \
-                continue;                                                                                    \
-            }                                                                                                \
-            for (int j = 0; j < m; j++) {                                                                    \
-                int64_t at = (i * c + c0 + j) * inner;                                                       \
-                T *restrict ti = to + at;                                                                    \
-                const T *restrict xi = x + at, *restrict yi = y ? y + at : NULL;                             \
-                const T aj = a[j], bj = b[j], dj = d[j];                                                     \
-                if (!y && !add)                                                                              \
-                    _Pragma("omp simd")                                                                      \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        ti[k] = aj * xi[k] + dj;                                                             \
-                else if (!y)                                                                                 \
-                    _Pragma("omp simd")                                                                      \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        ti[k] += aj * xi[k] + dj;                                                            \
-                else if (!add)                                                                               \
-                    _Pragma("omp simd")                                                                      \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        ti[k] = aj * xi[k] + (bj * yi[k] + dj);                                              \
-                else                                                                                         \
-                    _Pragma("omp simd")                                                                      \
-                    for (int64_t k = 0; k < inner; k++)                                                      \
-                        ti[k] += aj * xi[k] + (bj * yi[k] + dj);                                             \
-            }                                                                                                \
+        const bool streamed = !add && to != x && to != y && norm_streamed(n, c, inner, sizeof(T));           \
+        T room[TD_BLOCK];                                                                                    \
+        if (inner == 1) {                                                                                    \
+            F(column_apply)(n, c, c0, m, to, x, y, a, b, d, add);                                            \
+            return;                                                                                          \
         }                                                                                                    \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            for (int j = 0; j < m; j++)                                                                      \
+                for (int64_t k = 0; k < inner; k += TD_BLOCK) {                                              \
+                    const int64_t at = (i * c + c0 + j) * inner + k, count = inner - k < TD_BLOCK ? inner - k : TD_BLOCK;  \
+                    F(row_apply)(count, F(place)(to + at, room, streamed), x + at, y ? y + at : NULL, a[j], b[j], d[j], add);  \
+                    F(placed)(to + at, room, count, streamed);                                               \
+                }                                                                                            \
+        if (streamed)                                                                                        \
+            td__stream_end();                                                                                \
+    }                                                                                                        \
+                                                                                                             \
+    /* mean and sum of squared deviations of the m channels from c0 on */                                    \
+    static void F(statistics)(int64_t n, int64_t c, int64_t inner, int64_t c0, int m, const T *x, double *mean, double *square)  \
+    {                                                                                                        \
+        if (inner > 1) {                                                                                     \
+            F(channel_squares)(n, c, inner, c0, m, x, mean, square);                                         \
+            return;                                                                                          \
+        }                                                                                                    \
+        memset(mean, 0, (size_t)m * sizeof *mean);                                                           \
+        memset(square, 0, (size_t)m * sizeof *square);                                                       \
+        F(column_sums)(n, c, c0, m, x, NULL, NULL, mean);                                                    \
+        for (int j = 0; j < m; j++)                                                                          \
+            mean[j] /= (double)n;                                                                            \
+        F(column_sums)(n, c, c0, m, x, x, mean, square);                                                     \
+    }                                                                                                        \
+                                                                                                             \
+    /* of the same channels the sums of g and, where x is there, of g*(x-mean) */                            \
+    static void F(products)(int64_t n, int64_t c, int64_t inner, int64_t c0, int m, const T *g, const T *x, const double *mean, double *sum,  \
+                            double *product)                                                                 \
+    {                                                                                                        \
+        if (inner > 1) {                                                                                     \
+            F(channel_products)(KEEP_ALL, n, c, inner, c0, m, g, NULL, x ? x : g, NULL, NULL, mean, sum, product);  \
+            return;                                                                                          \
+        }                                                                                                    \
+        memset(sum, 0, (size_t)m * sizeof *sum);                                                             \
+        memset(product, 0, (size_t)m * sizeof *product);                                                     \
+        F(column_sums)(n, c, c0, m, g, NULL, NULL, sum);                                                     \
+        if (x)                                                                                               \
+            F(column_sums)(n, c, c0, m, x, g, mean, product);                                                \
     }                                                                                                        \
                                                                                                              \
     static void F(norm)(int64_t n, int64_t c, int64_t inner, T *y, T *mean, T *rstd, const T *x, const T *w, const T *b, T *running_mean,  \
                         T *running_var, bool train, double momentum, double eps)                             \
     {                                                                                                        \
-        const int64_t count = n * inner, side = inner == 1 ? SIDE : 1;                                       \
+        const int64_t count = n * inner, side = inner == 1 ? SIDE : channels_together(n, c, inner, sizeof(T));  \
         _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
         for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
             int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
-            double mu[SIDE] = { 0 }, var[SIDE] = { 0 };                                                      \
-            T scale[SIDE], none[SIDE] = { 0 }, shift[SIDE];                                                  \
-            if (train) {                                                                                     \
-                F(sums)(n, c, inner, c0, m, x, NULL, NULL, mu);                                              \
-                for (int j = 0; j < m; j++)                                                                  \
-                    mu[j] /= (double)count;                                                                  \
-                F(sums)(n, c, inner, c0, m, x, x, mu, var);                                                  \
-            }                                                                                                \
+            double mu[TOGETHER_MOST], var[TOGETHER_MOST];                                                    \
+            T scale[TOGETHER_MOST], none[TOGETHER_MOST] = { 0 }, shift[TOGETHER_MOST];                       \
+            if (train)                                                                                       \
+                F(statistics)(n, c, inner, c0, m, x, mu, var);                                               \
             for (int j = 0; j < m; j++) {                                                                    \
                 int64_t k = c0 + j;                                                                          \
                 if (train && running_mean)                                                                   \
@@ -115,18 +132,17 @@ enum { SIDE = 16 };                  /* channels taken together when inner is 1 
     static void F(norm_grad)(int64_t n, int64_t c, int64_t inner, T *gx, T *gw, T *gb, const T *gy, const T *x, const T *w, const T *mean,  \
                              const T *rstd, bool train, bool add_x, bool add_w, bool add_b)                  \
     {                                                                                                        \
-        const int64_t count = n * inner, side = inner == 1 ? SIDE : 1;                                       \
+        const int64_t count = n * inner, side = inner == 1 ? SIDE : channels_together(n, c, inner, 2 * sizeof(T));  \
+        const bool products = gw || (gx && train);                                                           \
         _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
         for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
             int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
-            double mu[SIDE], g[SIDE] = { 0 }, gd[SIDE] = { 0 };   /* sums of gy, and of gy*(x-mean) */       \
-            T a[SIDE], b[SIDE], d[SIDE];                                                                     \
+            double mu[TOGETHER_MOST], g[TOGETHER_MOST] = { 0 }, gd[TOGETHER_MOST] = { 0 };   /* sums of gy, and of gy*(x-mean) */  \
+            T a[TOGETHER_MOST], b[TOGETHER_MOST], d[TOGETHER_MOST];                                          \
             for (int j = 0; j < m; j++)                                                                      \
                 mu[j] = (double)mean[c0 + j];                                                                \
-            if (gb || (gx && train))                                                                         \
-                F(sums)(n, c, inner, c0, m, gy, NULL, NULL, g);                                              \
-            if (gw || (gx && train))                                                                         \
-                F(sums)(n, c, inner, c0, m, x, gy, mu, gd);                                                  \
+            if (products || gb)                                                                              \
+                F(products)(n, c, inner, c0, m, gy, products ? x : NULL, mu, g, gd);                         \
             for (int j = 0; j < m; j++) {                                                                    \
                 int64_t k = c0 + j;                                                                          \
                 double r = (double)rstd[k], f = w ? r * (double)w[k] : r;                                    \
@@ -147,19 +163,18 @@ enum { SIDE = 16 };                  /* channels taken together when inner is 1 
     /* g NULL: first = mean of x, second = sum (x-mean)². Else first = sum g, second = sum g*(x-mean) with the mean given. */\
     static void F(pair)(int64_t n, int64_t c, int64_t inner, const T *x, const T *g, const double *mean, double *first, double *second)\
     {                                                                                                        \
-        const int64_t count = n * inner, side = inner == 1 ? SIDE : 1;                                       \
+        const int64_t side = inner == 1 ? SIDE : channels_together(n, c, inner, (g ? 2 : 1) * sizeof(T));    \
         _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
         for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
             int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
-            double mu[SIDE] = { 0 }, one[SIDE] = { 0 }, two[SIDE] = { 0 };                                   \
-            F(sums)(n, c, inner, c0, m, g ? g : x, NULL, NULL, one);                                         \
-            for (int j = 0; j < m; j++) {                                                                    \
-                one[j] = g || !count ? one[j] : one[j] / (double)count;                                      \
-                mu[j] = g ? mean[c0 + j] : one[j];                                                           \
+            if (n * inner == 0) {                                                                            \
+                memset(first + c0, 0, (size_t)m * sizeof *first);                                            \
+                memset(second + c0, 0, (size_t)m * sizeof *second);                                          \
+            } else if (g) {                                                                                  \
+                F(products)(n, c, inner, c0, m, g, x, mean + c0, first + c0, second + c0);                   \
+            } else {                                                                                         \
+                F(statistics)(n, c, inner, c0, m, x, first + c0, second + c0);                               \
             }                                                                                                \
-            F(sums)(n, c, inner, c0, m, x, g ? g : x, mu, two);                                              \
-            memcpy(first + c0, one, (size_t)m * sizeof *one);                                                \
-            memcpy(second + c0, two, (size_t)m * sizeof *two);                                               \
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
@@ -167,11 +182,11 @@ enum { SIDE = 16 };                  /* channels taken together when inner is 1 
     static void F(affine)(int64_t n, int64_t c, int64_t inner, T *y, const T *x, const T *z, const double *a, const double *b,\
                           const double *d, bool add)                                                         \
     {                                                                                                        \
-        const int64_t side = inner == 1 ? SIDE : 1;                                                          \
+        const int64_t side = inner == 1 ? SIDE : channels_together(n, c, inner, (z ? 2 : 1) * sizeof(T));    \
         _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
         for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
             int m = c - c0 < side ? (int)(c - c0) : (int)side;                                               \
-            T at[SIDE], bt[SIDE], dt[SIDE];                                                                  \
+            T at[TOGETHER_MOST], bt[TOGETHER_MOST], dt[TOGETHER_MOST];                                       \
             for (int j = 0; j < m; j++) {                                                                    \
                 at[j] = (T)a[c0 + j];                                                                        \
                 bt[j] = z ? (T)b[c0 + j] : 0;                                                                \

@@ -4,8 +4,7 @@
  * positive, and y need not be kept. In training what is left of gy there is found twice, once for the sums and once for gx, and kept nowhere;
  * else (and with inner 1) it is written once, to gz or to a room of its own, and the rest is batch_norm_grad.
  */
-#include "cpu.h"
-#include <omp.h>
+#include "batch_norm.h"
 
 #define NORM_RELU(T, F)                                                                                      \
     static void F(numbers)(int64_t c, const T *mean, const T *rstd, const T *w, const T *b, T *a, T *d)      \
@@ -16,20 +15,93 @@
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
-    static void F(forward)(int64_t n, int64_t c, int64_t inner, T *y, const T *x, const T *z, const T *a, const T *d)  \
+    /* y = relu(a*x + d + z), z may be NULL; NaN stays. Columns: a and d lie as x does. */                   \
+    static inline __attribute__((always_inline)) void F(relu_of)(const bool columns, const bool sum, int64_t n, T *restrict y, const T *restrict x,  \
+                                                                 const T *restrict z, const T *restrict a, const T *restrict d)  \
     {                                                                                                        \
-        const int64_t rows = inner == 1 ? n : n * c, row = inner == 1 ? c : inner;                           \
-        _Pragma("omp parallel for schedule(static) if (rows * row >= TD_PARALLEL)")                          \
-        for (int64_t i = 0; i < rows; i++) {                                                                 \
-            const T *restrict xi = x + i * row, *restrict zi = z ? z + i * row : NULL;                       \
-            T *restrict yi = y + i * row;                                                                    \
-            for (int64_t k = 0; k < row; k++) {                                                              \
-                const int64_t channel = inner == 1 ? k : i % c;                                              \
-                T v = a[channel] * xi[k] + d[channel];                                                       \
-                v = zi ? v + zi[k] : v;                                                                      \
-                yi[k] = v > 0 || v != v ? v : 0;                                                             \
-            }                                                                                                \
+        const T a0 = *a, d0 = *d;                                                                            \
+        _Pragma("omp simd")                                                                                  \
+        for (int64_t k = 0; k < n; k++) {                                                                    \
+            T v = columns ? a[k] * x[k] + d[k] : a0 * x[k] + d0;                                             \
+            v = sum ? v + z[k] : v;                                                                          \
+            y[k] = v <= 0 ? 0 : v;                                                                           \
         }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(relu_columns)(int64_t n, int64_t c, T *y, const T *x, const T *z, const T *a, const T *d)  \
+    {                                                                                                        \
+        _Pragma("omp parallel for schedule(static) if (n * c >= TD_PARALLEL)")                               \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            if (z)                                                                                           \
+                F(relu_of)(true, true, c, y + i * c, x + i * c, z + i * c, a, d);                            \
+            else                                                                                             \
+                F(relu_of)(true, false, c, y + i * c, x + i * c, NULL, a, d);                                \
+    }                                                                                                        \
+                                                                                                             \
+    /* the m channels from c0 on */                                                                          \
+    static void F(relu_channels)(int64_t n, int64_t c, int64_t inner, int64_t c0, int64_t m, T *y, const T *x, const T *z, const T *a, const T *d)  \
+    {                                                                                                        \
+        const bool streamed = norm_streamed(n, c, inner, sizeof(T));                                         \
+        T room[TD_BLOCK];                                                                                    \
+        for (int64_t i = 0; i < n; i++)                                                                      \
+            for (int64_t k = c0; k < c0 + m; k++)                                                            \
+                for (int64_t begin = 0; begin < inner; begin += TD_BLOCK) {                                  \
+                    const int64_t at = (i * c + k) * inner + begin, count = inner - begin < TD_BLOCK ? inner - begin : TD_BLOCK;  \
+                    T *to = F(place)(y + at, room, streamed);                                                \
+                    if (z)                                                                                   \
+                        F(relu_of)(false, true, count, to, x + at, z + at, a + k, d + k);                    \
+                    else                                                                                     \
+                        F(relu_of)(false, false, count, to, x + at, NULL, a + k, d + k);                     \
+                    F(placed)(y + at, room, count, streamed);                                                \
+                }                                                                                            \
+        if (streamed)                                                                                        \
+            td__stream_end();                                                                                \
+    }                                                                                                        \
+                                                                                                             \
+    /* gz (=|+=) what is left of gy */                                                                       \
+    static inline __attribute__((always_inline)) void F(z_of)(const int keep, const bool add, int64_t n, T *gz, const T *gy, const T *y, const T *x, T a,  \
+                                                              T d)                                           \
+    {                                                                                                        \
+        _Pragma("omp simd")                                                                                  \
+        for (int64_t k = 0; k < n; k++) {                                                                    \
+            const T g = F(kept)(keep, gy[k], keep == KEEP_BY_Y ? y[k] : 0, keep == KEEP_BY_X ? x[k] : 0, a, d);  \
+            gz[k] = add ? gz[k] + g : g;                                                                     \
+        }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(row_z)(bool add, int64_t n, T *gz, const T *gy, const T *y, const T *x, T a, T d)          \
+    {                                                                                                        \
+        if (y && add)                                                                                        \
+            F(z_of)(KEEP_BY_Y, true, n, gz, gy, y, x, a, d);                                                 \
+        else if (y)                                                                                          \
+            F(z_of)(KEEP_BY_Y, false, n, gz, gy, y, x, a, d);                                                \
+        else if (add)                                                                                        \
+            F(z_of)(KEEP_BY_X, true, n, gz, gy, y, x, a, d);                                                 \
+        else                                                                                                 \
+            F(z_of)(KEEP_BY_X, false, n, gz, gy, y, x, a, d);                                                \
+    }                                                                                                        \
+                                                                                                             \
+    /* gx (=|+=) factor * what is left of gy + (slope * x + shift); gx may be gy */                          \
+    static inline __attribute__((always_inline)) void F(x_of)(const int keep, const bool add, int64_t n, T *gx, const T *gy, const T *y, const T *x, T a,  \
+                                                              T d, T factor, T slope, T shift)               \
+    {                                                                                                        \
+        _Pragma("omp simd")                                                                                  \
+        for (int64_t k = 0; k < n; k++) {                                                                    \
+            const T g = F(kept)(keep, gy[k], keep == KEEP_BY_Y ? y[k] : 0, x[k], a, d), v = factor * g + (slope * x[k] + shift);  \
+            gx[k] = add ? gx[k] + v : v;                                                                     \
+        }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(row_x)(bool add, int64_t n, T *gx, const T *gy, const T *y, const T *x, T a, T d, T factor, T slope, T shift)  \
+    {                                                                                                        \
+        if (y && add)                                                                                        \
+            F(x_of)(KEEP_BY_Y, true, n, gx, gy, y, x, a, d, factor, slope, shift);                           \
+        else if (y)                                                                                          \
+            F(x_of)(KEEP_BY_Y, false, n, gx, gy, y, x, a, d, factor, slope, shift);                          \
+        else if (add)                                                                                        \
+            F(x_of)(KEEP_BY_X, true, n, gx, gy, y, x, a, d, factor, slope, shift);                           \
+        else                                                                                                 \
+            F(x_of)(KEEP_BY_X, false, n, gx, gy, y, x, a, d, factor, slope, shift);                          \
     }                                                                                                        \
                                                                                                              \
     /* to = gy where y, or a*x + d, is positive; sum (=|+=) that, where it is given */                       \
@@ -37,96 +109,66 @@
     {                                                                                                        \
         const int64_t rows = inner == 1 ? n : n * c, row = inner == 1 ? c : inner;                           \
         _Pragma("omp parallel for schedule(static) if (rows * row >= TD_PARALLEL)")                          \
-        for (int64_t i = 0; i < rows; i++)                                                                   \
-            for (int64_t k = 0; k < row; k++) {                                                              \
-                const int64_t channel = inner == 1 ? k : i % c, at = i * row + k;                            \
-                const T v = (y ? y[at] : a[channel] * x[at] + d[channel]) > 0 ? gy[at] : 0;                  \
+        for (int64_t i = 0; i < rows; i++) {                                                                 \
+            const int64_t at = i * row;                                                                      \
+            if (inner > 1 || y) {                                                                            \
+                const T *yi = y ? y + at : NULL, *xi = x ? x + at : NULL;                                    \
                 if (to)                                                                                      \
-                    to[at] = v;                                                                              \
+                    F(row_z)(false, row, to + at, gy + at, yi, xi, a[i % c], d[i % c]);                      \
                 if (sum)                                                                                     \
-                    sum[at] = add ? sum[at] + v : v;                                                         \
+                    F(row_z)(add, row, sum + at, gy + at, yi, xi, a[i % c], d[i % c]);                       \
+                continue;                                                                                    \
             }                                                                                                \
-    }                                                                                                        \
-                                                                                                             \
-    /* What is left of gy where y, or a*x + d, is positive. One row of one channel: sum it and its products with x - mean. gz (NULL: not wanted) (=|+=) it. */  \
-    static inline T F(kept)(T gy, T y)                                                                       \
-    {                                                                                                        \
-        return y > 0 ? gy : 0;                                                                               \
-    }                                                                                                        \
-                                                                                                             \
-    static inline __attribute__((always_inline)) void F(row_sums)(const bool by_y, int64_t inner, double *sum, double *product, const T *restrict gy,  \
-                                                                  const T *restrict y, const T *restrict x, T a, T d, double mean)  \
-    {                                                                                                        \
-        double s = 0, p = 0;                                                                                 \
-        _Pragma("omp simd reduction(+ : s, p)")                                                              \
-        for (int64_t k = 0; k < inner; k++) {                                                                \
-            const double g = (double)F(kept)(gy[k], by_y ? y[k] : a * x[k] + d);                             \
-            s += g;                                                                                          \
-            p += g * ((double)x[k] - mean);                                                                  \
-        }                                                                                                    \
-        *sum += s;                                                                                           \
-        *product += p;                                                                                       \
-    }                                                                                                        \
-                                                                                                             \
-    static inline __attribute__((always_inline)) void F(row_z)(const bool by_y, const bool add, int64_t inner, T *restrict gz, const T *restrict gy,  \
-                                                               const T *restrict y, const T *restrict x, T a, T d)  \
-    {                                                                                                        \
-        _Pragma("omp simd")                                                                                  \
-        for (int64_t k = 0; k < inner; k++) {                                                                \
-            const T g = F(kept)(gy[k], by_y ? y[k] : a * x[k] + d);                                          \
-            gz[k] = add ? gz[k] + g : g;                                                                     \
+            for (int64_t k = 0; k < c; k++) {                                                                \
+                const T v = a[k] * x[at + k] + d[k] > 0 ? gy[at + k] : 0;                                    \
+                if (to)                                                                                      \
+                    to[at + k] = v;                                                                          \
+                if (sum)                                                                                     \
+                    sum[at + k] = add ? sum[at + k] + v : v;                                                 \
+            }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
-    static inline __attribute__((always_inline)) void F(row_x)(const bool by_y, const bool add, int64_t inner, T *gx, const T *gy,  \
-                                                               const T *restrict y, const T *restrict x, T a, T d, T factor, T slope, T shift)  \
-    {                                                                                                        \
-        _Pragma("omp simd")                                                                                  \
-        for (int64_t k = 0; k < inner; k++) {                                                                \
-            const T g = F(kept)(gy[k], by_y ? y[k] : a * x[k] + d), v = factor * g + (slope * x[k] + shift);      \
-            gx[k] = add ? gx[k] + v : v;                                                                     \
-        }                                                                                                    \
-    }                                                                                                        \
-                                                                                                             \
-    /* Training, images: the sums of all channels in the order in which rows lie, then gz and gx in one more pass; gx may lie where gy does. */  \
+    /* Training, images: the sums, then gz and gx in one more pass, a few channels at a time; gx may lie where gy does. */  \
     static void F(train_grad)(int64_t n, int64_t c, int64_t inner, T *gx, T *gz, T *gw, T *gb, const T *gy, const T *y, const T *x, const T *w,  \
-                              const T *mean, const T *rstd, const T *a, const T *d, double *sum, double *product, bool add_x, bool add_z,  \
-                              bool add_w, bool add_b)                                                        \
+                              const T *mean, const T *rstd, const T *a, const T *d, bool add_x, bool add_z, bool add_w, bool add_b)  \
     {                                                                                                        \
-        const int threads = n * c * inner < TD_PARALLEL || omp_in_parallel() ? 1 : omp_get_max_threads();    \
-        _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1)")                   \
-        for (int part = 0; part < threads; part++) {                                                         \
-            const int64_t c0 = c * part / threads, c1 = c * (part + 1) / threads;                            \
-            for (int64_t k = c0; k < c1; k++)                                                                \
-                sum[k] = product[k] = 0;                                                                     \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                for (int64_t k = c0, at = (i * c + c0) * inner; k < c1; k++, at += inner) {                  \
-                    if (y)                                                                                   \
-                        F(row_sums)(true, inner, &sum[k], &product[k], gy + at, y + at, x + at, a[k], d[k], (double)mean[k]);  \
-                    else                                                                                     \
-                        F(row_sums)(false, inner, &sum[k], &product[k], gy + at, NULL, x + at, a[k], d[k], (double)mean[k]);  \
-                }                                                                                            \
-            for (int64_t k = c0; k < c1; k++) {                                                              \
+        const int64_t side = channels_together(n, c, inner, (y ? 3 : 2) * sizeof(T));                        \
+        const bool large = norm_streamed(n, c, inner, sizeof(T)), stream_x = large && !add_x && gx != gy, stream_z = large && !add_z && gz != gy;  \
+        _Pragma("omp parallel for schedule(static) if (n * c * inner >= TD_PARALLEL)")                       \
+        for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
+            const int m = c - c0 < side ? (int)(c - c0) : (int)side;                                         \
+            double mu[TOGETHER_MOST], sum[TOGETHER_MOST], product[TOGETHER_MOST];                            \
+            T room[TD_BLOCK];                                                                                \
+            for (int j = 0; j < m; j++)                                                                      \
+                mu[j] = (double)mean[c0 + j];                                                                \
+            F(channel_products)(y ? KEEP_BY_Y : KEEP_BY_X, n, c, inner, c0, m, gy, y, x, a + c0, d + c0, mu, sum, product);  \
+            for (int j = 0; j < m; j++) {                                                                    \
+                const int64_t k = c0 + j;                                                                    \
                 if (gw)                                                                                      \
-                    gw[k] = (T)((add_w ? (double)gw[k] : 0) + product[k] * (double)rstd[k]);                 \
+                    gw[k] = (T)((add_w ? (double)gw[k] : 0) + product[j] * (double)rstd[k]);                 \
                 if (gb)                                                                                      \
-                    gb[k] = (T)((add_b ? (double)gb[k] : 0) + sum[k]);                                       \
+                    gb[k] = (T)((add_b ? (double)gb[k] : 0) + sum[j]);                                       \
                 const double r = (double)rstd[k], f = w ? r * (double)w[k] : r, count = (double)(n * inner); \
-                product[k] *= -f * r * r / count;                                                            \
-                sum[k] = -f * sum[k] / count - product[k] * (double)mean[k];                                 \
+                product[j] *= -f * r * r / count;                                                            \
+                sum[j] = -f * sum[j] / count - product[j] * mu[j];                                           \
             }                                                                                                \
             for (int64_t i = 0; i < n && (gx || gz); i++)                                                    \
-                for (int64_t k = c0, at = (i * c + c0) * inner; k < c1; k++, at += inner) {                  \
-                    const T f = (T)(w ? (double)rstd[k] * (double)w[k] : (double)rstd[k]), slope = (T)product[k], shift = (T)sum[k];  \
-                    if (gz && y)                                                                             \
-                        F(row_z)(true, add_z, inner, gz + at, gy + at, y + at, x + at, a[k], d[k]);          \
-                    else if (gz)                                                                             \
-                        F(row_z)(false, add_z, inner, gz + at, gy + at, NULL, x + at, a[k], d[k]);           \
-                    if (gx && y)                                                                             \
-                        F(row_x)(true, add_x, inner, gx + at, gy + at, y + at, x + at, a[k], d[k], f, slope, shift);  \
-                    else if (gx)                                                                             \
-                        F(row_x)(false, add_x, inner, gx + at, gy + at, NULL, x + at, a[k], d[k], f, slope, shift);  \
-                }                                                                                            \
+                for (int j = 0; j < m; j++)                                                                  \
+                    for (int64_t begin = 0; begin < inner; begin += TD_BLOCK) {                              \
+                        const int64_t k = c0 + j, at = (i * c + k) * inner + begin, count = inner - begin < TD_BLOCK ? inner - begin : TD_BLOCK;  \
+                        const T f = (T)(w ? (double)rstd[k] * (double)w[k] : (double)rstd[k]), *yi = y ? y + at : NULL;  \
+                        if (gz) {                                                                            \
+                            F(row_z)(add_z, count, F(place)(gz + at, room, stream_z), gy + at, yi, x + at, a[k], d[k]);  \
+                            F(placed)(gz + at, room, count, stream_z);                                       \
+                        }                                                                                    \
+                        if (gx) {                                                                            \
+                            F(row_x)(add_x, count, F(place)(gx + at, room, stream_x), gy + at, yi, x + at, a[k], d[k], f, (T)product[j], (T)sum[j]);  \
+                            F(placed)(gx + at, room, count, stream_x);                                       \
+                        }                                                                                    \
+                    }                                                                                        \
+            if (stream_x || stream_z)                                                                        \
+                td__stream_end();                                                                            \
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
@@ -138,18 +180,28 @@
         if (!one)                                                                                            \
             return;                                                                                          \
         T *a = (T *)(two + c), *d = a + c;                                                                   \
-        if (train)                                                                                           \
+        const int64_t side = inner == 1 ? c : channels_together(n, c, inner, (z ? 2 : 1) * sizeof(T));       \
+        if (train && inner == 1)                                                                             \
             K(batch_norm_pair)(t, n, c, inner, x, NULL, NULL, one, two);                                     \
-        for (int64_t k = 0; k < c; k++) {                                                                    \
-            if (train && running_mean)                                                                       \
-                running_mean[k] = (T)((1 - momentum) * (double)running_mean[k] + momentum * one[k]);         \
-            if (train && running_var)                                                                        \
-                running_var[k] = (T)((1 - momentum) * (double)running_var[k] + momentum * two[k] / (double)(count - 1));  \
-            mean[k] = train ? (T)one[k] : running_mean[k];                                                   \
-            rstd[k] = (T)(1 / sqrt((train ? two[k] / (double)count : (double)running_var[k]) + eps));        \
+        _Pragma("omp parallel for schedule(static) if (inner > 1 && n * c * inner >= TD_PARALLEL)")          \
+        for (int64_t c0 = 0; c0 < c; c0 += side) {                                                           \
+            const int64_t c1 = c - c0 < side ? c : c0 + side;                                                \
+            if (train && inner > 1)                                                                          \
+                F(channel_squares)(n, c, inner, c0, (int)(c1 - c0), x, one + c0, two + c0);                  \
+            for (int64_t k = c0; k < c1; k++) {                                                              \
+                if (train && running_mean)                                                                   \
+                    running_mean[k] = (T)((1 - momentum) * (double)running_mean[k] + momentum * one[k]);     \
+                if (train && running_var)                                                                    \
+                    running_var[k] = (T)((1 - momentum) * (double)running_var[k] + momentum * two[k] / (double)(count - 1));  \
+                mean[k] = train ? (T)one[k] : running_mean[k];                                               \
+                rstd[k] = (T)(1 / sqrt((train ? two[k] / (double)count : (double)running_var[k]) + eps));    \
+            }                                                                                                \
+            F(numbers)(c1 - c0, mean + c0, rstd + c0, w ? w + c0 : NULL, b ? b + c0 : NULL, a + c0, d + c0); \
+            if (inner > 1)                                                                                   \
+                F(relu_channels)(n, c, inner, c0, c1 - c0, y, x, z, a, d);                                   \
         }                                                                                                    \
-        F(numbers)(c, mean, rstd, w, b, a, d);                                                               \
-        F(forward)(n, c, inner, y, x, z, a, d);                                                              \
+        if (inner == 1)                                                                                      \
+            F(relu_columns)(n, c, y, x, z, a, d);                                                            \
         td__free(one);                                                                                       \
     }                                                                                                        \
                                                                                                              \
@@ -158,13 +210,12 @@
                                   bool add_w, bool add_b)                                                    \
     {                                                                                                        \
         if (train && x && inner > 1) {                                                                       \
-            double *sum = td__alloc((size_t)c * 2 * (sizeof(double) + sizeof(T)));                           \
-            T *a = (T *)(sum + 2 * c), *d = a + c;                                                           \
-            if (!sum)                                                                                        \
+            T *a = td__alloc((size_t)c * 2 * sizeof(T)), *d = a + c;                                         \
+            if (!a)                                                                                          \
                 return;                                                                                      \
             F(numbers)(c, mean, rstd, w, b, a, d);                                                           \
-            F(train_grad)(n, c, inner, gx, gz, gw, gb, gy, y, x, w, mean, rstd, a, d, sum, sum + c, add_x, add_z, add_w, add_b);  \
-            td__free(sum);                                                                                   \
+            F(train_grad)(n, c, inner, gx, gz, gw, gb, gy, y, x, w, mean, rstd, a, d, add_x, add_z, add_w, add_b);  \
+            td__free(a);                                                                                     \
             return;                                                                                          \
         }                                                                                                    \
         const bool more = gx || gw || gb, own = more && (!gz || add_z);                                      \

@@ -9,6 +9,7 @@
  * (rounded to nearest). The gradient is the same call on the gradient. One intrinsic: see EVEN_PRODUCT.
  */
 #include "cpu.h"
+#include "stream.h"
 #include <tensor_impl.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -29,46 +30,81 @@ enum { BYTES = 16 };
 #define EVEN_PRODUCT(a, b) (((a) & LOW) * ((b) & LOW))
 #endif
 #define LOW UINT64_C(0xffffffff)
-enum { LANES = 16, GROUP = 64, PART = BYTES / 4 };
-typedef uint32_t words __attribute__((vector_size(BYTES)));
+enum { LANES = 16, GROUP = 64, PART = BYTES / 4, ROUNDS = 10, RUN = 16 };     /* RUN: groups of a piece that is streamed                   */
 typedef uint32_t words_at __attribute__((vector_size(BYTES), aligned(4), may_alias));
 typedef uint64_t pairs __attribute__((vector_size(BYTES)));
 
-/* c * m in 64 bits per lane, as high and low words (little-endian pairs) */
-static inline __attribute__((always_inline)) void multiply(words c, uint32_t m, words *high, words *low)
-{
-    const pairs both = (pairs){ 0 } + m, even = EVEN_PRODUCT((pairs)c, both), odd = EVEN_PRODUCT((pairs)c >> 32, both);
-    *high = (words)(even >> 32 | (odd & ~LOW));
-    *low = (words)((even & LOW) | odd << 32);
-}
+/* Every round's key, in each lane. */
+typedef struct { pairs k0[ROUNDS], k1[ROUNDS]; } schedule;
 
-/* PART blocks from `first` on, in lanes: word w of lane l goes to bits[w * LANES + l] */
-static inline __attribute__((always_inline)) void philox_part(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first,
-                                                              uint64_t sample)
+static void schedule_keys(schedule *s, td_philox key)
 {
-    static const uint32_t lane[LANES] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
-    /* no carry: first is a multiple of PART */
-    words c0 = *(const words_at *)lane + (uint32_t)first, c1 = (words){ 0 } + (uint32_t)(first >> 32);
-    words c2 = (words){ 0 } + (uint32_t)sample, c3 = (words){ 0 } + (uint32_t)(sample >> 32), high0, low0, high1, low1;
-    for (int round = 0; round < 10; round++) {
-        multiply(c0, 0xD2511F53u, &high0, &low0);
-        multiply(c2, 0xCD9E8D57u, &high1, &low1);
-        c0 = high1 ^ c1 ^ k0;
-        c2 = high0 ^ c3 ^ k1;
-        c1 = low1, c3 = low0;
+    uint32_t k0 = key.v[0], k1 = key.v[1];
+    for (int round = 0; round < ROUNDS; round++) {
+        s->k0[round] = (pairs){ 0 } + k0;
+        s->k1[round] = (pairs){ 0 } + k1;
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    *(words_at *)bits = c0;
-    *(words_at *)(bits + LANES) = c1;
-    *(words_at *)(bits + 2 * LANES) = c2;
-    *(words_at *)(bits + 3 * LANES) = c3;
 }
 
-static inline __attribute__((always_inline)) void philox_group(uint32_t *restrict bits, uint32_t k0, uint32_t k1, uint64_t first,
-                                                               uint64_t sample)
+/* The even or the odd of PART counters, each in the low half of 64 bits. What the high halves hold is not looked at: a product takes low halves alone, so its
+ * high half need not be cleared before it is the next round's word. */
+typedef struct { pairs c0, c1, c2, c3; } counters;
+
+static inline __attribute__((always_inline)) void philox_round(counters *c, const schedule *s, int round)
 {
-    for (int l = 0; l < LANES; l += PART)
-        philox_part(bits + l, k0, k1, first + (uint64_t)l, sample);
+    const pairs p0 = EVEN_PRODUCT(c->c0, (pairs){ 0 } + 0xD2511F53u), p1 = EVEN_PRODUCT(c->c2, (pairs){ 0 } + 0xCD9E8D57u);
+    c->c0 = p1 >> 32 ^ c->c1 ^ s->k0[round];
+    c->c2 = p0 >> 32 ^ c->c3 ^ s->k1[round];
+    c->c1 = p1, c->c3 = p0;
+}
+
+static inline __attribute__((always_inline)) void put_words(uint32_t *bits, pairs even, pairs odd)
+{
+    *(words_at *)bits = (words_at)((even & LOW) | odd << 32);
+}
+
+/* SETS: parts that are computed side by side, for a round waits for the last one's product; as many as registers hold. */
+#if defined(__AVX512F__)
+enum { SETS = 2 };
+#else
+enum { SETS = 1 };
+#endif
+
+/* groups * LANES blocks from `first` on, in lanes: word w of lane l of group g goes to bits[g * GROUP + w * LANES + l]. Within a group there is no carry: first is
+ * a multiple of LANES. */
+static inline __attribute__((always_inline)) void philox_groups(const int groups, uint32_t *restrict bits, const schedule *s, uint64_t first, uint64_t sample)
+{
+    static const uint64_t twice[] = { 0, 2, 4, 6, 8, 10, 12, 14 };
+    pairs lane;
+    memcpy(&lane, twice, sizeof lane);
+    for (int part = 0; part < groups * LANES / PART; part += SETS) {
+        counters even[SETS], odd[SETS];
+        const int sets = groups * LANES / PART < SETS ? groups * LANES / PART : SETS;
+#pragma GCC unroll 2
+        for (int k = 0; k < sets; k++) {
+            const uint64_t at = first + (uint64_t)((part + k) * PART);
+            even[k].c0 = lane + (uint32_t)at, odd[k].c0 = even[k].c0 + 1;
+            even[k].c1 = odd[k].c1 = (pairs){ 0 } + (uint32_t)(at >> 32);
+            even[k].c2 = odd[k].c2 = (pairs){ 0 } + (uint32_t)sample;
+            even[k].c3 = odd[k].c3 = (pairs){ 0 } + (uint32_t)(sample >> 32);
+        }
+#pragma GCC unroll 10
+        for (int round = 0; round < ROUNDS; round++)
+#pragma GCC unroll 2
+            for (int k = 0; k < sets; k++) {
+                philox_round(&even[k], s, round);
+                philox_round(&odd[k], s, round);
+            }
+#pragma GCC unroll 2
+        for (int k = 0; k < sets; k++) {
+            uint32_t *to = bits + (part + k) * PART / LANES * GROUP + (part + k) * PART % LANES;
+            put_words(to, even[k].c0, odd[k].c0);
+            put_words(to + LANES, even[k].c1, odd[k].c1);
+            put_words(to + 2 * LANES, even[k].c2, odd[k].c2);
+            put_words(to + 3 * LANES, even[k].c3, odd[k].c3);
+        }
+    }
 }
 
 /* The choice is made by masking the product's bits: compilers make a branch of anything else, and half of its predictions fail. */
@@ -82,7 +118,7 @@ static inline __attribute__((always_inline)) void philox_group(uint32_t *restric
         return v;                                                                                            \
     }                                                                                                        \
                                                                                                              \
-    static inline void F(mask)(int n, T *restrict out, const T *restrict x, const uint32_t *restrict bits, uint32_t threshold, T scale, bool add)  \
+    static inline __attribute__((always_inline)) void F(mask)(int n, T *out, const T *x, const uint32_t *restrict bits, uint32_t threshold, T scale, bool add)  \
     {                                                                                                        \
         if (add)                                                                                             \
             _Pragma("omp simd")                                                                              \
@@ -92,6 +128,31 @@ static inline __attribute__((always_inline)) void philox_group(uint32_t *restric
             _Pragma("omp simd")                                                                              \
             for (int i = 0; i < n; i++)                                                                      \
                 out[i] = F(choose)(x[i] * scale, bits[i], threshold);                                        \
+    }                                                                                                        \
+                                                                                                             \
+    /* n neighbours of one sample, the first with the block `first` */                                       \
+    static void F(piece)(int64_t n, T *out, const T *x, const schedule *keys, uint64_t first, uint64_t sample, uint32_t threshold, T scale, bool add)  \
+    {                                                                                                        \
+        uint32_t bits[2 * GROUP];                                                                            \
+        for (; n > GROUP; n -= 2 * GROUP, out += 2 * GROUP, x += 2 * GROUP, first += 2 * LANES) {            \
+            td__ask(x + RUN * GROUP, 2 * GROUP * sizeof(T));                                                 \
+            philox_groups(2, bits, keys, first, sample);                                                     \
+            if (n >= 2 * GROUP)                                                                              \
+                F(mask)(2 * GROUP, out, x, bits, threshold, scale, add);                                     \
+            else                                                                                             \
+                F(mask)((int)n, out, x, bits, threshold, scale, add);                                        \
+        }                                                                                                    \
+        if (n > 0) {                                                                                         \
+            philox_groups(1, bits, keys, first, sample);                                                     \
+            F(mask)((int)n, out, x, bits, threshold, scale, add);                                            \
+        }                                                                                                    \
+    }                                                                                                        \
+                                                                                                             \
+    static void F(streamed_piece)(int64_t n, T *out, const T *x, const schedule *keys, uint64_t first, uint64_t sample, uint32_t threshold, T scale)  \
+    {                                                                                                        \
+        T room[RUN * GROUP];                                                                                 \
+        F(piece)(n, room, x, keys, first, sample, threshold, scale, false);                                  \
+        td__stream(out, room, (size_t)n * sizeof(T));                                                        \
     }
 #define F32(name) name##_f32
 #define F64(name) name##_f64
@@ -108,16 +169,24 @@ void K(dropout)(td_dtype t, int64_t rows, int64_t per, int64_t k, void *out, con
     const double bound = nearbyint(p * 4294967296.0);
     const uint32_t threshold = bound >= 4294967295.0 ? UINT32_MAX : (uint32_t)bound;
     const double scale = 1 / (1 - p);
-    const int64_t samples = rows / k, size = k * per, groups = (size + GROUP - 1) / GROUP;
+    const int64_t size = k * per, pieces = (size + RUN * GROUP - 1) / (RUN * GROUP);            /* of a sample                             */
+    const bool streamed = !add && out != x && rows * per * (int64_t)(t == TD_F32 ? sizeof(float) : sizeof(double)) >= TD_STREAM_BYTES;
+    schedule keys;
+    schedule_keys(&keys, key);
 #pragma omp parallel for schedule(static) if (rows * per >= TD_PARALLEL)
-    for (int64_t i = 0; i < samples * groups; i++) {
-        uint32_t bits[GROUP];
-        int64_t s = i / groups, g = i % groups, at = s * size + g * GROUP;
-        int n = size - g * GROUP < GROUP ? (int)(size - g * GROUP) : GROUP;
-        philox_group(bits, key.v[0], key.v[1], (uint64_t)(from.position / GROUP + g) * LANES, (uint64_t)(ids ? ids[s] : from.first + s));
-        if (t == TD_F32)
-            mask_f32(n, (float *)out + at, (const float *)x + at, bits, threshold, (float)scale, add);
+    for (int64_t i = 0; i < rows / k * pieces; i++) {
+        const int64_t s = i / pieces, from_here = i % pieces * (RUN * GROUP), at = s * size + from_here;
+        const int64_t n = size - from_here < RUN * GROUP ? size - from_here : RUN * GROUP;
+        const uint64_t first = (uint64_t)(from.position / GROUP + from_here / GROUP) * LANES, sample = (uint64_t)(ids ? ids[s] : from.first + s);
+        if (t == TD_F32 && streamed)
+            streamed_piece_f32(n, (float *)out + at, (const float *)x + at, &keys, first, sample, threshold, (float)scale);
+        else if (t == TD_F32)
+            piece_f32(n, (float *)out + at, (const float *)x + at, &keys, first, sample, threshold, (float)scale, add);
+        else if (streamed)
+            streamed_piece_f64(n, (double *)out + at, (const double *)x + at, &keys, first, sample, threshold, scale);
         else
-            mask_f64(n, (double *)out + at, (const double *)x + at, bits, threshold, scale, add);
+            piece_f64(n, (double *)out + at, (const double *)x + at, &keys, first, sample, threshold, scale, add);
+        if (streamed)
+            td__stream_end();
     }
 }

@@ -5,7 +5,7 @@
  * in the samples' order: nothing depends on the number of threads.
  */
 #include "cpu.h"
-#include "lanes.h"
+#include "moments.h"
 
 #define NORM(T, F)                                                                                           \
     static void F(norm)(int64_t n, int64_t c, int64_t inner, int64_t groups, T *y, T *mean, T *rstd, const T *x, const T *w, const T *b,  \
@@ -16,9 +16,7 @@
         for (int64_t r = 0; r < n * groups; r++) {                                                           \
             const T *restrict xr = x + r * m;                                                                \
             double mu, square;                                                                               \
-            TD_LANES_SUM(mu, m, (double)xr[i]);                                                              \
-            mu /= (double)m;                                                                                 \
-            TD_LANES_SUM(square, m, ((double)xr[i] - mu) * ((double)xr[i] - mu));                            \
+            F(td__moments)(m, xr, &mu, &square);                                                             \
             const T a = (T)mu, k = (T)(1 / sqrt(square / (double)m + eps));                                  \
             mean[r] = a;                                                                                     \
             rstd[r] = k;                                                                                     \

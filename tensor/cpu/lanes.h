@@ -4,15 +4,66 @@
 #ifndef TD_LANES_H
 #define TD_LANES_H
 #include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 enum { TD_LANES = 16 };
 
-static inline double td__lanes_total(double *lane)
+/* The lanes as vectors of the instruction set, for loops that keep several sums at once, which compilers leave in memory. TD_WIDES of them hold all lanes. */
+#if defined(__AVX512F__)
+enum { TD_WIDE = 8 };
+#elif defined(__AVX2__)
+enum { TD_WIDE = 4 };
+#else
+enum { TD_WIDE = 2 };
+#endif
+enum { TD_WIDES = TD_LANES / TD_WIDE };
+typedef double td__wide __attribute__((vector_size(8 * TD_WIDE)));
+typedef float td__narrow_f32 __attribute__((vector_size(4 * TD_WIDE)));        /* as many elements of either type                         */
+typedef td__wide td__narrow_f64;
+#define TD_EACH_WIDE(p) _Pragma("GCC unroll 8") for (int p = 0; p < TD_WIDES; p++)
+
+static inline td__narrow_f32 td__load_f32(const float *x)
 {
-    for (int step = TD_LANES / 2; step > 0; step /= 2)
-        for (int j = 0; j < step; j++)
-            lane[j] += lane[j + step];
-    return lane[0];
+    td__narrow_f32 v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+static inline td__wide td__load_f64(const double *x)
+{
+    td__wide v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+/* One instruction; compilers make several of the vector type's conversion, hence the intrinsics. */
+static inline td__wide td__widen_f32(td__narrow_f32 v)
+{
+#if defined(__AVX512F__)
+    return (td__wide)_mm512_cvtps_pd((__m256)v);
+#elif defined(__AVX2__)
+    return (td__wide)_mm256_cvtps_pd((__m128)v);
+#else
+    return __builtin_convertvector(v, td__wide);
+#endif
+}
+
+static inline td__wide td__widen_f64(td__wide v)
+{
+    return v;
+}
+
+static inline double td__lanes_total(const double *lane)
+{
+    double eight[8], four[4];
+    for (int j = 0; j < 8; j++)
+        eight[j] = lane[j] + lane[j + 8];
+    for (int j = 0; j < 4; j++)
+        four[j] = eight[j] + eight[j + 4];
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* result = sum over 0 <= i < n of TERM, a double made of i */

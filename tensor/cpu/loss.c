@@ -5,9 +5,8 @@
  * No row kept: the mean is 0/0, NaN, and the gradient exactly zero.
  */
 #include "cpu.h"
-#include "lanes.h"
+#include "exp_sum.h"
 #include "parts.h"
-#include "vecmath.h"
 
 enum { ROW_BLOCK = 512 };
 
@@ -15,22 +14,12 @@ enum { ROW_BLOCK = 512 };
     /* log(sum(exp(x))) of one row, and sum(x) when asked */                                                 \
     static double row_lse_##name(const T *x, int64_t n, double *sum_x)                                       \
     {                                                                                                        \
-        T most, block[ROW_BLOCK];                                                                            \
-        double lane[TD_LANES] = { 0 };                                                                       \
+        T most;                                                                                              \
         TD_LANES_MOST(T, most, n, x);                                                                        \
-        for (int64_t begin = 0; begin < n; begin += ROW_BLOCK) {                                             \
-            const int64_t m = n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;                                 \
-            for (int64_t i = 0; i < m; i++)                                                                  \
-                block[i] = x[begin + i] - most;                                                              \
-            td__vexp_##name(m, block, block);                                                                \
-            for (int64_t i = m; i % TD_LANES != 0; i++)                                                      \
-                block[i] = 0;                                                                                \
-            for (int64_t i = 0; i < m; i += TD_LANES)                                                        \
-                _Pragma("omp simd") for (int j = 0; j < TD_LANES; j++) lane[j] += (double)block[i + j];      \
-        }                                                                                                    \
+        const double sum = td__exp_sum_##name(n, NULL, x, most);                                             \
         if (sum_x)                                                                                           \
             TD_LANES_SUM(*sum_x, n, (double)x[i]);                                                           \
-        return (double)most + log(td__lanes_total(lane));                                                    \
+        return (double)most + log(sum);                                                                      \
     }                                                                                                        \
     static void cross_entropy_##name(int64_t rows, int64_t n, const T *logits, const int64_t *target, double smoothing, bool has_ignore, \
                                      int64_t ignore, T *loss, T *lse, T *kept, int64_t *bad)                 \

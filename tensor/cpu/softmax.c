@@ -4,43 +4,19 @@
  * A row with NaN, with +inf or with nothing but -inf is NaN, as in PyTorch. Rows are independent.
  */
 #include "cpu.h"
-#include "lanes.h"
-#include "vecmath.h"
-
-/* sum over 0 <= i < n of TERM, in 32 lanes */
-#define WIDE_SUM(result, n, TERM)                                                                            \
-    do {                                                                                                     \
-        enum { WIDE = 32 };                                                                                  \
-        double lane_[WIDE] = { 0 };                                                                          \
-        int64_t first_ = 0;                                                                                  \
-        for (; first_ + WIDE <= (n); first_ += WIDE) {                                                       \
-            _Pragma("omp simd") for (int j_ = 0; j_ < WIDE; j_++)                                            \
-            {                                                                                                \
-                const int64_t i = first_ + j_;                                                               \
-                lane_[j_] += (TERM);                                                                         \
-            }                                                                                                \
-        }                                                                                                    \
-        for (int j_ = 0; first_ + j_ < (n); j_++) {                                                          \
-            const int64_t i = first_ + j_;                                                                   \
-            lane_[j_] += (TERM);                                                                             \
-        }                                                                                                    \
-        for (int step_ = WIDE / 2; step_ > 0; step_ /= 2)                                                    \
-            for (int j_ = 0; j_ < step_; j_++)                                                               \
-                lane_[j_] += lane_[j_ + step_];                                                              \
-        (result) = lane_[0];                                                                                 \
-    } while (0)
+#include "exp_sum.h"
 
 #define SOFTMAX(T, name)                                                                                     \
     static double lanes_sum_##name(const T *x, int64_t n)                                                    \
     {                                                                                                        \
         double sum;                                                                                          \
-        WIDE_SUM(sum, n, (double)x[i]);                                                                      \
+        TD_LANES_SUM(sum, n, (double)x[i]);                                                                      \
         return sum;                                                                                          \
     }                                                                                                        \
     static double lanes_dot_##name(const T *x, const T *y, int64_t n)                                        \
     {                                                                                                        \
         double sum;                                                                                          \
-        WIDE_SUM(sum, n, (double)x[i] * (double)y[i]);                                                       \
+        TD_LANES_SUM(sum, n, (double)x[i] * (double)y[i]);                                                       \
         return sum;                                                                                          \
     }                                                                                                        \
     static void softmax_##name(int64_t rows, int64_t n, T *y, const T *x)                                    \
@@ -50,10 +26,7 @@
             const T *in = x + r * n;                                                                         \
             T *out = y + r * n, most;                                                                        \
             TD_LANES_MOST(T, most, n, in);                                                                   \
-            for (int64_t i = 0; i < n; i++)                                                                  \
-                out[i] = in[i] - most;                                                                       \
-            td__vexp_##name(n, out, out);                                                                    \
-            const T scale = (T)(1 / lanes_sum_##name(out, n));                                               \
+            const T scale = (T)(1 / td__exp_sum_##name(n, out, in, most));                                   \
             for (int64_t i = 0; i < n; i++)                                                                  \
                 out[i] *= scale;                                                                             \
         }                                                                                                    \
@@ -82,17 +55,9 @@ enum { ROW_BLOCK = 512 };
         _Pragma("omp parallel for schedule(static) if (rows > 1 && rows * n > TD_PARALLEL / 8)")             \
         for (int64_t r = 0; r < rows; r++) {                                                                 \
             const T *in = x + r * n;                                                                         \
-            T *out = y + r * n, most, block[ROW_BLOCK];                                                      \
-            double sum = 0;                                                                                  \
+            T *out = y + r * n, most;                                                                        \
             TD_LANES_MOST(T, most, n, in);                                                                   \
-            for (int64_t begin = 0; begin < n; begin += ROW_BLOCK) {                                         \
-                const int64_t m = n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;                             \
-                for (int64_t i = 0; i < m; i++)                                                              \
-                    block[i] = in[begin + i] - most;                                                         \
-                td__vexp_##name(m, block, block);                                                            \
-                sum += lanes_sum_##name(block, m);                                                           \
-            }                                                                                                \
-            const double log_sum = log(sum);                                                                 \
+            const double log_sum = log(td__exp_sum_##name(n, NULL, in, most));                               \
             for (int64_t i = 0; i < n; i++)                                                                  \
                 out[i] = (T)((double)in[i] - (double)most - log_sum);                                        \
         }                                                                                                    \

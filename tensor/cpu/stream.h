@@ -1,4 +1,4 @@
-/* tensor/cpu/stream.h: stores that pass the caches, for results too large to stay in them.
+/* tensor/cpu/stream.h: stores that pass the caches, for results too large to stay in them; and asking for what is read next.
  *
  * An ordinary store to a line that is in no cache reads the line first; writing whole lines around the caches saves that, a third of the traffic of
  * y = f(x). It pays only where nobody will find the result in a cache anyhow, hence TD_STREAM_BYTES. The bytes are the same. This file
@@ -49,5 +49,13 @@ static inline void td__stream_end(void)
 #if defined(__SSE2__)
     _mm_sfence();
 #endif
+}
+
+/* Asks for the lines of what is read next, for loops that compute too long on a line for the processor to run ahead of them by itself, and for pieces that
+ * do not follow each other in memory. Nothing needs to lie there. */
+static inline void td__ask(const void *next, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)next + i);
 }
 #endif
