@@ -5,61 +5,24 @@ bf16 autocast, torch.compile, fused AdamW, flash attention, channels-last, TF32 
     peer.py resnet [--batch 256] [--size 224] [--eager] [--device cuda]
 """
 import argparse
+import os
 import sys
 import time
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "peers"))
+import models
 
 SHAPES = {"124M": (12, 12, 768, 1024), "355M": (24, 16, 1024, 1024), "tiny": (2, 1, 64, 64)}      # layers, heads, width, context
 
 
-class Block(nn.Module):
-    def __init__(self, heads, width):
-        super().__init__()
-        self.heads = heads
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.c_attn, self.attn_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.c_fc, self.mlp_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x):
-        n, t, width = x.shape
-        q, k, v = (part.view(n, t, self.heads, -1).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).split(width, 2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attn_proj(y.transpose(1, 2).reshape(n, t, width))
-        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
-
-
-class GPT2(nn.Module):
-    def __init__(self, layers, heads, width, context, vocab):
-        super().__init__()
-        self.wte, self.wpe = nn.Embedding(vocab, width), nn.Embedding(context, width)
-        self.h = nn.ModuleList(Block(heads, width) for _ in range(layers))
-        self.ln_f = nn.LayerNorm(width)
-        for p in self.parameters():
-            if p.dim() > 1:
-                nn.init.normal_(p, 0, 0.02)
+class GPT2(models.GPT):
+    """Its loss as one call, for torch.compile."""
 
     def forward(self, ids, target):
-        x = self.wte(ids) + self.wpe.weight[: ids.shape[1]]
-        for block in self.h:
-            x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), target.reshape(-1))
-
-    def read(self, path):
-        """Weights by Hugging Face's names; matrices lie as (in, out) there."""
-        from safetensors.torch import load_file
-
-        given = load_file(path)
-        names = {"attn_proj": "attn.c_proj", "c_attn": "attn.c_attn", "c_fc": "mlp.c_fc", "mlp_proj": "mlp.c_proj"}
-        with torch.no_grad():
-            for name, p in self.named_parameters():
-                part = name.split(".")
-                theirs = ".".join(names.get(x, x) for x in part)
-                value = given[theirs]
-                p.copy_(value.t() if p.dim() == 2 and part[-2] in names else value)
+        return F.cross_entropy(super().forward(ids), target.reshape(-1))
 
 
 def gpt2(args, device):
@@ -68,7 +31,7 @@ def gpt2(args, device):
     torch.manual_seed(1)
     net = GPT2(layers, heads, width, context, args.vocab)
     if args.weights:
-        net.read(args.weights)
+        models.read_weights(net, args.weights)
     net.to(device)
     parameters = list(net.parameters())
     groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.1},
