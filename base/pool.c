@@ -1,12 +1,9 @@
 /* base/pool.c: the caching allocator under CPU tensors and small objects.
  *
- * A block is a 64-byte header and a payload whose size is rounded up to a size class: multiples of 64 bytes up to 1 KiB,
- * then 8 classes for each power of two (under 1/8 wasted). Small blocks are carved from chunks of 1 MiB that stay with the
- * process; a larger block is a mapping of its own, and td_memory_trim unmaps the free ones. A freed block goes to its
- * class's free list and is handed out again last in, first out, so a step that repeats asks the system for nothing.
- * Blocks of 4 MiB and more ask for huge pages (where the system leaves that to madvise): one page fault instead of 512, and
- * a product that walks a matrix by columns finds its pages in the processor's table. Only the part that was asked for does, so that
- * what rounding adds stays untouched.
+ * A block is a 64-byte header and a payload. Up to 32 KiB its size is rounded up to a size class: multiples of 64 bytes up to 1 KiB,
+ * then 8 classes for each power of two (under 1/8 wasted). Such blocks are carved from chunks of 1 MiB that stay with the
+ * process; a freed one goes to its class's free list and is handed out again last in, first out. Larger ones are pool_heap.c's, which td_memory_trim
+ * gives back where they are free. A step that repeats asks the system for nothing.
  * One mutex guards it all: a training step makes some hundred requests, a lock and a list cost tens of nanoseconds.
  *
  * Under AddressSanitizer freed payloads, live headers and the rounding are poisoned, and the system's memory comes from
@@ -28,12 +25,11 @@ enum {
     LINEAR = 16,                               /* 64 … 1024 */
     PER_DOUBLING = 8,
     FIRST_SHIFT = 10,                          /* 1024 = 1 << 10, where the geometric classes begin */
-    LAST_SHIFT = 46,
-    CLASSES = LINEAR + (LAST_SHIFT - FIRST_SHIFT) * PER_DOUBLING,
-    SMALL = 32 << 10,                          /* the largest payload that is carved from a chunk */
-    CHUNK = 1 << 20,
-    HUGE_PAGE = 2 << 20,
-    HUGE_FROM = 4 << 20
+    SMALL_SHIFT = 15,
+    SMALL = 1 << SMALL_SHIFT,                  /* the largest payload that is carved from a chunk */
+    CLASSES = LINEAR + (SMALL_SHIFT - FIRST_SHIFT) * PER_DOUBLING,
+    MOST_SHIFT = 45,                           /* no request is larger */
+    CHUNK = 1 << 20
 };
 #define LIVE 0x6576694c64546b42u
 #define FREE 0x6565724664546b42u
@@ -44,7 +40,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *free_list[CLASSES];
 static char *chunk;                            /* where the next small block is carved … */
 static size_t chunk_left;                      /* … and what remains */
-static td_memory_stats stats;                  /* all but live_tensors */
+static td_memory_stats stats;                  /* all but live_tensors, and the heap's part of what is cached and of calls */
+static td__heap_stats heap;
 static int64_t fail_after = -1;
 static _Atomic int64_t live_tensors;
 __thread td_memory_category td__memory_now;
@@ -74,62 +71,20 @@ static void *payload_of(block *b)
     return (char *)b + HEADER;
 }
 
-/* ---- the system's memory ------------------------------------------------------------------------------------------------ */
-
-#ifdef __SANITIZE_ADDRESS__
-static void *system_get(size_t bytes, size_t used)
+static size_t payload_size(const block *b)
 {
-    (void)used;
-    stats.system_calls++;
-    return aligned_alloc(HEADER, (bytes + HEADER - 1) / HEADER * HEADER);
+    return b->room ? b->room - HEADER : class_size(b->class);
 }
-#else
-static void *map(size_t bytes)
+
+static char *new_chunk(void)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    stats.system_calls++;
+#ifdef __SANITIZE_ADDRESS__
+    return aligned_alloc(HEADER, CHUNK);
+#else
+    void *p = mmap(NULL, CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
-}
-
-/* used: how much of it is certain to be touched */
-static void *system_get(size_t bytes, size_t used)
-{
-    stats.system_calls++;
-    if (used < HUGE_FROM)
-        return map(bytes);
-    const size_t pages = (bytes + 4095) / 4096 * 4096;
-    char *wide = map(pages + HUGE_PAGE);
-    if (!wide)
-        return map(bytes);
-    const size_t before = -(uintptr_t)wide & (HUGE_PAGE - 1), after = HUGE_PAGE - before;
-    char *p = wide + before;
-    if (before)
-        munmap(wide, before);
-    munmap(p + pages, after);
-    madvise(p, used / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
-    return p;
-}
 #endif
-
-static void system_give(void *p, size_t bytes)
-{
-#ifdef __SANITIZE_ADDRESS__
-    UNPOISON(p, bytes);
-    free(p);
-#else
-    munmap(p, bytes);
-#endif
-}
-
-static void trim(void)
-{
-    for (uint32_t class = class_of(SMALL) + 1; class < CLASSES; class++) {
-        while (free_list[class]) {
-            block *b = free_list[class];
-            free_list[class] = b->next;
-            stats.cached_bytes -= (int64_t)class_size(class);
-            system_give(b, HEADER + class_size(class));
-        }
-    }
 }
 
 /* ---- getting and putting back, under the lock ----------------------------------------------------------------------------- */
@@ -137,10 +92,14 @@ static void trim(void)
 static void put(block *b)
 {
     b->magic = FREE;
+    POISON(payload_of(b), payload_size(b));
+    if (b->room) {
+        td__heap_put(&heap, b);
+        return;
+    }
     b->next = free_list[b->class];
     free_list[b->class] = b;
     stats.cached_bytes += (int64_t)class_size(b->class);
-    POISON(payload_of(b), class_size(b->class));
 }
 
 /* A chunk's remainder that is too small for this request becomes the largest free block that fits into it. */
@@ -151,7 +110,7 @@ static void use_up_chunk(void)
         if (class_size(class) > chunk_left - HEADER)
             class--;
         block *b = (block *)chunk;
-        b->class = class;
+        *b = (block){ .class = class };
         put(b);
     }
     chunk_left = 0;
@@ -161,7 +120,7 @@ static block *carve(uint32_t class)
 {
     size_t whole = HEADER + class_size(class);
     if (chunk_left < whole) {
-        char *fresh = system_get(CHUNK, 0);
+        char *fresh = new_chunk();
         if (!fresh)
             return NULL;
         use_up_chunk();
@@ -181,27 +140,29 @@ static block *get(size_t bytes, bool *zeroed)
         fail_after = -1;
         return NULL;
     }
-    uint32_t class = class_of(bytes);
-    block *b = free_list[class];
-    if (b) {
-        free_list[class] = b->next;
-        stats.cached_bytes -= (int64_t)class_size(class);
-    } else if (class_size(class) <= SMALL) {
-        b = carve(class);
-    } else {
-        size_t whole = HEADER + class_size(class);
-        b = system_get(whole, HEADER + bytes);
-        if (!b) {                              /* what we hoard for other sizes may be what is missing */
-            trim();
-            b = system_get(whole, HEADER + bytes);
+    block *b;
+    if (bytes > SMALL) {
+        b = td__heap_get(&heap, bytes, zeroed);
+        if (!b) {                              /* what is kept for other sizes may be what is missing */
+            td__heap_trim(&heap);
+            b = td__heap_get(&heap, bytes, zeroed);
         }
-#ifndef __SANITIZE_ADDRESS__
-        *zeroed = b != NULL;
-#endif
+        if (!b)
+            return NULL;
+        b->magic = LIVE;
+        b->log = NULL;
+        b->bytes = bytes;
+    } else {
+        const uint32_t class = class_of(bytes);
+        b = free_list[class];
+        if (b) {
+            free_list[class] = b->next;
+            stats.cached_bytes -= (int64_t)class_size(class);
+        } else if (!(b = carve(class))) {
+            return NULL;
+        }
+        *b = (block){ .magic = LIVE, .class = class, .bytes = bytes };
     }
-    if (!b)
-        return NULL;
-    *b = (block){ .magic = LIVE, .class = class, .bytes = bytes };
     stats.live_bytes += (int64_t)bytes;
     if (stats.live_bytes > stats.peak_bytes)
         stats.peak_bytes = stats.live_bytes;
@@ -228,13 +189,13 @@ static void *request(size_t bytes, td_memory_category category, bool zero)
     const bool noted = td__pool_now.log && !td__pool_log_room();
     pthread_mutex_lock(&lock);
     int64_t live = stats.live_bytes;
-    if (bytes <= (size_t)1 << (LAST_SHIFT - 1))
+    if (bytes <= (size_t)1 << MOST_SHIFT)
         b = get(bytes, &zeroed);
     if (b) {
         b->category = category;
         count(category, (int64_t)bytes);
         if (noted)
-            td__pool_note(b, HEADER + class_size(b->class));
+            td__pool_note(b, HEADER + payload_size(b));
     }
     pthread_mutex_unlock(&lock);
     if (!b) {
@@ -243,7 +204,7 @@ static void *request(size_t bytes, td_memory_category category, bool zero)
     }
     void *p = payload_of(b);
     UNPOISON(p, bytes);
-    POISON((char *)p + bytes, class_size(b->class) - bytes);
+    POISON((char *)p + bytes, payload_size(b) - bytes);
     POISON(b, HEADER);
     if (zero && !zeroed)
         memset(p, 0, bytes);
@@ -361,7 +322,10 @@ td_memory_stats td_memory(void)
 {
     pthread_mutex_lock(&lock);
     td_memory_stats now = stats;
+    const td__heap_stats heap_now = heap;
     pthread_mutex_unlock(&lock);
+    now.cached_bytes += heap_now.cached;
+    now.system_calls += heap_now.calls;
     now.live_tensors = atomic_load_explicit(&live_tensors, memory_order_relaxed);
     return now;
 }
@@ -378,7 +342,7 @@ void td_memory_reset_peak(void)
 void td_memory_trim(void)
 {
     pthread_mutex_lock(&lock);
-    trim();
+    td__heap_trim(&heap);
     pthread_mutex_unlock(&lock);
 }
 

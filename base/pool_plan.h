@@ -86,17 +86,25 @@ static inline void td__pool_next_moment(void)
 /* ---- between pool.c and pool_plan.c ------------------------------------------------------------------------------------------------ */
 typedef struct td__block {
     uint64_t magic;
-    uint32_t class;
+    uint32_t class;                            /* small ones                                                                */
     td_memory_category category;
-    size_t bytes;                              /* as requested                                                              */
+    size_t bytes;                              /* as requested; of a free one of the heap: how much of it the process holds       */
     struct td__block *next;                    /* in the free list                                                          */
-    union { td__pool_log *log; td__pool_plan *plan; };         /* that knows it; NULL: none                                    */
+    union { td__pool_log *log; td__pool_plan *plan; struct td__block *previous; };   /* that knows it, NULL: none; free: in the list     */
     uint32_t index;                            /* there                                                                     */
+    uint32_t state;                            /* in the heap                                                               */
+    size_t room;                               /* there, header included; small ones: 0                                       */
+    struct td__block *before;                  /* there: the neighbour in front                                              */
 } td__block;
 _Static_assert(sizeof(td__block) <= TD__POOL_HEADER, "the header must leave the payload 64-byte aligned");
 #define TD__BLOCK_PLANNED 0x6e6e616c50646b42u
 void *td__pool_planned(size_t bytes);          /* the place of this request; NULL: the pool must serve it                       */
 void  td__pool_planned_free(td__block *b);
+/* pool_heap.c, under the lock. cached: bytes that the process holds in free blocks; calls: how often something was touched that was not before. */
+typedef struct { int64_t cached, calls; } td__heap_stats;
+td__block *td__heap_get(td__heap_stats *s, size_t bytes, bool *zeroed);    /* its room is set; NULL: there is no memory              */
+void  td__heap_put(td__heap_stats *s, td__block *b);
+void  td__heap_trim(td__heap_stats *s);
 int   td__pool_log_room(void);                 /* for one more; not under the pool's lock                                      */
 void  td__pool_note(td__block *b, size_t taken);   /* under the lock                                                          */
 void  td__pool_note_freed(td__block *b);       /* under the lock                                                            */

@@ -132,7 +132,7 @@ int main(int argc, char **argv)
     counting = true;              /* the counter itself works: a fresh large tensor must be noticed */
     calls = 0;
     TD_SCOPE();
-    td_zeros(TD_SHAPE(50000000), TD_F32);
+    td_zeros(TD_SHAPE(100000000), TD_F32);     /* more than the pool reserves at a time */
     counting = false;
     long control = calls;
 
