@@ -21,7 +21,8 @@ enum { ALIGN = 64, PAGE = 4096, GROW = 1 << 20 };
 typedef struct block {
     struct block *next;
     size_t at, bytes;
-    bool   used, dirty, hole;                  /* dirty: has been handed out before, so it is not known to be zero; hole: trimmed  */
+    bool   used, dirty;                        /* dirty: has been handed out before, so it is not known to be zero                 */
+    bool   hole, held;                         /* some of it was trimmed; some of it was not                                    */
 } block;
 
 struct td__arena {
@@ -151,7 +152,7 @@ static block *new_block(block *after, size_t at, size_t bytes, bool dirty)
 {
     block *b = td__alloc(sizeof *b);
     if (b)
-        *b = (block){ .next = after, .at = at, .bytes = bytes, .dirty = dirty };
+        *b = (block){ .next = after, .at = at, .bytes = bytes, .dirty = dirty, .held = true };
     return b;
 }
 
@@ -171,10 +172,12 @@ static block *take(td__arena *a, size_t bytes, char *error, size_t size)
             if (!rest)
                 return NULL;
             rest->hole = b->hole;
+            rest->held = b->held;
             b->bytes = bytes;
             b->next = rest;
         }
         b->hole = false;
+        b->held = true;
         return b;
     }
     if (!reserve(a, end + bytes, error, size))
@@ -212,6 +215,7 @@ static void merge(block *b)
     b->bytes += next->bytes;
     b->dirty |= next->dirty;
     b->hole |= next->hole;
+    b->held |= next->held;
     b->next = next->next;
     td__free(next);
 }
@@ -255,8 +259,10 @@ void td__arena_trim(td__arena *a)
     pthread_mutex_lock(&a->lock);
     for (block *b = a->first; b; b = b->next) {
         const size_t from = (b->at + PAGE - 1) / PAGE * PAGE, to = (b->at + b->bytes) / PAGE * PAGE;
-        if (!b->used && !b->hole && to > from && to - from >= GROW)
-            b->hole = fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) == 0;
+        if (b->used || !b->held || to <= from || to - from < GROW)
+            continue;
+        if (fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) == 0)
+            b->hole = true, b->held = false;
     }
     pthread_mutex_unlock(&a->lock);
 }
