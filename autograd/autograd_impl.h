@@ -59,6 +59,7 @@ typedef struct {
     td_storage *(*grad)(void *user, size_t bytes);   /* ddp: the communicator's arena; kept as long as the group. NULL: the device, from the
                                                         first gradient until the step                                           */
     td_storage *(*value)(void *user, size_t bytes);  /* NULL: the device                                                      */
+    void (*give_back)(void *user); /* what these have given and is free again goes back to the system; or NULL                   */
     int parts, mine;               /* a flat is padded to `parts` equal parts of whole 64 bytes, and only part `mine` is stepped here; 0, 0: all */
 } td__flat_memory;
 

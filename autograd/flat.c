@@ -1,8 +1,9 @@
 /* autograd/flat.c: flats and groups: where parameters and gradients lie, and what their weighted mean is.
  *
- * Making a group allocates every flat first and moves values and gradients only then, so that a failure for lack of memory
- * changes nothing. Rebuilding does so with the values, frees the old ones, and goes on with the gradients: at its peak it holds one of the two twice, not
- * both; without memory for the second half gradients are lost, with a sentence. Handles stay what they were: a value's storage is relocated into its flat, a
+ * Making and rebuilding go in two halves: all flats' values are allocated, values move, and what they lay in goes back to the system; then the same with
+ * gradients. So at its peak one of the two is there twice, not both. Without memory for the first half nothing changes; without it for the second
+ * there is no group (values stay where they have come to lie, gradients where they were), or, of a group that is rebuilt, gradients are lost, with a
+ * sentence. What a step's activations lay in goes first: nothing is live of them here. Handles stay what they were: a value's storage is relocated into its flat, a
  * gradient's handle is given the new storage. Leaves begin on 64 bytes, pads are zero and stay so (kernels that scale or sum a whole flat may run over them).
  *
  * Gradients in memory that ddp gave stay. Others exist from the first one that a backward brings until the step that consumes them, so that
@@ -110,13 +111,22 @@ static int64_t padded(int64_t n, td_dtype dtype)
 
 static int grad_new(td__flat *flat, const td__flat_memory *memory, void *user)
 {
-    flat->grad = memory->grad ? memory->grad(user, flat->value->bytes) : td__storage_new(flat->value->device, flat->value->bytes);
+    flat->grad = memory && memory->grad ? memory->grad(user, flat->value->bytes) : td__storage_new(flat->value->device, flat->value->bytes);
     td__storage_label(flat->grad, TD_MEMORY_GRADIENTS);
     return flat->grad && zero_storage(flat->grad, flat->dtype, flat->n) == 0 ? 0 : td__pending() ? td__pending() : TD_ERR_MEMORY;
 }
 
-/* grads: with memory for those that it has, or that ddp gives */
-static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, const td__flat_memory *memory, void *user, bool grads)
+/* For those that it has, or where ddp gives it. */
+static bool wants_grads(const td__flat *flat, const td__flat_memory *memory)
+{
+    bool now = memory && memory->grad;
+    for (int i = 0; i < flat->leaves; i++)
+        now |= flat->leaf[i]->has_grad;
+    return now;
+}
+
+/* Without gradients. */
+static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int leaves, const td__flat_memory *memory, void *user)
 {
     td__flat *flat = td__calloc(sizeof *flat);
     if (!flat)
@@ -143,10 +153,7 @@ static td__flat *flat_new(td__group *g, int index, td__leaf *const *leaf, int le
     if (flat->leaf)
         flat->value = memory->value ? memory->value(user, bytes) : td__storage_new_as(device, bytes, TD_MEMORY_PARAMETERS);
     td__storage_label(flat->value, TD_MEMORY_PARAMETERS);
-    bool now = memory->grad != NULL;
-    for (int i = 0; flat->leaf && i < leaves; i++)
-        now |= leaf[i]->has_grad;
-    if (!flat->value || zero_storage(flat->value, flat->dtype, flat->n) || (grads && now && grad_new(flat, memory, user))) {
+    if (!flat->value || zero_storage(flat->value, flat->dtype, flat->n)) {
         flat_free(flat);
         return NULL;
     }
@@ -209,12 +216,12 @@ void td__group_give_back(td__group *g)
     }
 }
 
-static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user, bool grads)
+static td__flat **flats_new(td__group *g, td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
 {
     static const td__flat_memory standard;
     td__flat **flat = td__calloc((size_t)flats * sizeof *flat);
     for (int f = 0, at = 0; flat && f < flats; at += cut[f++]) {
-        flat[f] = flat_new(g, f, leaf + at, cut[f], memory ? memory : &standard, user, grads);
+        flat[f] = flat_new(g, f, leaf + at, cut[f], memory ? memory : &standard, user);
         if (!flat[f]) {
             flats_free(flat, flats);
             return NULL;
@@ -249,23 +256,46 @@ static int move_grad(td__leaf *leaf, td__flat *flat, int64_t offset)
     return 0;
 }
 
-static int move_leaves(td__group *g, td__flat **flat, int flats, bool values, bool grads)
+static int move_values(td__flat **flat, int flats)
 {
     for (int f = 0; f < flats; f++) {
         int64_t offset = 0;
         for (int i = 0; i < flat[f]->leaves; i++) {
             td__leaf *leaf = flat[f]->leaf[i];
-            int code = values ? td__storage_relocate(leaf->value->storage, flat[f]->value, (size_t)offset * td_dtype_size(flat[f]->dtype)) : 0;
-            code = code || !grads ? code : move_grad(leaf, flat[f], offset);
+            int code = td__storage_relocate(leaf->value->storage, flat[f]->value, (size_t)offset * td_dtype_size(flat[f]->dtype));
             if (code)
                 return code;
-            leaf->flat = flat[f];
-            leaf->offset = offset;
-            leaf->group = g;
             offset += padded(td__shape_numel(leaf->value->shape), flat[f]->dtype);
         }
     }
     return 0;
+}
+
+/* Where values lie already. grads: with their gradients */
+static int join(td__group *g, bool grads)
+{
+    for (int f = 0; f < g->flats; f++) {
+        int64_t offset = 0;
+        for (int i = 0; i < g->flat[f]->leaves; i++) {
+            td__leaf *leaf = g->flat[f]->leaf[i];
+            int code = grads ? move_grad(leaf, g->flat[f], offset) : 0;
+            if (code)
+                return code;
+            leaf->flat = g->flat[f];
+            leaf->offset = offset;
+            leaf->group = g;
+            offset += padded(td__shape_numel(leaf->value->shape), g->flat[f]->dtype);
+        }
+    }
+    return 0;
+}
+
+static int total(const int *cut, int flats)
+{
+    int n = 0;
+    for (int f = 0; f < flats; f++)
+        n += cut[f];
+    return n;
 }
 
 /* Gradients that leaves bring along keep their mean: the group takes the weight of the first, the others are brought to it. */
@@ -288,20 +318,14 @@ static int adopt(td__group *g, td__leaf *leaf)
     return code;
 }
 
-/* Values have been moved: what they lay in is as much as the model, and of sizes that a step of training hardly asks for. A GPU's pool is left
- * alone: giving back waits for the device. */
-static void give_back_old(td__flat *const *flat, int flats)
+/* What is free: before values move, what making the model or a step's activations have left; afterwards, what the values lay in: as much as the
+ * model. A GPU's pool is left alone: giving back waits for the device. */
+static void give_back(td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
 {
-    if (flats > 0 && flat[0]->value->device.kind == TD_CPU)
+    if (total(cut, flats) > 0 && leaf[0]->value->storage->device.kind == TD_CPU)
         td_memory_trim();
-}
-
-static int total(const int *cut, int flats)
-{
-    int n = 0;
-    for (int f = 0; f < flats; f++)
-        n += cut[f];
-    return n;
+    if (memory && memory->give_back)
+        memory->give_back(user);
 }
 
 td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user)
@@ -312,22 +336,28 @@ td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const
     if (!g)
         return NULL;
     g->user = user;
-    g->flat = flats_new(g, leaf, cut, flats, memory, user, true);
-    if (!g->flat) {
+    give_back(leaf, cut, flats, memory, user);
+    g->flat = flats_new(g, leaf, cut, flats, memory, user);
+    int code = g->flat ? move_values(g->flat, flats) : TD_ERR_MEMORY;
+    give_back(leaf, cut, flats, memory, user);
+    for (int f = 0; f < flats && !code; f++)
+        code = wants_grads(g->flat[f], memory) ? grad_new(g->flat[f], memory, user) : 0;
+    if (code) {
+        flats_free(g->flat, flats);
         td__free(g);
         return NULL;
     }
-    int n = total(cut, flats), code = 0;
+    const int n = total(cut, flats);
     for (int i = 0; i < n && !code; i++)
         code = adopt(g, leaf[i]);
     g->flats = flats;
     g->layout = 1;
-    code = code ? code : move_leaves(g, g->flat, flats, true, true);
+    code = code ? code : join(g, true);
     if (code) {
         td__group_free(g);
         return NULL;
     }
-    give_back_old(g->flat, flats);
+    give_back(leaf, cut, flats, memory, user);
     return g;
 }
 
@@ -341,10 +371,11 @@ int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int f
     int code = check_leaves(leaf, cut, flats, g);
     if (code)
         return code;
-    td__flat **flat = flats_new(g, leaf, cut, flats, memory, user, false);
+    give_back(leaf, cut, flats, memory, user);
+    td__flat **flat = flats_new(g, leaf, cut, flats, memory, user);
     if (!flat)
         return td__pending() ? td__pending() : TD_ERR_MEMORY;
-    code = move_leaves(g, flat, flats, true, false);
+    code = move_values(flat, flats);
     td__flat **old = g->flat;
     int olds = g->flats;
     g->flat = flat;
@@ -356,15 +387,16 @@ int td__group_rebuild(td__group *g, td__leaf *const *leaf, const int *cut, int f
         td__storage_unref(old[f]->value);
         old[f]->value = NULL;
     }
-    static const td__flat_memory standard;
+    code = code ? code : join(g, false);
+    give_back(leaf, cut, flats, memory, user);
     for (int f = 0; f < flats && grads && !code; f++)
-        code = grad_new(flat[f], memory ? memory : &standard, user);
+        code = grad_new(flat[f], memory, user);
     if (code)
         td__group_forget(g);
     else
-        code = move_leaves(g, flat, flats, false, true);
+        code = join(g, true);
     flats_free(old, olds);
-    give_back_old(flat, flats);
+    give_back(leaf, cut, flats, memory, user);
     return code;
 }
 

@@ -63,6 +63,12 @@ td_storage *td__ddp_arena(void *ddp, size_t bytes)
     return td__comm_storage(((td_ddp *)ddp)->comm, ((td_ddp *)ddp)->device, bytes);
 }
 
+/* Other ranks have touched what lay there: their pages go, too. */
+void td__ddp_arena_give_back(void *ddp)
+{
+    td__comm_give_back(((td_ddp *)ddp)->comm);
+}
+
 void td__ddp_buckets_drop(td_ddp *ddp)
 {
     const td_device_ops *ops = ddp->buckets ? td__device_ops(ddp->device) : NULL;
@@ -133,7 +139,6 @@ int td__ddp_rebuild(td_ddp *ddp)
     }
     if (!code)
         code = td__ddp_buckets_made(ddp);
-    td__comm_give_back(ddp->comm);             /* the old ones' room                                                         */
     ddp->rebuilt = true;
     td__free(order);
     td__free(sorted);

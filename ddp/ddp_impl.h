@@ -143,6 +143,7 @@ int  td__ddp_stop_wait(td_ddp *ddp);                 /* as a bucket's wait      
 void td__ddp_exposed(td_ddp *ddp);                   /* at a step's end: what the step before waited for, without waiting         */
 int  td__ddp_rebuild(td_ddp *ddp);                   /* once, before the first step                                       */
 td_storage *td__ddp_arena(void *ddp, size_t bytes);  /* where gradients live                                              */
+void td__ddp_arena_give_back(void *ddp);             /* what is free there                                                */
 /* hook.c: the same ways by the user's rules */
 int  td__hook_start(td_ddp *ddp, td__bucket *bucket);
 int  td__hook_end(td_ddp *ddp);                      /* all buckets of this backward have been started                     */

@@ -129,7 +129,7 @@ int td__shard_gather(td__flat *flat, void *values, td_dtype dtype)
 /* Replicas of one host have no slices before the buckets are where they stay: state that an optimizer brings along is cut once. */
 td__flat_memory td__ddp_memory(const td_ddp *ddp, bool rebuilt)
 {
-    td__flat_memory memory = { .grad = td__ddp_arena };
+    td__flat_memory memory = { .grad = td__ddp_arena, .give_back = td__ddp_arena_give_back };
     if (td__ddp_sharded(ddp) || ddp->sliced)
         memory.value = td__ddp_arena;
     if (td__ddp_sharded(ddp) || (ddp->sliced && rebuilt)) {
