@@ -77,10 +77,11 @@ static int run(td__plan *p, td__graph root, td_tensor *seed, bool retain)
             continue;
         }
         td__pool_next_moment();
-        code = td__node_run(p->first, retain);
+        td_call *node = p->first;
+        code = td__node_run(node, retain);
         td__plan_drop_first(p);
         if (td__emptying_now)
-            td__empty();
+            td__empty(node);
     }
     return code;
 }

@@ -57,6 +57,7 @@ typedef struct {
     bool     own;                                      /* no reference but the list's leads to it                                */
     bool     movable;                                  /* then: a block of the CPU's pool, with nothing else in it                */
     bool     filled;                                   /* the first use writes all of it: nothing is brought along from one replay to the next */
+    td_call *over;                                     /* while recorded: the node whose gradient was written over it                */
 } td__use;
 typedef struct { td_tensor *x; int32_t shown; bool made; size_t use; } td__handle_shown;   /* made: an entry fills it                */
 typedef struct {
@@ -73,6 +74,8 @@ void td__list_uses_free(td__list_uses *u);
 void td__list_uses_begin(td__list_uses *u);
 void td__list_uses_add(td__list_uses *u, const td__record *r);
 void td__list_uses_own(td__list_uses *u);              /* who holds what now                                                   */
+/* The use of x's memory if the list has all references to it but one, which is to x; else NULL. It would be movable, and filled, without that one. */
+td__use *td__list_uses_but(const td__list_uses *u, const td_tensor *x);
 uint32_t td__record_moments(const td__record *r);      /* how many moments the entry takes: 1, a backward one more for each node     */
 
 /* ---- capture_empty.c: the step's memory while it is recorded ---- */
@@ -86,7 +89,10 @@ typedef struct {
 extern __thread td__emptying *td__emptying_now;
 void    td__empty_begin(td__emptying *e, td__recording *r);
 int64_t td__empty_end(td__emptying *e);                /* the bytes that the step took and gave back, at most                    */
-void    td__empty(void);                               /* between entries, and between nodes of a backward                       */
+void    td__empty(td_call *walked);                    /* between entries, and between nodes of a backward: after this one         */
+/* May the gradient of the node's input 0 be written over it? In the recorded step: when nobody but the list and this node knows its memory. In
+ * replays: as there. */
+bool    td__capture_overwrites(td_call *node);
 
 /* ---- capture_pack.c ---- */
 typedef struct { size_t bytes; uint32_t from, to; size_t at; } td__packed;   /* lives from event `from` until before `to`; at: out */

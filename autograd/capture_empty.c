@@ -24,7 +24,14 @@ static bool goes(const td__use *use)
     return use->movable && use->filled && use->storage->data;
 }
 
-void td__empty(void)
+static void take_in(td__emptying *e)
+{
+    const td__record *under_way = e->recording->depth > 0 ? e->recording->last : NULL;
+    for (td__record *next; (next = e->last ? e->last->next : e->recording->first) && next != under_way; e->last = next)
+        td__list_uses_add(&e->uses, next);
+}
+
+void td__empty(td_call *walked)
 {
     td__emptying *e = td__emptying_now;
     if (!e || (e->uses.handles > MANY && ++e->skipped < e->uses.handles / MANY))       /* looking at all of very many takes time     */
@@ -32,14 +39,35 @@ void td__empty(void)
     e->skipped = 0;
     td__pool_log *log = td__pool_now.log;      /* what is needed here is not the step's                                       */
     td__pool_now.log = NULL;
-    const td__record *under_way = e->recording->depth > 0 ? e->recording->last : NULL;
-    for (td__record *next; (next = e->last ? e->last->next : e->recording->first) && next != under_way; e->last = next)
-        td__list_uses_add(&e->uses, next);
+    take_in(e);
     td__list_uses_own(&e->uses);
-    for (size_t i = 0; i < e->uses.n && !e->uses.code; i++)
-        if (goes(&e->uses.use[i]))
-            td__storage_empty(e->uses.use[i].storage);
+    for (size_t i = 0; i < e->uses.n && !e->uses.code; i++) {
+        td__use *use = &e->uses.use[i];
+        if (!goes(use))
+            continue;
+        td__storage_empty(use->storage);
+        if (use->over)
+            use->over->over_until = walked;
+        if (walked)
+            use->over = NULL;
+    }
     td__pool_now.log = log;
+}
+
+bool td__capture_overwrites(td_call *node)
+{
+    td__emptying *e = td__emptying_now;
+    const td_tensor *x = node->saved[0].tensor;
+    if (!e)
+        return node->over;
+    td__pool_log *log = td__pool_now.log;
+    td__pool_now.log = NULL;
+    take_in(e);
+    td__use *use = td__list_uses_but(&e->uses, x);
+    td__pool_now.log = log;
+    if (use)
+        use->over = node;
+    return node->over = use != NULL;
 }
 
 /* The most bytes that blocks of the step took together, of those that the step also gave back. */
@@ -67,7 +95,10 @@ int64_t td__empty_end(td__emptying *e)
 {
     if (td__emptying_now != e)
         return 0;
-    td__empty();
+    td__empty(NULL);
+    for (size_t i = 0; i < e->uses.n; i++)     /* not known until when: replays give such a gradient memory of its own               */
+        if (e->uses.use[i].over)
+            e->uses.use[i].over->over = false;
     td__emptying_now = NULL;
     td__pool_log_end(&e->log);
     int64_t peak = most(&e->log);

@@ -59,6 +59,8 @@ static void forward_uses(void *state, td__uses *u)
         if (f->saved_in >> i & 1)
             u->saved(u, f->in[i], f->call);
     }
+    if (f->call->over)
+        u->saved(u, f->in[0], f->call->over_until);
     for (int i = 0; i < f->n_out; i++) {
         u->tensor(u, f->out[i], f->call->view && i == 0 ? 0 : TD__FILLS);
         if (f->saved_out >> i & 1)
@@ -70,7 +72,7 @@ const td__record_kind td__forward_kind = { "an operation", sizeof(td__forward), 
 
 td__forward *td__forward_begin(td_tensor *const *in, size_t n)
 {
-    td__empty();
+    td__empty(NULL);
     td__forward *f = td__record_begin(&td__forward_kind);
     if (!f)
         return NULL;

@@ -156,19 +156,39 @@ void td__list_uses_add(td__list_uses *u, const td__record *r)
 
 /* ---- whose it is --------------------------------------------------------------------------------------------------------------------------- */
 
+static bool shown(const td__handle_shown *h, int more)
+{
+    return h->x->refs == h->shown + more && !h->x->kept && !h->x->scoped.stack;
+}
+
+static bool may_move(const td_storage *s)
+{
+    return s->device.kind == TD_CPU && !s->base && !s->late && !s->release;
+}
+
+td__use *td__list_uses_but(const td__list_uses *u, const td_tensor *x)
+{
+    const slot *at = u->storages.room && !u->code ? map_at(&u->storages, x->storage) : NULL;
+    td__use *use = at && at->key ? &u->use[at->value] : NULL;
+    int32_t handles = 0;
+    for (size_t i = 0; i < u->handles && use; i++)
+        if (u->handle[i].use == at->value)
+            handles += shown(&u->handle[i], u->handle[i].x == x);
+    return use && use->filled && handles == x->storage->refs && may_move(x->storage) ? use : NULL;
+}
+
 void td__list_uses_own(td__list_uses *u)
 {
     for (size_t i = 0; i < u->n; i++)
         u->use[i].handles = 0;
     for (size_t i = 0; i < u->handles; i++) {
-        const td_tensor *x = u->handle[i].x;
-        u->use[u->handle[i].use].handles += x->refs == u->handle[i].shown && !x->kept && !x->scoped.stack;
+        u->use[u->handle[i].use].handles += shown(&u->handle[i], 0);
     }
     for (size_t i = 0; i < u->n; i++) {
         td__use *use = &u->use[i];
         const td_storage *s = use->storage;
         use->own = use->handles == s->refs;
-        use->movable = use->own && s->device.kind == TD_CPU && !s->base && !s->late && !s->release;
+        use->movable = use->own && may_move(s);
     }
 }
 

@@ -154,7 +154,7 @@ static void apply(const td_op *op, td_tensor *const *in, size_t n, const void *a
         here.n_saved = 0;
         here.room_saved = SAVED_HERE;
         here.saved = here.saved_here;
-        here.recording = here.view = here.freed = here.half = here.shared = here.captured = here.light = false;
+        here.recording = here.view = here.freed = here.half = here.shared = here.captured = here.light = here.over = false;
         here.again = NULL;
         here.error = 0;
         here.dest = NULL;

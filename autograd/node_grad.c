@@ -1,7 +1,7 @@
 /* autograd/node_grad.c: one node of a backward: its complete gradients go through the hooks and the gradient function, straight into the
  * leaves' gradients or the producers' accumulators; what was saved is freed at once; a leaf that has all its contributions is ready.
  */
-#include "plan.h"
+#include "capture.h"
 #include <stdio.h>
 
 int td__node_check(td_call *node)
@@ -94,13 +94,15 @@ static bool overwrites(const td_call *node, int i)
            g->dtype == node->edge[i].dtype && !td__half_grad(node) && td__shape_equal(g->shape, node->edge[i].shape) && lies(g, last(node, i));
 }
 
-/* May input i's gradient be written over input i itself, which this node alone still holds, and only until this function has run? */
-static bool overwrites_input(const td_call *node, int i, bool keeps)
+/* May input i's gradient be written over input i itself, which this node alone still holds, and only until this function has run? In a captured step
+ * the list holds it, too, and each replay makes it anew (capture_empty.c). */
+static bool overwrites_input(td_call *node, int i, bool keeps)
 {
     const td_tensor *x = node->n_saved ? node->saved[0].tensor : NULL;
-    return node->op->flags & TD__OP_OVERWRITES_INPUT && i == 0 && !keeps && !td__anomaly && x && node->saved[0].inputs & 1 && x->refs == 1 &&
-           x->storage->refs == 1 && !x->storage->base && !x->storage->release && x->dtype == node->edge[i].dtype && !td__half_grad(node) &&
-           td__shape_equal(x->shape, node->edge[i].shape) && lies(x, last(node, i));
+    if (!(node->op->flags & TD__OP_OVERWRITES_INPUT) || i != 0 || keeps || td__anomaly || !x || !(node->saved[0].inputs & 1) || x->storage->base ||
+        x->dtype != node->edge[i].dtype || td__half_grad(node) || !td__shape_equal(x->shape, node->edge[i].shape) || !lies(x, last(node, i)))
+        return false;
+    return x->refs == 1 && x->storage->refs == 1 ? !x->storage->release : node->captured && td__capture_overwrites(node);
 }
 
 /* Where input i's gradient goes, and whether something is there already. Two inputs that share a destination, functions that cannot
@@ -143,8 +145,14 @@ static int find_dest(td_call *node, td__dest *dest, int i, bool keeps)
             return 0;
         }
         if (!*slot && overwrites_input(node, i, keeps)) {
-            td__tensor_ref(node->saved[0].tensor);
-            *slot = node->saved[0].tensor;
+            td_tensor *x = node->saved[0].tensor, *over = x;
+            if (x->refs == 1)
+                td__tensor_ref(x);
+            else                               /* the list's handle stays what it is: of gradients one reference says that they may be passed on */
+                over = td__tensor_view(x, x->shape, x->stride, x->offset);
+            if (over->poisoned)
+                return TD_ERR_MEMORY;
+            *slot = over;
         }
         if (!*slot) {
             td_tensor *made = new_like(node, i, false);

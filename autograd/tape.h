@@ -67,6 +67,8 @@ struct td_call {
     bool         mixed;                        /* autocast left inputs of 16 bits beside f32 ones (TD__OP_WIDE)              */
     bool         shared;                       /* a weight's cast that several graphs use: no backward frees it             */
     bool         captured;                     /* of a captured step: its edges stay, for replays                           */
+    bool         over;                         /* … and its gradient goes over input 0, which nobody but the list holds, …    */
+    td_call     *over_until;                   /* … and is needed until this node has run; lent                               */
     td_tensor *const *again;                   /* in a replay: the outputs of the recorded call, to be written again; else NULL   */
     uint8_t      out_last;                     /* bit i: output i is channels last                                         */
     int          error;                        /* inside infer and run: what went wrong without a code to return it          */
