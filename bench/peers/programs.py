@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 
+from held import Watch
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PEERS = ROOT / "build-peers"
@@ -30,15 +32,20 @@ ENVIRONMENT = {
 }
 
 
-def finish(processes, what, limit):
-    """The first process's last line of JSON; all must end well."""
+def finish(processes, what, limit, watched=False):
+    """The first process's last line of JSON; all must end well. watched: with what they held (held.py)."""
     end, out = time.monotonic() + limit, []
+    watch = Watch(processes) if watched else None
+    if watch:
+        watch.start()
     try:
         for p in processes:
             out.append(p.communicate(timeout=max(1, end - time.monotonic())))
     except subprocess.TimeoutExpired:
         sys.exit(f"run.py: {what}: not over after {limit} s")
     finally:
+        if watch:
+            watch.end()
         for p in processes:
             if p.poll() is None:
                 p.kill()
@@ -48,21 +55,21 @@ def finish(processes, what, limit):
     lines = [line for line in out[0][0].splitlines() if line.startswith("{")]
     if not lines:
         sys.exit(f"run.py: {what}: printed no result: {out[0][0][-500:]} {out[0][1][-500:]}")
-    return json.loads(lines[-1])
+    return dict(json.loads(lines[-1]), **({"held_mb": watch.most, "looks": watch.looks} if watch else {}))
 
 
 def popen(words, env):
     return subprocess.Popen([str(w) for w in words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def ours(build, program, *options, ranks=1, threads=1, limit=600):
+def ours(build, program, *options, ranks=1, threads=1, watched=False, limit=600):
     tandem = [build / "launcher/tandem", "run", "-n", ranks, "--no-prefix"] if ranks > 1 else []
     env = dict(os.environ, OMP_NUM_THREADS=str(threads), TANDEM_DEVICE="cpu")
     env["TANDEM_BENCH_T0"] = f"{time.monotonic():.6f}"
-    return finish([popen([*tandem, build / "bench/peers" / program, *options], env)], f"{program} {options}", limit)
+    return finish([popen([*tandem, build / "bench/peers" / program, *options], env)], f"{program} {options}", limit, watched)
 
 
-def peer(script, *options, ranks=1, threads=1, words="", debian=False, limit=600):
+def peer(script, *options, ranks=1, threads=1, words="", debian=False, watched=False, limit=600):
     """PyTorch's processes, started at once and without torchrun, which would take seconds more."""
     env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PEER_RANKS=str(ranks))
     env["GLOO_SOCKET_IFNAME"] = "lo"
@@ -79,7 +86,7 @@ def peer(script, *options, ranks=1, threads=1, words="", debian=False, limit=600
         env["PEER_MEETING"] = folder + "/meeting"
         env["TANDEM_BENCH_T0"] = f"{time.monotonic():.6f}"
         all_ = [popen([python, HERE / script, *options], dict(env, RANK=str(r))) for r in range(ranks)]
-        return finish(all_, f"{script} {options} {words}", limit)
+        return finish(all_, f"{script} {options} {words}", limit, watched)
 
 
 def calibrate(build):

@@ -66,13 +66,13 @@ def options(s, steps, warm):
     return [s.model, "--steps", steps, "--warm", warm]
 
 
-def ours_step(s, *more, steps=0, warm=1):
-    return ours(BUILD, "ours", *options(s, steps, warm), *more, ranks=s.ranks, threads=s.threads)
+def ours_step(s, *more, steps=0, warm=1, watched=False):
+    return ours(BUILD, "ours", *options(s, steps, warm), *more, ranks=s.ranks, threads=s.threads, watched=watched)
 
 
-def peer_step(s, words, *more, steps=0, warm=1, debian=False):
+def peer_step(s, words, *more, steps=0, warm=1, debian=False, watched=False):
     return peer("peer.py", *options(s, steps, warm), "--ranks", s.ranks, "--threads", s.threads, "--set", words, *more, ranks=s.ranks, threads=s.threads,
-                words=words, debian=debian)
+                words=words, debian=debian, watched=watched)
 
 
 def check(name, s):
@@ -241,31 +241,38 @@ def start_table():
 
 
 def memory():
-    """VmHWM after a few steps; allocators that keep memory are left out of PyTorch's settings."""
+    """Of a rank over its first steps; allocators that keep memory are left out of PyTorch's settings."""
     print("\n## Peak memory of a rank\n")
     mb = (stored("memory") or {"mb": {}})["mb"]
     for name, s in STEPS.items():
         if args.only not in (None, name):
             continue
         words = ",".join(w for w in SETTINGS[name].split(",") if w not in ("malloc", "tcmalloc", "thp"))
-        found = {"eager": ours_step(s, steps=3), "captured": ours_step(s, "--capture", steps=3), "torch": peer_step(s, words, steps=3)}
+        how = dict(steps=s.steps, watched=True)
+        found = {"eager": ours_step(s, **how), "captured": ours_step(s, "--capture", **how), "torch": peer_step(s, words, **how)}
         if args.debian:
-            found["debian"] = peer_step(s, "view", steps=3, debian=True)
-        mb.setdefault(name, {}).update({k: {"hwm": v["hwm_mb"], "pss": v["pss_mb"]} for k, v in found.items()})
+            found["debian"] = peer_step(s, "view", debian=True, **how)
+        mb.setdefault(name, {}).update({k: {"hwm": v["hwm_mb"], "pss": v["held_mb"] / s.ranks, "end": v["pss_mb"], "pool": v.get("pool_mb"), "looks": v["looks"]} for k, v in found.items()})
         what = store("memory", mb=mb)
     return what
+
+
+def held(mb, ranks):
+    """What is compared: of several ranks what the machine spends on one; of one the kernel's own figure, which misses nothing."""
+    return mb["pss"] if ranks > 1 else mb["hwm"]
 
 
 def memory_table():
     r = stored("memory")
     if not r:
         return
-    print("\n| peak memory of a rank, MB (VmHWM) | Tandem, eager | captured | PyTorch (PyPI) | PyTorch 1.13 (Debian) | smallest over ours | aim |\n|---|---|---|---|---|---|---|")
+    names = {"eager": "Tandem, eager", "captured": "captured", "torch": "PyTorch (PyPI)", "debian": "PyTorch 1.13 (Debian)"}
+    print(f"\n| peak memory of a rank, MB: Pss, VmHWM | {' | '.join(names.values())} | smallest over ours: Pss | VmHWM | aim |\n|" + "---|" * 8)
     for name, k in r["mb"].items():
-        cells = [f"{k[x]['hwm']:.0f}" if x in k else "" for x in ("eager", "captured", "torch", "debian")]
-        mine = min(k["eager"]["hwm"], k["captured"]["hwm"])
-        print(f"| {STEPS[name].title} | {' | '.join(cells)} | {min(k[x]['hwm'] for x in ('torch', 'debian') if x in k) / mine:.2f} | {MEMORY_AIM[name]} |")
-    print(f"\n{r['when']}, {r['commit']}")
+        over = [min(k[x][of] for x in ("torch", "debian") if x in k) / min(k["eager"][of], k["captured"][of]) for of in ("pss", "hwm")]
+        cells = [f"{k[x]['pss']:.0f}, {k[x]['hwm']:.0f}" if x in k else "" for x in names]
+        print(f"| {STEPS[name].title} | {' | '.join(cells)} | {over[0]:.2f} | {over[1]:.2f} | {MEMORY_AIM[name]} |")
+    print(f"\n{r['when']}, {r['commit']}; Pss from {min(v['looks'] for k in r['mb'].values() for v in k.values())} looks or more")
 
 
 def accuracy():
@@ -330,7 +337,8 @@ def ratio_of(row):
     if row == "start":
         return {f"start-{k}": (statistics.median(a / b for a, b in zip(v, r["ms"]["ours"])), 20) for k, v in r["ms"].items() if k != "ours"}
     if row == "memory":
-        return {f"memory-{n}": (min(k[x]["hwm"] for x in ("torch", "debian") if x in k) / min(k["eager"]["hwm"], k["captured"]["hwm"]), 2) for n, k in r["mb"].items()}
+        of = {n: {x: held(v, STEPS[n].ranks) for x, v in k.items()} for n, k in r["mb"].items()}
+        return {f"memory-{n}": (min(k[x] for x in ("torch", "debian") if x in k) / min(k["eager"], k["captured"]), 2) for n, k in of.items()}
     mine, theirs = (statistics.median(k[x]["seconds"] for k in r["seeds"].values()) for x in ("ours", "torch"))
     return {"accuracy": (theirs / mine, 2.5)}
 
