@@ -241,7 +241,7 @@ static void group(const layout *l, int64_t images, float *out, const float *x, c
             else
                 gather(l, p, v, frames, first, count);
             for (int64_t strip = 0; strip < l->strips; strip++)
-                products(m + strip * NB * count * LANES, u + (strip * l->terms + p->first) * channels * STRIP, v, count, p->terms * l->c_blocks);
+                products(m + strip * NB * count * LANES, u + (strip * l->terms + p->first) * channels * STRIP, v, count, p->terms * l->c_blocks, false);
             if (whole)
                 scatter(l, p, whole, m, first, count);
             for (int64_t at = 0, run; !whole && at < count; at += run) {
@@ -337,7 +337,7 @@ void K(conv2d_blocks_weights)(const td_conv2d_shape *s, float *gw, const float *
                 for (int64_t item = 0; item < l.strips * l.terms * l.c_blocks; item++) {
                     const int64_t strip = item / (l.terms * l.c_blocks), part = item % (l.terms * l.c_blocks);
                     const float *part_v = in_place ? frames + (part * l.plane + first) * LANES : v + part * count * LANES;
-                    summed(sums + item * LANES * STRIP, part_v, g + (strip * NB * l.images * pixels + first) * LANES, l.images * pixels * LANES, count);
+                    summed(sums + item * LANES * STRIP, part_v, g + (strip * NB * l.images * pixels + first) * LANES, l.images * pixels * LANES, count, true);
                 }
             }
         }

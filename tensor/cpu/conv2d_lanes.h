@@ -112,16 +112,17 @@ static __attribute__((noinline)) void place(float *frame, int64_t frame_cols, in
     }
 }
 
-/* M[t][…] = sum over the channels of V[channel][t] * U[channel][…] for nt tiles and a strip of channels; nt is a constant after inlining */
+/* M[t][…] = sum over the channels of V[channel][t] * U[channel][…] for nt tiles and a strip of channels, or that sum carried on (add): the bits do not
+ * tell into how many parts it was cut. nt is a constant after inlining. */
 static inline __attribute__((always_inline)) void product(const int nt, float *to, int64_t to_block, const float *u, const float *v, int64_t v_block,
-                                                          int64_t blocks)
+                                                          int64_t blocks, bool add)
 {
     vec acc[NT][NB];
 #pragma GCC unroll 16
     for (int t = 0; t < nt; t++)
 #pragma GCC unroll 16
         for (int b = 0; b < NB; b++)
-            acc[t][b] = (vec){ 0 };
+            acc[t][b] = add ? (vec)*(const vec_at *)(to + b * to_block + t * LANES) : (vec){ 0 };
     for (int64_t block = 0; block < blocks; block++, v += v_block)
         for (int lane = 0; lane < LANES; lane++, u += STRIP) {
             vec weight[NB];
@@ -142,13 +143,13 @@ static inline __attribute__((always_inline)) void product(const int nt, float *t
 }
 
 /* One point and strip: tiles in groups of at most NT, evenly cut */
-static __attribute__((noinline)) void products(float *to, const float *u, const float *v, int64_t tiles, int64_t blocks)
+static __attribute__((noinline)) void products(float *to, const float *u, const float *v, int64_t tiles, int64_t blocks, bool add)
 {
     const int64_t step = tiles * LANES, groups = up(tiles, NT);
     for (int64_t i = 0, at = 0, next; i < groups; i++, at = next) {
         next = tiles * (i + 1) / groups;
         switch (next - at) {
-#define GROUP(n) case n: product(n, to + at * LANES, step, u, v + at * LANES, step, blocks); break;
+#define GROUP(n) case n: product(n, to + at * LANES, step, u, v + at * LANES, step, blocks, add); break;
         GROUP(1) GROUP(2) GROUP(3) GROUP(4) GROUP(5)
 #if defined(__AVX2__)
         GROUP(6)
@@ -161,8 +162,9 @@ static __attribute__((noinline)) void products(float *to, const float *u, const 
     }
 }
 
-/* W[channel][…] += sum over the tiles of V[t][channel] * g[t][…] for the channels of a block and a strip of output channels */
-static __attribute__((noinline)) void summed(float *w, const float *v, const float *g, int64_t g_block, int64_t tiles)
+/* W[channel][…] = or += sum over the tiles of V[t][channel] * g[t][…] for the channels of a block and a strip of output channels */
+static __attribute__((noinline)) void summed(float *w, const float *v, const float *g, int64_t g_block, int64_t tiles,
+                                             bool add)
 {
     for (int a0 = 0; a0 < LANES; a0 += NA) {
         vec acc[NA][NB];
@@ -185,7 +187,9 @@ static __attribute__((noinline)) void summed(float *w, const float *v, const flo
 #pragma GCC unroll 16
         for (int a = 0; a < NA; a++)
 #pragma GCC unroll 16
-            for (int b = 0; b < NB; b++)
-                *(vec_at *)(w + (a0 + a) * STRIP + b * LANES) += acc[a][b];
+            for (int b = 0; b < NB; b++) {
+                vec_at *at = (vec_at *)(w + (a0 + a) * STRIP + b * LANES);
+                *at = add ? (vec)*at + acc[a][b] : acc[a][b];
+            }
     }
 }
