@@ -37,19 +37,19 @@ static int attention_infer(td_call *c)
             code = td__op_same_dtype(c, 0, i);
         if (code)
             return code;
-        td__shape_text(in[i]->shape, text[i]);
         if (in[i]->shape.ndim != 4)
-            return td_call_error(c, TD_ERR_SHAPE, "%s has shape %s, expected 4 dimensions (N,H,%s,D)", name[i], text[i], i ? "S" : "T");
+            return td_call_error(c, TD_ERR_SHAPE, "%s has shape %s, expected 4 dimensions (N,H,%s,D)", name[i],
+                                 td__shape_text(in[i]->shape, text[i]), i ? "S" : "T");
     }
     const td_shape q = in[Q]->shape, k = in[KEY]->shape, v = in[V]->shape;
     for (int i = 1; i < 3; i++)
         for (int d = 0; d < 4; d++)
             if (d != 2 && in[i]->shape.dim[d] != q.dim[d])
-                return td_call_error(c, TD_ERR_SHAPE, "q %s and %s %s differ at dimension %d: %lld against %lld", text[Q], name[i], text[i], d,
-                                     (long long)q.dim[d], (long long)in[i]->shape.dim[d]);
+                return td_call_error(c, TD_ERR_SHAPE, "q %s and %s %s differ at dimension %d: %lld against %lld", td__shape_text(q, text[Q]), name[i],
+                                     td__shape_text(in[i]->shape, text[i]), d, (long long)q.dim[d], (long long)in[i]->shape.dim[d]);
     if (k.dim[2] != v.dim[2])
-        return td_call_error(c, TD_ERR_SHAPE, "k %s has %lld rows and v %s has %lld (dimension 2)", text[KEY], (long long)k.dim[2], text[V],
-                             (long long)v.dim[2]);
+        return td_call_error(c, TD_ERR_SHAPE, "k %s has %lld rows and v %s has %lld (dimension 2)", td__shape_text(k, text[KEY]),
+                             (long long)k.dim[2], td__shape_text(v, text[V]), (long long)v.dim[2]);
     if (!isfinite(a->scale))
         return td_call_error(c, TD_ERR_ARGUMENT, "scale is %g, expected a finite number (0 means 1/sqrt(D))", a->scale);
     if (mask) {

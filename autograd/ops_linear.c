@@ -28,26 +28,38 @@ static int64_t last_of(td_shape s)
 
 /* ---- infer --------------------------------------------------------------------------------------------------------------------- */
 
-/* Do inputs wi and wi + 1, weight and bias, fit `features`? *features becomes the layer's. `what`: "input (5,7)". */
-static int check_layer(td_call *c, int wi, bool in_out, const char *what, int64_t *features)
+/* What a layer takes, for an error: "input (5,7)" */
+static const char *taken(td_call *c, int wi, char text[160])
+{
+    char shape[128];
+    if (wi > 1)
+        return "what lies between";
+    snprintf(text, 160, "input %s", td__shape_text(td_call_input(c, 0)->shape, shape));
+    return text;
+}
+
+/* Do inputs wi and wi + 1, weight and bias, fit `features`? *features becomes the layer's. */
+static int check_layer(td_call *c, int wi, bool in_out, int64_t *features)
 {
     td_tensor *w = td_call_input(c, wi), *b = td_call_input(c, wi + 1);
-    char tw[128], tb[128];
+    char what[160], tw[128], tb[128];
     int code = td__op_same_dtype(c, 0, wi);
     if (!code && b)
         code = td__op_same_dtype(c, 0, wi + 1);
     if (code)
         return code;
-    td__shape_text(w->shape, tw);
     if (w->shape.ndim != 2)
-        return td_call_error(c, TD_ERR_SHAPE, "%s and weight %s do not fit: expected (…,I) and %s", what, tw, in_out ? "(I,O)" : "(O,I)");
+        return td_call_error(c, TD_ERR_SHAPE, "%s and weight %s do not fit: expected (…,I) and %s", taken(c, wi, what), td__shape_text(w->shape, tw),
+                             in_out ? "(I,O)" : "(O,I)");
     const int64_t takes = w->shape.dim[in_out ? 0 : 1], gives = w->shape.dim[in_out ? 1 : 0];
     if (*features != takes)
-        return td_call_error(c, TD_ERR_SHAPE, "%s has %lld features, weight %s takes %lld", what, (long long)*features, tw, (long long)takes);
+        return td_call_error(c, TD_ERR_SHAPE, "%s has %lld features, weight %s takes %lld", taken(c, wi, what), (long long)*features,
+                             td__shape_text(w->shape, tw), (long long)takes);
     if (b && (b->shape.ndim != 1 || b->shape.dim[0] != gives))
-        return td_call_error(c, TD_ERR_SHAPE, "bias %s does not fit weight %s: expected (%lld)", td__shape_text(b->shape, tb), tw, (long long)gives);
+        return td_call_error(c, TD_ERR_SHAPE, "bias %s does not fit weight %s: expected (%lld)", td__shape_text(b->shape, tb),
+                             td__shape_text(w->shape, tw), (long long)gives);
     if (takes > INT_MAX || gives > INT_MAX)
-        return td_call_error(c, TD_ERR_UNSUPPORTED, "weight %s: BLAS takes sizes up to %d", tw, INT_MAX);
+        return td_call_error(c, TD_ERR_UNSUPPORTED, "weight %s: BLAS takes sizes up to %d", td__shape_text(w->shape, tw), INT_MAX);
     *features = gives;
     return 0;
 }
@@ -56,17 +68,16 @@ static int infer(td_call *c)
 {
     const layer_attr *a = td_call_attr(c);
     td_tensor *x = td_call_input(c, 0), *w = td_call_input(c, 1);
-    char tx[128], tw[128], what[160];
+    char tx[128], tw[128];
     int code = td__op_float(c, 0, "the input");
     if (code)
         return code;
     if (x->shape.ndim == 0)
         return td_call_error(c, TD_ERR_SHAPE, "input %s and weight %s do not fit: expected (…,I) and %s", td__shape_text(x->shape, tx),
                              td__shape_text(w->shape, tw), a->in_out ? "(I,O)" : "(O,I)");
-    snprintf(what, sizeof what, "input %s", td__shape_text(x->shape, tx));
     td_shape out = x->shape;
     for (int i = 1; i < (int)td_call_inputs(c) && !code; i += 2)
-        code = check_layer(c, i, a->in_out, i == 1 ? what : "what lies between", &out.dim[out.ndim - 1]);
+        code = check_layer(c, i, a->in_out, &out.dim[out.ndim - 1]);
     return code ? code : td_call_infer(c, 0, out, x->dtype);
 }
 

@@ -30,19 +30,20 @@ static int infer_matmul(td_call *c)
         code = td__op_same_dtype(c, 0, 1);
     if (code)
         return code;
-    td__shape_text(a->shape, ta), td__shape_text(b->shape, tb);
+#define SHAPES td__shape_text(a->shape, ta), td__shape_text(b->shape, tb)
     if (a->shape.ndim == 0 || b->shape.ndim == 0)
-        return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s: a scalar is no matrix", ta, tb);
+        return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s: a scalar is no matrix", SHAPES);
     int64_t k = inner_of(a->shape, true), l = inner_of(b->shape, false);
     if (k != l)
-        return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s do not fit: the inner sizes are %lld and %lld", ta, tb, (long long)k, (long long)l);
+        return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s do not fit: the inner sizes are %lld and %lld", SHAPES, (long long)k, (long long)l);
     td_shape out;
     int bad = td__shape_broadcast(batch_shape(a->shape), batch_shape(b->shape), &out);
     if (bad)
-        return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s: their batch dimensions do not broadcast at dimension %d", ta, tb, bad - 1);
+        return td_call_error(c, TD_ERR_SHAPE, "shapes %s and %s: their batch dimensions do not broadcast at dimension %d", SHAPES, bad - 1);
     int64_t m = a->shape.ndim > 1 ? a->shape.dim[a->shape.ndim - 2] : 1, n = b->shape.ndim > 1 ? b->shape.dim[b->shape.ndim - 1] : 1;
     if (m > INT_MAX || n > INT_MAX || k > INT_MAX)
-        return td_call_error(c, TD_ERR_UNSUPPORTED, "shapes %s and %s: BLAS takes sizes up to %d", ta, tb, INT_MAX);
+        return td_call_error(c, TD_ERR_UNSUPPORTED, "shapes %s and %s: BLAS takes sizes up to %d", SHAPES, INT_MAX);
+#undef SHAPES
     if (a->shape.ndim > 1)
         out.dim[out.ndim++] = m;
     if (b->shape.ndim > 1)
