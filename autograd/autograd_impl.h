@@ -152,9 +152,12 @@ enum {
     TD__OP_FORMATS = 1u << 21,
     /* The gradient of input 0 may be written over input 0, which `run` saved first: what of it an element needs is read before the element is written. */
     TD__OP_OVERWRITES_INPUT = 1u << 22,
+    /* The gradient function writes to and adds to slots of any strides. */
+    TD__OP_STRIDED_GRAD = 1u << 23,
 };
-_Static_assert(TD__OP_COLLECTIVE + TD__OP_PASSES + TD__OP_OVERWRITES + TD__OP_WIDE + TD__OP_WIDE_ALIKE + TD__OP_FORMATS + TD__OP_OVERWRITES_INPUT
-                   == (TD__OP_COLLECTIVE | TD__OP_PASSES | TD__OP_OVERWRITES | TD__OP_WIDE | TD__OP_WIDE_ALIKE | TD__OP_FORMATS | TD__OP_OVERWRITES_INPUT),
+_Static_assert(TD__OP_COLLECTIVE + TD__OP_PASSES + TD__OP_OVERWRITES + TD__OP_WIDE + TD__OP_WIDE_ALIKE + TD__OP_FORMATS + TD__OP_OVERWRITES_INPUT + TD__OP_STRIDED_GRAD
+                   == (TD__OP_COLLECTIVE | TD__OP_PASSES | TD__OP_OVERWRITES | TD__OP_WIDE | TD__OP_WIDE_ALIKE | TD__OP_FORMATS | TD__OP_OVERWRITES_INPUT |
+                       TD__OP_STRIDED_GRAD),
                "two flags of one bit");
 bool td__call_mixed(const td_call *call);
 const char *td__call_name(const td_call *call);         /* of its operation, without td_                                        */

@@ -129,11 +129,15 @@ static int find_dest(td_call *node, td__dest *dest, int i, bool keeps)
         d->into = leaf->grad;
         d->add = leaf->has_grad;
     } else {
-        td_tensor **slot = &td__graph_node(g)->grad[td__graph_output(g)];
+        td_call *from = td__graph_node(g);
+        td_tensor **slot = &from->grad[td__graph_output(g)];
         d->add = *slot != NULL;
-        int code = *slot ? make_own(slot) : 0;
+        const bool in_place = from->placed || (from->whole.high > 0 && from->whole.output == td__graph_output(g));
+        int code = !*slot ? 0 : in_place ? td__grad_complete(from) : make_own(slot);
         if (code)
             return code;
+        if (!*slot && node->op->flags & TD__OP_STRIDED_GRAD && (d->into = td__grad_place(g, node->edge[i].shape)))
+            return d->into->poisoned ? TD_ERR_MEMORY : 0;
         if (!*slot && passed(node, i)) {
             d->later = true;
             d->into = td__poison();            /* says that it is wanted */
@@ -220,12 +224,36 @@ void td__leaf_done(td__leaf *leaf)
         g->ops->leaf_ready(leaf);
 }
 
+/* Its incoming gradients are needed no more, and what it saved neither, unless retained. */
+static void spend(td_call *node, bool retain)
+{
+    for (int i = 0; i < node->n_out; i++) {
+        td__tensor_unref(node->grad[i]);
+        node->grad[i] = NULL;
+    }
+    if (!retain) {
+        node->freed = true;
+        td__saved_drop(node);
+    }
+}
+
+static int node_placed(td_call *node, bool retain)
+{
+    retain &= !node->once;
+    spend(node, retain);
+    if (!retain && !node->captured)
+        td__node_let_go(node);
+    return td__pending();
+}
+
 int td__node_run(td_call *node, bool retain)
 {
     td__dest dest[TD_OP_MAX_INPUTS];
     for (int i = 0; i < node->n_in; i++)
         dest[i] = (td__dest){ 0 };
-    int code = 0;
+    if (node->placed)
+        return node_placed(node, retain);
+    int code = td__grad_complete(node);
     for (int i = 0; i < node->n_out && node->hooks && !code; i++)
         if (node->grad[i] && !(code = make_own(&node->grad[i])))
             td__hooks_run(node->hooks, i, node->grad[i]);
@@ -240,14 +268,7 @@ int td__node_run(td_call *node, bool retain)
         td__tensor_unref(dest[i].temp);
     if (code)
         return code;
-    for (int i = 0; i < node->n_out; i++) {
-        td__tensor_unref(node->grad[i]);
-        node->grad[i] = NULL;
-    }
-    if (!retain) {
-        node->freed = true;
-        td__saved_drop(node);
-    }
+    spend(node, retain);
     for (int i = 0; i < node->n_in; i++)
         if (dest[i].into && td__graph_is_leaf(node->edge[i].graph))
             td__graph_leaf(node->edge[i].graph)->has_grad = true;

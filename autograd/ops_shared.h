@@ -55,6 +55,9 @@ static inline td_tensor *td__op_operand(const td_call *c, int i)
 }
 
 /* ops_pad.c: `value` everywhere in whole but in the part of shape `inside` that begins `before[d]` elements into each dimension. */
+/* Strides that show elements of shape `from` under shape `to`, of as many elements; false: there are none. */
+bool td__reshape_strides(td_shape from, const int64_t *from_stride, td_shape to, int64_t *stride);
+int  td__narrow_of(const td_call *c, int64_t *start);    /* a node of td__op_narrow: the dimension that it cuts                      */
 int td__op_fill_around(const char *who, td_tensor *whole, const int64_t *before, td_shape inside, double value);
 
 static inline td_tensor *td__op_temp(const td_tensor *like, td_shape shape)

@@ -10,36 +10,35 @@
 
 typedef struct { td_shape shape; } shape_attr;
 
-/* Strides of x's elements under another shape of as many elements, if there are such strides. Both are walked from the end in the
- * smallest pieces of equal size; within a piece x must be evenly strided. */
-static bool strides_for(const td_tensor *x, td_shape to, int64_t *stride)
+/* Both shapes are walked from the end in the smallest pieces of equal size; within a piece `from` must be evenly strided. */
+bool td__reshape_strides(td_shape from, const int64_t *from_stride, td_shape to, int64_t *stride)
 {
-    if (td__strides_contiguous(x->shape, x->stride)) {
+    if (td__strides_contiguous(from, from_stride)) {
         td__shape_strides(to, stride);
         return true;
     }
-    int i = x->shape.ndim - 1, j = to.ndim - 1;
+    int i = from.ndim - 1, j = to.ndim - 1;
     while (j >= 0 || i >= 0) {
-        while (i >= 0 && x->shape.dim[i] == 1)
+        while (i >= 0 && from.dim[i] == 1)
             i--;
         if (i < 0) {
             for (; j >= 0; j--)
                 stride[j] = 1;                                 /* only ones are left                                      */
             break;
         }
-        int64_t size = x->shape.dim[i], step = x->stride[i], piece = 1;
+        int64_t size = from.dim[i], step = from_stride[i], piece = 1;
         int64_t next = step;
-        for (; j >= 0 && piece < size; j--) {                  /* take dimensions of `to` until they cover one of x …      */
+        for (; j >= 0 && piece < size; j--) {                  /* take dimensions of `to` until they cover one of from …      */
             stride[j] = next;
             piece *= to.dim[j];
             next = step * piece;
             while (piece > size && i > 0) {                    /* … or more of x, as long as it goes on evenly             */
                 i--;
-                if (x->shape.dim[i] == 1)
+                if (from.dim[i] == 1)
                     continue;
-                if (x->stride[i] != step * size)
+                if (from_stride[i] != step * size)
                     return false;
-                size *= x->shape.dim[i];
+                size *= from.dim[i];
             }
         }
         if (piece != size)
@@ -105,7 +104,7 @@ static int infer_reshape(td_call *c)
     if (code)
         return code;
     int64_t stride[TD_MAX_DIMS];
-    return strides_for(x, to, stride) ? td_call_view(c, to, stride, 0) : td_call_infer(c, 0, to, x->dtype);
+    return td__reshape_strides(x->shape, x->stride, to, stride) ? td_call_view(c, to, stride, 0) : td_call_infer(c, 0, to, x->dtype);
 }
 
 /* Only where a view cannot be: the elements in row order. */
@@ -172,7 +171,7 @@ static int grad_permute(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 }
 
 const td_op td__op_permute = { .name = "permute", .infer = infer_permute, .grad = grad_permute, .attr_size = sizeof(order_attr),
-                               .flags = TD_OP_VIEW | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD };
+                               .flags = TD_OP_VIEW | TD_OP_ANY_DTYPE | TD_OP_ANY_DTYPE_GRAD | TD__OP_STRIDED_GRAD };
 
 /* ---- expand ------------------------------------------------------------------------------------------------------------------ */
 
@@ -222,6 +221,13 @@ static int infer_narrow(td_call *c)
     td_shape shape = x->shape;
     shape.dim[dim] = a->length;
     return td_call_view(c, shape, x->stride, a->start * x->stride[dim]);
+}
+
+int td__narrow_of(const td_call *c, int64_t *start)
+{
+    const narrow_attr *a = td_call_attr(c);
+    *start = a->start;
+    return a->dim < 0 ? a->dim + td_call_input_shape(c, 0).ndim : a->dim;
 }
 
 /* The part that was looked at gets the gradient, the rest zero. */

@@ -160,6 +160,8 @@ void td__plan_drop_first(td__plan *p)
         td__tensor_unref(node->grad[i]);
         node->grad[i] = NULL;
     }
+    node->placed = false;
+    node->whole = (td__whole_grad){ 0 };
     td__node_unref(node);
 }
 

@@ -30,6 +30,12 @@ int  td__node_check(td_call *node);            /* an error where what it saved w
 int  td__node_run(td_call *node, bool retain); /* unless retained, what it saved is freed                                    */
 void td__leaf_done(td__leaf *leaf);            /* one contribution is there; with the last one the leaf is ready               */
 
+/* ---- grad_place.c ---- */
+/* Where the gradient of what g names, of this shape, lies in the gradient of what it was cut from: to be written at once, strided. It is g's
+ * accumulator then. NULL: it was not cut, or this is not the way. Poison after td__fail. */
+td_tensor *td__grad_place(td__graph g, td_shape shape);
+int  td__grad_complete(td_call *node);         /* before anybody but a placed piece looks at or adds to its gradients: what no piece covers is 0 */
+
 /* ---- checkpoint.c, recompute.c ---- */
 /* The plan's first node is a checkpoint: its function runs again, and the nodes that this records take its place in the plan. */
 int  td__checkpoint_expand(td__plan *p, bool retain);

@@ -53,6 +53,9 @@ typedef struct {
 _Static_assert(TD_OP_MAX_INPUTS <= 32, "td__saved.inputs and td_op.optional have a bit for each");
 enum { SAVED_HERE = 4 };
 
+/* A gradient put together from pieces: written in [low, high) of `dim` alone; low == high: it is none (grad_place.c). */
+typedef struct { int output, dim; int64_t low, high; } td__whole_grad;
+
 struct td_call {
     const td_op *op;
     const void  *attr;
@@ -82,6 +85,8 @@ struct td_call {
     uint64_t     walk;                         /* the backward that reached it last                                        */
     td_call     *next;                         /* in the order of a walk, or among the dying                                */
     td_tensor   *grad[TD_OP_MAX_OUTPUTS];      /* incoming gradients during a walk                                         */
+    bool         placed;                       /* during a walk: grad[0] lies in the input's already (grad_place.c)           */
+    td__whole_grad whole;                      /* during a walk: of grad                                                   */
     td__dest    *dest;                         /* while its gradient function runs                                         */
     td_tensor *const *seen;                    /* then: the incoming gradients as it sees them                              */
     td__hook    *hooks;
