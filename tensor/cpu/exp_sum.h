@@ -24,7 +24,7 @@
         for (; i + TD_LANES <= n; i += TD_LANES) {                                                           \
             T *into = y ? y + i : block;                                                                     \
             td__exp_lanes_##name(into, x + i, most);                                                         \
-            TD_EACH_WIDE(p) lane[p] += td__widen_##name(td__load_##name(into + p * TD_WIDE));                \
+            td__lanes_add_##name(lane, into);                                                                \
         }                                                                                                    \
         if (i < n) {                                                                                         \
             const int rest = (int)(n - i);                                                                   \
@@ -33,7 +33,7 @@
             td__exp_lanes_##name(block, block, most);                                                        \
             for (int j = rest; j < TD_LANES; j++)                                                            \
                 block[j] = 0;                                                                                \
-            TD_EACH_WIDE(p) lane[p] += td__widen_##name(td__load_##name(block + p * TD_WIDE));               \
+            td__lanes_add_##name(lane, block);                                                               \
             if (y)                                                                                           \
                 memcpy(y + i, block, (size_t)rest * sizeof *y);                                              \
         }                                                                                                    \

@@ -51,6 +51,23 @@ static inline td__wide td__widen_f32(td__narrow_f32 v)
 #endif
 }
 
+/* lane[j] += x[j]. With AVX-512 all of x is loaded at once: what has just been stored as one vector is slow to load by halves. */
+static inline void td__lanes_add_f32(td__wide *lane, const float *x)
+{
+#if defined(__AVX512F__)
+    const __m512 v = _mm512_loadu_ps(x);
+    lane[0] += (td__wide)_mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    lane[1] += (td__wide)_mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+#else
+    TD_EACH_WIDE(p) lane[p] += td__widen_f32(td__load_f32(x + p * TD_WIDE));
+#endif
+}
+
+static inline void td__lanes_add_f64(td__wide *lane, const double *x)
+{
+    TD_EACH_WIDE(p) lane[p] += td__load_f64(x + p * TD_WIDE);
+}
+
 static inline td__wide td__widen_f64(td__wide v)
 {
     return v;

@@ -18,86 +18,105 @@ static inline int64_t high(int64_t o, int64_t window, int64_t size, const td_con
     return at > size ? size : at;
 }
 
-/* Windows of 2 with stride 2 in f32: four at a time, on 16-byte vectors in every build (wider ones turn into gathers, and rows are
- * short). The last four of a row overlap the ones before; writing them twice does no harm. Rows have at least four windows. */
-typedef float four __attribute__((vector_size(16)));
-typedef float four_at __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t four_i __attribute__((vector_size(16)));
-typedef int32_t four_i_at __attribute__((vector_size(16), aligned(4), may_alias));
+/* Windows of 2 with stride 2 in f32, without padding, on vectors that the instruction set can shuffle from two and that a row fills. */
+#define WIDTH 4
+#define H(name) halve4_##name
+#define EVEN 0, 2, 4, 6
+#define LOW 0, 4, 1, 5
+#include "pool2d_halves.h"
+#undef WIDTH
+#undef H
+#undef EVEN
+#undef LOW
+#ifdef __AVX2__
+#define WIDTH 8
+#define H(name) halve8_##name
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#include "pool2d_halves.h"
+#undef WIDTH
+#undef H
+#undef EVEN
+#undef LOW
+#endif
+#ifdef __AVX512F__
+#define WIDTH 16
+#define H(name) halve16_##name
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#include "pool2d_halves.h"
+#undef WIDTH
+#undef H
+#undef EVEN
+#undef LOW
+#endif
 
-static inline int64_t next_four(int64_t at, int64_t n)
-{
-    return at + 8 <= n || at + 4 == n ? at + 4 : n - 4;
-}
-
-static inline void consider(four v, four_i place, four *best, four_i *at)
-{
-    four_i wins = (v > *best) | (v != v);
-    *best = (four)(((four_i)v & wins) | ((four_i)*best & ~wins));
-    *at = (place & wins) | (*at & ~wins);
-}
-
-static void halve_f32(const td_conv2d_shape *s, float *y, int32_t *where, const float *x)
-{
-    const four_i steps = { 0, 2, 4, 6 };
-    for (int64_t oh = 0; oh < s->oh; oh++, y += s->ow, where += s->ow) {
-        const float *a = x + 2 * oh * s->w, *b = a + s->w;
-        for (int64_t i = 0; i < s->ow; i = next_four(i, s->ow)) {
-            four a0 = *(const four_at *)(a + 2 * i), a1 = *(const four_at *)(a + 2 * i + 4);
-            four b0 = *(const four_at *)(b + 2 * i), b1 = *(const four_at *)(b + 2 * i + 4);
-            four_i here = steps + (int32_t)(2 * oh * s->w + 2 * i), at = here;
-            four best = __builtin_shuffle(a0, a1, (four_i){ 0, 2, 4, 6 });
-            consider(__builtin_shuffle(a0, a1, (four_i){ 1, 3, 5, 7 }), here + 1, &best, &at);
-            consider(__builtin_shuffle(b0, b1, (four_i){ 0, 2, 4, 6 }), here + (int32_t)s->w, &best, &at);
-            consider(__builtin_shuffle(b0, b1, (four_i){ 1, 3, 5, 7 }), here + (int32_t)s->w + 1, &best, &at);
-            *(four_at *)(y + i) = best;
-            *(four_i_at *)(where + i) = at;
-        }
-    }
-}
-
-/* Writes all of gx: windows cover every element but an odd last row and column. */
-static void halve_grad_f32(const td_conv2d_shape *s, float *gx, const float *gy, const int32_t *where)
-{
-    const four_i steps = { 0, 2, 4, 6 };
-    for (int64_t oh = 0; oh < s->oh; oh++, gy += s->ow, where += s->ow) {
-        float *a = gx + 2 * oh * s->w, *b = a + s->w;
-        for (int64_t i = 0; i < s->ow; i = next_four(i, s->ow)) {
-            four_i at = *(const four_i_at *)(where + i) - (steps + (int32_t)(2 * oh * s->w + 2 * i)),
-                   g = (four_i)*(const four_at *)(gy + i);
-            four a0 = (four)(g & (at == 0)), a1 = (four)(g & (at == 1));
-            four b0 = (four)(g & (at == (int32_t)s->w)), b1 = (four)(g & (at == (int32_t)s->w + 1));
-            *(four_at *)(a + 2 * i) = __builtin_shuffle(a0, a1, (four_i){ 0, 4, 1, 5 });
-            *(four_at *)(a + 2 * i + 4) = __builtin_shuffle(a0, a1, (four_i){ 2, 6, 3, 7 });
-            *(four_at *)(b + 2 * i) = __builtin_shuffle(b0, b1, (four_i){ 0, 4, 1, 5 });
-            *(four_at *)(b + 2 * i + 4) = __builtin_shuffle(b0, b1, (four_i){ 2, 6, 3, 7 });
-        }
-        if (s->w & 1)
-            a[s->w - 1] = b[s->w - 1] = 0;
-    }
-    if (s->h & 1)
-        memset(gx + (s->h - 1) * s->w, 0, sizeof *gx * (size_t)s->w);
-}
+#ifdef __AVX512F__
+#define IF_16(s, call) (s)->ow >= 16 ? halve16_##call :
+#else
+#define IF_16(s, call)
+#endif
+#ifdef __AVX2__
+#define IF_8(s, call) (s)->ow >= 8 ? halve8_##call :
+#else
+#define IF_8(s, call)
+#endif
+/* the widest that a row fills */
+#define HALVE(s, call) (IF_16(s, call) IF_8(s, call) halve4_##call)
 
 static bool halves(const td_conv2d_shape *s)
 {
     return s->kh == 2 && s->kw == 2 && s->stride == 2 && s->padding == 0 && s->ow >= 4;
 }
 
+/* What no window covers: an odd last column and row. */
+static void clear_rest(const td_conv2d_shape *s, float *gx)
+{
+    if (s->w & 1)
+        for (int64_t h = 0; h < 2 * s->oh; h++)
+            gx[h * s->w + s->w - 1] = 0;
+    if (s->h & 1)
+        memset(gx + (s->h - 1) * s->w, 0, sizeof *gx * (size_t)s->w);
+}
+
 static void halve_planes(const td_conv2d_shape *s, float *y, int32_t *where, const float *x)
 {
     const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;
+    void (*const plane)(const td_conv2d_shape *, float *, int32_t *, const float *) = HALVE(s, max);
 #pragma omp parallel for schedule(static) if (planes * in >= TD_PARALLEL)
     for (int64_t i = 0; i < planes; i++)
-        halve_f32(s, y + i * out, where + i * out, x + i * in);
+        plane(s, y + i * out, where + i * out, x + i * in);
 }
 
 static void halve_planes_grad(const td_conv2d_shape *s, float *gx, const float *gy, const int32_t *where)
 {
     const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;
+    void (*const plane)(const td_conv2d_shape *, float *, const float *, const int32_t *) = HALVE(s, max_grad);
+#pragma omp parallel for schedule(static) if (planes * in >= TD_PARALLEL)
+    for (int64_t i = 0; i < planes; i++) {
+        plane(s, gx + i * in, gy + i * out, where + i * out);
+        clear_rest(s, gx + i * in);
+    }
+}
+
+static void halve_means(const td_conv2d_shape *s, float *y, const float *x)
+{
+    const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;
+    void (*const plane)(const td_conv2d_shape *, float *, const float *) = HALVE(s, mean);
 #pragma omp parallel for schedule(static) if (planes * in >= TD_PARALLEL)
     for (int64_t i = 0; i < planes; i++)
-        halve_grad_f32(s, gx + i * in, gy + i * out, where + i * out);
+        plane(s, y + i * out, x + i * in);
+}
+
+static void halve_means_grad(const td_conv2d_shape *s, float *gx, const float *gy)
+{
+    const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;
+    void (*const plane)(const td_conv2d_shape *, float *, const float *) = HALVE(s, mean_grad);
+#pragma omp parallel for schedule(static) if (planes * in >= TD_PARALLEL)
+    for (int64_t i = 0; i < planes; i++) {
+        plane(s, gx + i * in, gy + i * out);
+        clear_rest(s, gx + i * in);
+    }
 }
 
 /* Both element types from one text; y, x: one plane each. */
@@ -212,7 +231,9 @@ void K(max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const vo
 
 void K(avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *x)
 {
-    if (t == TD_F32)
+    if (t == TD_F32 && halves(s))
+        halve_means(s, out, x);
+    else if (t == TD_F32)
         avg_pool_f32(s, out, x);
     else
         avg_pool_f64(s, out, x);
@@ -220,7 +241,9 @@ void K(avg_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, const void *
 
 void K(avg_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, bool add)
 {
-    if (t == TD_F32)
+    if (t == TD_F32 && halves(s) && !add)
+        halve_means_grad(s, gx, gout);
+    else if (t == TD_F32)
         avg_pool_grad_f32(s, gx, gout, add);
     else
         avg_pool_grad_f64(s, gx, gout, add);

@@ -63,7 +63,7 @@ static void shapes(void **state)
     static const int shape[][6] = {   /* n c h w  out_h out_w */
         { 2, 3, 7, 7, 1, 1 },   { 1, 2, 28, 28, 1, 1 }, { 1, 5, 11, 13, 3, 4 }, { 2, 1, 9, 5, 4, 1 },  { 1, 2, 8, 8, 4, 4 },
         { 1, 2, 3, 4, 7, 9 },   { 1, 1, 1, 1, 3, 2 },   { 3, 2, 5, 6, 5, 6 },   { 1, 1, 10, 7, 6, 7 }, { 0, 2, 4, 4, 2, 2 },
-        { 31, 9, 14, 15, 2, 3 },
+        { 31, 9, 14, 15, 2, 3 }, { 1, 1, 3, 1500, 2, 2 }, { 1, 2, 4, 1100, 3, 5 }, { 1, 1, 2, 700, 2, 700 }, { 2, 2, 32, 32, 8, 8 },
     };
     for (size_t i = 0; i < TD_COUNT(shape); i++) {
         const int *p = shape[i];
@@ -92,6 +92,15 @@ static void not_a_number(void **state)
             assert_int_equal(where[1], 2);
             k->adaptive_avg_pool2d(TD_F32, &s, y, x);
             assert_true(isnan(y[0]) && isinf(y[1]));
+            for (int other = 0; other < at; other++) {           /* of several the last in reading order, as td_max_pool2d says       */
+                x[cell[other]] = NAN;
+                k->adaptive_max_pool2d(TD_F32, &s, y, where, x);
+                assert_true(isnan(y[0]));
+                assert_int_equal(where[0], cell[at]);
+                x[cell[other]] = 1;
+                k->adaptive_max_pool2d(TD_F32, &s, y, where, x);
+                assert_int_equal(where[0], cell[at]);
+            }
         }
 }
 

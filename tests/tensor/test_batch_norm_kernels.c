@@ -308,9 +308,47 @@ static void threads(void **state)
     omp_set_num_threads(before);
 }
 
+/* Images so large that results are written around the caches: the same bits as channel by channel, which are not. */
+static void large(void **state)
+{
+    (void)state;
+    enum { C = 6, INNER = 1100003, ALL = C * INNER };
+    float *x = numbers(TD_F32, ALL, 1), *g = numbers(TD_F32, ALL, 2), *y = array(TD_F32, ALL), *gx = array(TD_F32, ALL), *gz = array(TD_F32, ALL);
+    float *one = array(TD_F32, INNER), *two = array(TD_F32, INNER), w[C] = { 1, 2, 3, 4, 5, 6 }, mean[C], rstd[C], gw[C], gb[C], m, r;
+    EACH_TABLE(k)
+        for (int relu = 0; relu < 2; relu++) {
+            if (relu) {
+                k->batch_norm_relu(TD_F32, 1, C, INNER, y, mean, rstd, x, g, w, w, NULL, NULL, true, 0.1, 1e-5);
+                k->batch_norm_relu_grad(TD_F32, 1, C, INNER, gx, gz, gw, gb, g, y, x, w, w, mean, rstd, true, false, false, false, false);
+            } else {
+                k->batch_norm(TD_F32, 1, C, INNER, y, mean, rstd, x, w, w, NULL, NULL, true, 0.1, 1e-5);
+                k->batch_norm_grad(TD_F32, 1, C, INNER, gx, gw, gb, g, x, w, mean, rstd, true, false, false, false);
+            }
+            for (int c = 0; c < C; c++) {
+                const float *xc = x + c * INNER, *gc = g + c * INNER;
+                if (relu)
+                    k->batch_norm_relu(TD_F32, 1, 1, INNER, one, &m, &r, xc, gc, w + c, w + c, NULL, NULL, true, 0.1, 1e-5);
+                else
+                    k->batch_norm(TD_F32, 1, 1, INNER, one, &m, &r, xc, w + c, w + c, NULL, NULL, true, 0.1, 1e-5);
+                assert_true(m == mean[c] && r == rstd[c]);
+                assert_memory_equal(one, y + c * INNER, sizeof(float) * INNER);
+                float ow, ob;
+                if (relu)
+                    k->batch_norm_relu_grad(TD_F32, 1, 1, INNER, one, two, &ow, &ob, gc, y + c * INNER, xc, w + c, w + c, &m, &r, true, false, false, false, false);
+                else
+                    k->batch_norm_grad(TD_F32, 1, 1, INNER, one, &ow, &ob, gc, xc, w + c, &m, &r, true, false, false, false);
+                assert_true(ow == gw[c] && ob == gb[c]);
+                assert_memory_equal(one, gx + c * INNER, sizeof(float) * INNER);
+                if (relu)
+                    assert_memory_equal(two, gz + c * INNER, sizeof(float) * INNER);
+            }
+        }
+    free(x), free(g), free(y), free(gx), free(gz), free(one), free(two);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(pieces), cmocka_unit_test(no_rows), cmocka_unit_test(far_from_zero),
-                                        cmocka_unit_test(relu_gradient), cmocka_unit_test(threads) };
+                                        cmocka_unit_test(relu_gradient), cmocka_unit_test(large), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

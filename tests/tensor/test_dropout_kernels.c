@@ -121,8 +121,29 @@ static void threads(void **state)
     free(x), free(y[0]), free(y[1]);
 }
 
+/* A position whose counter carries into its high word between two groups of 64, and results so large that they are written around the caches: the same bits as
+ * sample by sample. */
+static void far_and_large(void **state)
+{
+    (void)state;
+    enum { PER = 200, LARGE = 1000003, SAMPLES = 7 };
+    const int64_t far = (INT64_C(1) << 34) - 64;
+    float *x = numbers(TD_F32, (int64_t)SAMPLES * LARGE, 1), *y = array(TD_F32, (int64_t)SAMPLES * LARGE), *one = array(TD_F32, LARGE);
+    EACH_TABLE(k) {
+        k->dropout(TD_F32, 1, PER, 1, y, x, NULL, (td_draw){ .seed = 5, .step = 3, .call = 1, .first = 8, .position = far }, 0.5, false);
+        for (int i = 0; i < PER; i++)
+            assert_true(y[i] == (kept(5, 3, 1, 8, far + i, 0.5) ? 2 * x[i] : 0));
+        k->dropout(TD_F32, SAMPLES, LARGE, 1, y, x, NULL, DRAW(5, 3, 1, 8), 0.5, false);
+        for (int s = 0; s < SAMPLES; s++) {
+            k->dropout(TD_F32, 1, LARGE, 1, one, x + s * LARGE, NULL, DRAW(5, 3, 1, 8 + s), 0.5, false);
+            assert_memory_equal(one, y + s * LARGE, sizeof(float) * LARGE);
+        }
+    }
+    free(x), free(y), free(one);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(layout), cmocka_unit_test(split), cmocka_unit_test(rate), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(layout), cmocka_unit_test(split), cmocka_unit_test(rate), cmocka_unit_test(far_and_large), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
