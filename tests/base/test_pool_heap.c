@@ -10,6 +10,11 @@
 #include <string.h>
 
 enum { MB = 1 << 20 };
+#ifdef __SANITIZE_THREAD__
+enum { SHADOWED = 1 };                         /* what is resident is several times what the program touches                    */
+#else
+enum { SHADOWED = 0 };
+#endif
 
 static int begin(void **state)
 {
@@ -59,9 +64,11 @@ static void sizes_share(void **state)
     }
     assert_int_equal(td_memory().system_calls, calls);
     assert_in_range(td_memory().cached_bytes, (int64_t)N * MB, (int64_t)N * MB + 2 * MB);
-    assert_in_range(resident() - before, 0, (int64_t)(N + 6) * MB);          /* a huge page at each end, and small ones             */
+    if (!SHADOWED)
+        assert_true(resident() - before < (int64_t)(N + 6) * MB);            /* a huge page at each end, and small ones             */
     td_memory_trim();
-    assert_true(resident() - before < 6 * MB);
+    if (!SHADOWED)
+        assert_true(resident() - before < 6 * MB);
 }
 
 /* From between two that live. Their neighbour is zero when it asks for zeros, and writing there harms nobody. */
@@ -73,7 +80,8 @@ static void trimmed_between(void **state)
     td__free(b);
     assert_in_range(td_memory().cached_bytes, 40 * MB, 42 * MB);
     td_memory_trim();
-    assert_in_range(before - resident(), 35 * MB, 42 * MB);
+    if (!SHADOWED)
+        assert_in_range(before - resident(), 35 * MB, 42 * MB);
     assert_in_range(td_memory().cached_bytes, 0, 2 * MB);
     unsigned char *again = td__calloc(30 * MB);
     for (int i = 0; i < 30 * MB; i++)
