@@ -101,26 +101,17 @@ static int measure(td_optim *opt, double max_norm, td_tensor *norm)
 /* Once more, for a captured step. */
 typedef struct { td_optim *opt; double max_norm; td_tensor *norm; } delayed;
 
-/* Optimizers are the program's to free. */
-static int check_lives(const td_optim *opt)
-{
-    const td_optim *o = td__optims();
-    while (o && o != opt)
-        o = o->next;
-    return o ? 0 : td__fail(TD_ERR_STATE, "td_replay: the object of the captured %s has been freed; free the graph first", later);
-}
-
 static int clip_run(void *state)
 {
     const delayed *c = state;
-    int rc = check_lives(c->opt);
+    int rc = td__optim_check_lives(c->opt, later);
     return rc ? rc : measure(c->opt, c->max_norm, c->norm);
 }
 
 static int clip_host(void *state)
 {
     const delayed *c = state;
-    int rc = check_lives(c->opt);
+    int rc = td__optim_check_lives(c->opt, later);
     if (rc == 0)
         expect(c->opt);
     return rc;

@@ -86,6 +86,7 @@ int       td__optim_check(const char *who, const td_optim *opt);    /* 0, or neg
 td_optim *td__optim_new(const char *who, const td__rule *rule, td_tensors parameters, const td__options *o);
 int       td__optim_add(const char *who, td_optim *opt, const td__rule *rule, td_tensors parameters, const td__options *o);
 td_optim *td__optims(void);                                    /* the live ones, by next; tests look whether some are left   */
+int       td__optim_check_lives(const td_optim *opt, const char *what);   /* 0, or negative: that of a captured `what` has been freed (record.c) */
 void      td__optim_free_all(void);                            /* td_finish                                                 */
 /* What the user wrote into an option field: zero means `standard`, TD_ZERO means 0. */
 double    td__option(double given, double standard);

@@ -12,7 +12,7 @@ static int gone(const char *who)
     return td__fail(TD_ERR_STATE, "td_replay: the object of the captured %s has been freed; free the graph first", who);
 }
 
-static bool optim_lives(const td_optim *opt)
+static bool lives(const td_optim *opt)
 {
     const td_optim *o = td__optims();
     while (o && o != opt)
@@ -20,16 +20,22 @@ static bool optim_lives(const td_optim *opt)
     return o != NULL;
 }
 
+int td__optim_check_lives(const td_optim *opt, const char *what)
+{
+    return lives(opt) ? 0 : gone(what);
+}
+
 static int step_again(void *state)
 {
     call *c = state;
-    if (!optim_lives(c->on))
-        return gone("td_optim_step");
+    int rc = td__optim_check_lives(c->on, "td_optim_step");
+    if (rc)
+        return rc;
     if (td__graph_building()) {
         making = c;
         c->runs = 0;
     }
-    int rc = td_optim_step(c->on);
+    rc = td_optim_step(c->on);
     making = NULL;
     return rc;
 }
@@ -54,8 +60,9 @@ static int step_host(void *state)
 {
     const call *c = state;
     td_optim *opt = c->on;
-    if (!optim_lives(opt))
-        return gone("td_optim_step");
+    int rc = td__optim_check_lives(opt, "td_optim_step");
+    if (rc)
+        return rc;
     for (size_t k = 0; k < c->runs; k++) {
         const td__param *p = c->run[k].first;
         if (!opt->laid_out || c->run[k].i >= opt->n || opt->walk[c->run[k].i] != p || p->flat != p->leaf->flat || p->offset != p->leaf->offset)
@@ -78,7 +85,7 @@ static void step_visit(void *state, td__visitor *v)
     static const char *const moment[TD__STATES] = { "the first moments of an optimizer", "the second moments of an optimizer", "the third moments of an optimizer",
                                                    "the masters of an optimizer" };
     td_optim *opt = ((call *)state)->on;
-    if (!optim_lives(opt))
+    if (!lives(opt))
         return;
     v->number(v, &opt->steps, sizeof opt->steps, "an optimizer's count of steps");
     for (size_t i = 0; i < opt->n; i++) {
@@ -93,8 +100,9 @@ static void step_visit(void *state, td__visitor *v)
 static int clip_again(void *state)
 {
     const call *c = state;
-    if (!optim_lives(c->on))
-        return gone("td_clip_grad_norm");
+    int rc = td__optim_check_lives(c->on, "td_clip_grad_norm");
+    if (rc)
+        return rc;
     td_clip_grad_norm(c->on, c->number);
     return td__pending();
 }
