@@ -253,6 +253,20 @@ void td__arena_free(td__arena *a, void *memory)
         destroy(a);
 }
 
+void *td__arena_block(td__arena *a, size_t bytes)
+{
+    char error[200];
+    void *memory = td__arena_alloc(a, bytes, error, sizeof error);
+    if (!memory && !td__pending())
+        td__fail(TD_ERR_MEMORY, "%s", error);
+    return memory;
+}
+
+void td__arena_free_block(void *arena, void *memory)
+{
+    td__arena_free(arena, memory);
+}
+
 /* The pages at both ends are shared with neighbours and stay. */
 void td__arena_trim(td__arena *a)
 {

@@ -199,16 +199,7 @@ static const td_wire wire = { .send = wire_send, .recv = wire_recv, .test = wire
 
 static void *alloc_block(void *state, size_t bytes)
 {
-    char error[200];
-    void *memory = td__arena_alloc(((td__hier *)state)->arena, bytes, error, sizeof error);
-    if (!memory && !td__pending())
-        td__fail(TD_ERR_MEMORY, "%s", error);
-    return memory;
-}
-
-static void free_block(void *arena, void *block)
-{
-    td__arena_free(arena, block);
+    return td__arena_block(((td__hier *)state)->arena, bytes);
 }
 
 static void *arena_of(void *state)
@@ -230,7 +221,7 @@ const td_comm_backend td__comm_hier = {
     .run = td__hier_run,
     .wire = &wire,
     .alloc = alloc_block,
-    .free = free_block,
+    .free = td__arena_free_block,
     .arena = arena_of,
     .split = split,
     .abort = abort_all,

@@ -214,17 +214,7 @@ static int open_state(const td_comm_host *host, void *world, td_comm *comm, void
 
 static void *alloc_block(void *state, size_t bytes)
 {
-    char error[200];
-    td__shm *s = state;
-    void *memory = td__arena_alloc(s->arena, bytes, error, sizeof error);
-    if (!memory && !td__pending())
-        td__fail(TD_ERR_MEMORY, "%s", error);
-    return memory;
-}
-
-static void free_block(void *arena, void *block)
-{
-    td__arena_free(arena, block);
+    return td__arena_block(((td__shm *)state)->arena, bytes);
 }
 
 static void *arena_of(void *state)
@@ -237,7 +227,7 @@ const td_comm_backend td__comm_shm = {
     .open = open_state,
     .run = run,
     .alloc = alloc_block,
-    .free = free_block,
+    .free = td__arena_free_block,
     .arena = arena_of,
     .close = close_state,
 };

@@ -149,6 +149,9 @@ int   td__arena_fd(const td__arena *a);
 void *td__arena_base(const td__arena *a, size_t *bytes);
 void *td__arena_alloc(td__arena *a, size_t bytes, char *error, size_t size);  /* zeroed, 64-byte aligned; NULL with the sentence */
 void  td__arena_free(td__arena *a, void *block);
+/* For a backend's table: NULL after td__fail; any arena's. */
+void *td__arena_block(td__arena *a, size_t bytes);
+void  td__arena_free_block(void *arena, void *memory);
 void  td__arena_trim(td__arena *a);         /* what is free in large pieces goes back to the system                            */
 void  td__arena_close(td__arena *a);       /* the memory goes with its last block                                             */
 bool  td__arena_set_limit(td__arena *a, size_t bytes);           /* tests: as if no more could be had                          */
