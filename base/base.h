@@ -85,6 +85,7 @@ void td__info(const char *format, ...) TD_PRINTF(1, 2);  /* td__say, silent unde
 /* ---- clock.c -------------------------------------------------------------------------------------------------------------- */
 double  td__now(void);                         /* seconds, CLOCK_MONOTONIC: the same on all processes of a host             */
 int64_t td__now_ns(void);
+int64_t td__wall_ns(void);                     /* CLOCK_REALTIME: for moments that other processes or people read            */
 
 /* ---- env.c: the one table of environment variables; getenv is called nowhere else ------------------------------------------
  * X(id, name, default text for the help, help). Launchers' own variables (RANK, OMPI_…, SLURM_…) are world.c's table. */

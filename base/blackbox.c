@@ -137,13 +137,11 @@ static void sweep(const char *folder)
 static void fill(td__box *box)
 {
     const td__world *world = td__world_now();
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
     memset(box, 0, sizeof *box);
     box->pid = getpid();
     box->rank = world->rank;
     box->size = world->size;
-    box->started_ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    box->started_ns = td__wall_ns();
     atomic_store(&box->state, TD_BOX_RUNNING);
     memcpy(box->magic, MAGIC, sizeof box->magic);
 }

@@ -1,4 +1,4 @@
-/* base/clock.c: the one clock of the library.
+/* base/clock.c: the one clock of the library, and the one of the world.
  *
  * CLOCK_MONOTONIC: never set back, and the same for all processes of a host, so that times written into black boxes and
  * traces by different ranks can be compared.
@@ -10,6 +10,13 @@ int64_t td__now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t td__wall_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef struct {
@@ -65,11 +64,9 @@ static void write_box(record *r, bool failed)
     td__box *box = td__box_get();
     pthread_mutex_lock(&lock);
     if (atomic_load(&box->error_ns) == 0) {    /* the process's first one is the cause; later ones follow from it */
-        struct timespec t;
-        clock_gettime(CLOCK_REALTIME, &t);
         snprintf(box->error, sizeof box->error, "%s", r->text);
         box->error_code = r->code;
-        atomic_store(&box->error_ns, (int64_t)t.tv_sec * 1000000000 + t.tv_nsec);
+        atomic_store(&box->error_ns, td__wall_ns());
         r->boxed = true;
     }
     if (failed)
