@@ -16,18 +16,9 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { TICK_MS = 40, FAST_END_MS = 500, DRAIN_MS = 500, GIVE_UP_MS = 10000, LINGER_MS = 6000 };
-static const int passed_signals[TD_AGENT_SIGNALS] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 };
-
-static int64_t real_time_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 int td__agent_complain(const char *format, ...)
 {
@@ -67,7 +58,7 @@ static bool read_box(td__agent *g, char *path, size_t size, td__box *box)
 static void fill_report(td__agent *g, td__report *report)
 {
     *report = (td__report){ .pid = g->pid, .status = g->status, .ended = g->ended, .asked_to_end = g->asked,
-                            .ended_age_ns = g->ended ? real_time_ns() - g->ended_ns : 0 };
+                            .ended_age_ns = g->ended ? td__wall_ns() - g->ended_ns : 0 };
     if (!read_box(g, report->box_path, sizeof report->box_path, &report->box)) {
         report->finished = g->box >= 0;
         return;
@@ -75,7 +66,7 @@ static void fill_report(td__agent *g, td__report *report)
     bool dying = report->box.error_ns && report->box.state == TD_BOX_FAILED;
     report->has_box = true;
     report->kept = (g->ended && g->status != 0 && !g->asked) || dying;
-    report->error_age_ns = report->box.error_ns ? real_time_ns() - report->box.error_ns : 0;
+    report->error_age_ns = report->box.error_ns ? td__wall_ns() - report->box.error_ns : 0;
     td__site_in_file(report->box.module, report->box.offset, report->place, sizeof report->place);
     if (g->ended && !report->kept)
         unlink(report->box_path);
@@ -139,16 +130,6 @@ static void say_hello(td__agent *g)
 
 /* ---- ending ---------------------------------------------------------------------------------------------------------------------------- */
 
-static size_t signal_all(int number)
-{
-    pid_t *list;
-    size_t n = td__tree_below(&list);
-    for (size_t i = 0; list && number && i < n; i++)
-        kill(list[i], number);
-    free(list);
-    return n;
-}
-
 /* An open link holds the loop; the process ends with it. */
 static void leave(td__agent *g)
 {
@@ -170,9 +151,9 @@ static void end_all(td__agent *g, uint64_t milliseconds)
     if (g->phase >= TD_AGENT_ENDING)
         return;
     g->asked |= !g->ended;
-    signal_all(SIGTERM);
+    td__tree_signal(SIGTERM);
     if (g->still.stop_told)                    /* a stopped process does not end by it before it goes on */
-        signal_all(SIGCONT);
+        td__tree_signal(SIGCONT);
     enter(g, TD_AGENT_ENDING, milliseconds);
 }
 
@@ -210,7 +191,7 @@ static void on_timer(uv_timer_t *timer)
             kill(g->parent, SIGKILL);
         if (!daemon_stays(g) || late)
             leave(g);
-    } else if (signal_all(g->phase == TD_AGENT_KILLING ? SIGKILL : 0) == 0 && (g->ended || !g->started)) {
+    } else if (td__tree_signal(g->phase == TD_AGENT_KILLING ? SIGKILL : 0) == 0 && (g->ended || !g->started)) {
         nothing_left(g);
     } else if (g->phase == TD_AGENT_ENDING && late) {
         enter(g, TD_AGENT_KILLING, GIVE_UP_MS);
@@ -229,7 +210,7 @@ static void on_child_ended(uv_signal_t *handle, int number)
             continue;
         g->ended = true;
         g->status = status;
-        g->ended_ns = real_time_ns();
+        g->ended_ns = td__wall_ns();
         tell_report(g, TD_TELL_ENDED);
     }
 }
@@ -288,7 +269,7 @@ static void on_command(void *user, const td__order *order)
         break;
     case TD_DO_KILL:
         g->asked |= !g->ended;
-        signal_all(SIGKILL);
+        td__tree_signal(SIGKILL);
         enter(g, TD_AGENT_KILLING, GIVE_UP_MS);
         break;
     }
@@ -351,18 +332,9 @@ static int watch_signals(td__agent *g)
         error = uv_timer_init(&g->loop, &g->timer);
     if (!error)
         error = uv_timer_init(&g->loop, &g->look);
+    g->timer.data = g->look.data = g->loop.data = g;
     if (!error)
-        error = uv_signal_init(&g->loop, &g->child_ended);
-    g->child_ended.data = g->timer.data = g->look.data = g->loop.data = g;
-    if (!error)
-        error = uv_signal_start(&g->child_ended, on_child_ended, SIGCHLD);
-    for (size_t i = 0; i < TD_COUNT(passed_signals) && !error; i++) {
-        error = uv_signal_init(&g->loop, &g->signal[i]);
-        g->signal[i].data = g;
-        if (!error)
-            error = uv_signal_start(&g->signal[i], on_signal, passed_signals[i]);
-    }
-    signal(SIGPIPE, SIG_IGN);
+        error = td__signals_watch(&g->signals, &g->loop, g, on_signal, on_child_ended, true);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     g->parent = getppid();
     prctl(PR_SET_PDEATHSIG, SIGTERM);

@@ -7,7 +7,6 @@
 #define TD_AGENT_H
 #include "across.h"
 
-enum { TD_AGENT_SIGNALS = 5 };
 typedef enum { TD_AGENT_WAITING, TD_AGENT_RUNNING, TD_AGENT_ENDING, TD_AGENT_KILLING, TD_AGENT_LINGERING } td__agent_phase;
 typedef struct {
     uv_pipe_t pipe;
@@ -17,7 +16,7 @@ typedef struct {
 } td__outlet;
 typedef struct {
     uv_loop_t loop;
-    uv_signal_t signal[TD_AGENT_SIGNALS], child_ended;
+    td__signals signals;
     uv_timer_t timer, look;
     td__still still;
     td__link *link;

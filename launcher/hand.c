@@ -19,12 +19,11 @@
 #include <unistd.h>
 
 static const double FAREWELL_S = 5;
-static const int passed_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
 enum { TICK_MS = 50, KILL_MS = 3000 };
 
 typedef struct {
     uv_loop_t loop;
-    uv_signal_t signal[TD_COUNT(passed_signals)], child_ended;
+    td__signals signals;
     uv_timer_t timer;
     pid_t *pid;
     int ranks, living;
@@ -224,9 +223,7 @@ static int learn_exit(td__store *store)
 
 static void stop_loop(node *n)
 {
-    for (size_t i = 0; i < TD_COUNT(n->signal); i++)
-        uv_close((uv_handle_t *)&n->signal[i], NULL);
-    uv_close((uv_handle_t *)&n->child_ended, NULL);
+    td__signals_close(&n->signals);
     uv_close((uv_handle_t *)&n->timer, NULL);
     td__lines_stop();
 }
@@ -235,16 +232,11 @@ static void stop_loop(node *n)
 static void on_timer(uv_timer_t *timer)
 {
     node *n = timer->data;
-    pid_t *list;
     if (n->living > 0)
         return;
     if (n->empty_since == 0)
         n->empty_since = uv_now(&n->loop);
-    size_t left = td__tree_below(&list);
-    bool late = uv_now(&n->loop) - n->empty_since > KILL_MS;
-    for (size_t i = 0; list && i < left; i++)
-        kill(list[i], late ? SIGKILL : SIGTERM);
-    free(list);
+    size_t left = td__tree_signal(uv_now(&n->loop) - n->empty_since > KILL_MS ? SIGKILL : SIGTERM);
     if (left == 0 && (!td__lines_open() || uv_now(&n->loop) - n->empty_since > KILL_MS / 6))
         stop_loop(n);
 }
@@ -275,20 +267,10 @@ static int open_loop(node *n)
     if (!error)
         error = uv_timer_init(&n->loop, &n->timer);
     if (!error)
-        error = uv_signal_init(&n->loop, &n->child_ended);
-    if (!error)
-        error = uv_signal_start(&n->child_ended, on_child_ended, SIGCHLD);
-    for (size_t i = 0; i < TD_COUNT(passed_signals) && !error; i++) {
-        struct sigaction now;
-        error = uv_signal_init(&n->loop, &n->signal[i]);
-        n->signal[i].data = n;
-        if (!error && !(sigaction(passed_signals[i], NULL, &now) == 0 && now.sa_handler == SIG_IGN))
-            error = uv_signal_start(&n->signal[i], on_signal, passed_signals[i]);
-    }
-    n->child_ended.data = n->timer.data = n;
+        error = td__signals_watch(&n->signals, &n->loop, n, on_signal, on_child_ended, false);
+    n->timer.data = n;
     if (!error)
         error = uv_timer_start(&n->timer, on_timer, TICK_MS, TICK_MS);
-    signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     return error;
 }
@@ -309,7 +291,7 @@ static int run_node(const td__run_options *o, const td__hand_place *place)
         n.living += n.pid[i] > 0;
     if (error) {
         td__lines_say("the agents cannot be started: %s", strerror(-error));
-        on_signal(&n.signal[1], SIGTERM);
+        on_signal(&n.signals.passed[1], SIGTERM);
     }
     uv_run(&n.loop, UV_RUN_DEFAULT);
     uv_loop_close(&n.loop);

@@ -20,7 +20,6 @@
 
 enum { GRACE_MS = 1000, ASKED_GRACE_MS = 30000, GIVE_UP_MS = 10000, ENGINE_END_MS = 2000 };
 static const double HELLO_S = 120, HELD_S = 1;
-static const int passed_signals[TD_HEAD_SIGNALS] = { SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
 
 void td__head_command(td__head *h, td__command_kind kind, int number)
 {
@@ -134,25 +133,13 @@ void td__head_rank_ended(td__head *h, td__rank *rank)
 
 static void stop_loop(td__head *h)
 {
-    for (size_t i = 0; i < TD_COUNT(passed_signals); i++)
-        uv_close((uv_handle_t *)&h->signal[i], NULL);
-    uv_close((uv_handle_t *)&h->child_ended, NULL);
+    td__signals_close(&h->signals);
     uv_close((uv_handle_t *)&h->timer, NULL);
     for (int i = 0; i < 2 && h->engine; i++)
         if (!uv_is_closing((uv_handle_t *)&h->engine_out[i]))
             uv_close((uv_handle_t *)&h->engine_out[i], NULL);
     td__inbox_close(h->inbox);
     td__lines_stop();
-}
-
-static size_t signal_below(int number)
-{
-    pid_t *list;
-    size_t n = td__tree_below(&list);
-    for (size_t i = 0; list && number && i < n; i++)
-        kill(list[i], number);
-    free(list);
-    return n;
 }
 
 static void name_missing(const td__head *h, char *into, size_t size)
@@ -207,14 +194,14 @@ static void on_timer(uv_timer_t *timer)
         td__head_enter(h, TD_LEAVING, ENGINE_END_MS);
     } else if (h->phase == TD_ENDING && late) {
         td__head_enter(h, TD_LEAVING, 0);
-        signal_below(SIGTERM);
-    } else if (h->phase == TD_LEAVING && signal_below(0) == 0) {
+        td__tree_signal(SIGTERM);
+    } else if (h->phase == TD_LEAVING && td__tree_signal(0) == 0) {
         stop_loop(h);
     } else if (h->phase == TD_LEAVING && late) {
-        signal_below(SIGTERM);
+        td__tree_signal(SIGTERM);
         td__head_enter(h, TD_KILLING, ENGINE_END_MS / 2);
     } else if (h->phase == TD_KILLING && late) {
-        if (signal_below(SIGKILL) == 0 || uv_now(&h->loop) > h->phase_end + GIVE_UP_MS)
+        if (td__tree_signal(SIGKILL) == 0 || uv_now(&h->loop) > h->phase_end + GIVE_UP_MS)
             stop_loop(h);
     }
 }
@@ -255,31 +242,16 @@ static void on_signal(uv_signal_t *handle, int number)
 
 /* ---- from beginning to end ------------------------------------------------------------------------------------------------------------ */
 
-static bool was_ignored(int number)
-{
-    struct sigaction now;
-    return sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
-}
-
 int td__head_open_loop(td__head *h)
 {
     int error = uv_loop_init(&h->loop);
     if (!error)
         error = uv_timer_init(&h->loop, &h->timer);
     if (!error)
-        error = uv_signal_init(&h->loop, &h->child_ended);
-    if (!error)
-        error = uv_signal_start(&h->child_ended, on_child_ended, SIGCHLD);
-    for (size_t i = 0; i < TD_COUNT(passed_signals) && !error; i++) {
-        error = uv_signal_init(&h->loop, &h->signal[i]);
-        h->signal[i].data = h;
-        if (!error && !was_ignored(passed_signals[i]))
-            error = uv_signal_start(&h->signal[i], on_signal, passed_signals[i]);
-    }
-    h->child_ended.data = h->timer.data = h;
+        error = td__signals_watch(&h->signals, &h->loop, h, on_signal, on_child_ended, false);
+    h->timer.data = h;
     if (!error)
         error = uv_timer_start(&h->timer, on_timer, TD_HEAD_TICK_MS, TD_HEAD_TICK_MS);
-    signal(SIGPIPE, SIG_IGN);
     signal(SIGTSTP, SIG_IGN);                  /* stopped, we would be lost to the agents */
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     return error;

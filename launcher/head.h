@@ -8,12 +8,12 @@
 #define TD_HEAD_H
 #include "across.h"
 
-enum { TD_HEAD_TICK_MS = 50, TD_HEAD_HELD = 65536, TD_HEAD_SIGNALS = 5 };
+enum { TD_HEAD_TICK_MS = 50, TD_HEAD_HELD = 65536 };
 typedef enum { TD_MEETING, TD_RUNNING, TD_GRACE, TD_ENDING, TD_LEAVING, TD_KILLING } td__head_phase;
 typedef struct {
     td__job job;
     uv_loop_t loop;
-    uv_signal_t signal[TD_HEAD_SIGNALS], child_ended;
+    td__signals signals;
     uv_timer_t timer;
     td__inbox *inbox;
     td__store_server *server;

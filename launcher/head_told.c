@@ -7,15 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-static int64_t real_time_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 double td__head_silence(const td__head *h, int rank)
 {
@@ -121,7 +113,7 @@ static void take_report(td__head *h, int r, const td__told *m)
         return;
     memcpy(&report, m->bytes, sizeof report);
     td__far *far = rank->far;
-    int64_t now = real_time_ns();
+    int64_t now = td__wall_ns();
     rank->pid = report.pid;
     far->has_box = report.has_box;
     far->kept = report.kept;

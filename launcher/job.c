@@ -18,17 +18,15 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { GRACE_MS = 1000, ASKED_GRACE_MS = 30000, TICK_MS = 20, LEFTOVER_LINES_MS = 500, GIVE_UP_MS = 10000 };
-static const int passed_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 };
 
 typedef enum { RUNNING, GRACE, ENDING, KILLING } phase;
 typedef struct {
     td__job job;
     uv_loop_t loop;
-    uv_signal_t signal[TD_COUNT(passed_signals)], child_ended;
+    td__signals signals;
     uv_timer_t timer;
     phase phase;
     uint64_t phase_end;                        /* uv_now */
@@ -38,24 +36,7 @@ typedef struct {
     int64_t oom_before;
 } life;
 
-static int64_t real_time_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* ---- ending everything ------------------------------------------------------------------------------------------------------------ */
-
-static size_t signal_all(int number)
-{
-    pid_t *list;
-    size_t n = td__tree_below(&list);
-    for (size_t i = 0; list && number && i < n; i++)
-        kill(list[i], number);
-    free(list);
-    return n;
-}
 
 static void say_verdict(life *l)
 {
@@ -67,10 +48,7 @@ static void say_verdict(life *l)
 
 static void stop_loop(life *l)
 {
-    for (size_t i = 0; i < TD_COUNT(passed_signals); i++)
-        if (!uv_is_closing((uv_handle_t *)&l->signal[i]))
-            uv_close((uv_handle_t *)&l->signal[i], NULL);
-    uv_close((uv_handle_t *)&l->child_ended, NULL);
+    td__signals_close(&l->signals);
     uv_close((uv_handle_t *)&l->timer, NULL);
     td__lines_stop();
 }
@@ -99,11 +77,11 @@ static void on_timer(uv_timer_t *timer)
     if (l->phase == GRACE) {
         l->cause = td__verdict_find(&l->job).rank;
         say_verdict(l);
-        signal_all(SIGTERM);
+        td__tree_signal(SIGTERM);
         enter(l, ENDING, (uint64_t)(l->job.options->kill_after_s * 1000));
         return;
     }
-    if (signal_all(l->phase == KILLING ? SIGKILL : 0) == 0 && l->living == 0) {
+    if (td__tree_signal(l->phase == KILLING ? SIGKILL : 0) == 0 && l->living == 0) {
         if (l->phase_end > uv_now(&l->loop))
             l->phase_end = uv_now(&l->loop);   /* from here on it counts how long pipes have been left open */
         drain(l);
@@ -135,7 +113,7 @@ static void all_ended(life *l)
     say_verdict(l);
     if (l->phase >= ENDING)
         return;
-    signal_all(SIGTERM);
+    td__tree_signal(SIGTERM);
     enter(l, ENDING, (uint64_t)(l->job.options->kill_after_s * 1000));
 }
 
@@ -143,7 +121,7 @@ static void rank_ended(life *l, td__rank *rank, int status)
 {
     rank->ended = true;
     rank->status = status;
-    rank->ended_ns = real_time_ns();
+    rank->ended_ns = td__wall_ns();
     rank->asked_to_end = l->phase >= ENDING;
     l->living--;
     if (status != 0 && !rank->asked_to_end)
@@ -181,7 +159,7 @@ static void on_signal(uv_signal_t *handle, int number)
     if (number == SIGINT && ++l->interrupts > 1) {
         if (l->interrupts == 2)
             td__lines_say("interrupted again: killing all ranks");
-        signal_all(SIGKILL);
+        td__tree_signal(SIGKILL);
         for (int r = 0; r < l->job.size; r++)
             l->job.rank[r].asked_to_end |= !l->job.rank[r].ended;
         if (l->cause < 0 && l->living > 0)
@@ -192,31 +170,6 @@ static void on_signal(uv_signal_t *handle, int number)
     if (number == SIGINT || number == SIGTERM || number == SIGHUP)
         l->asked_by = number;
     pass_down(l, number);
-}
-
-static bool was_ignored(int number)
-{
-    struct sigaction now;
-    return sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
-}
-
-/* nohup made SIGHUP ignored, for us and for the ranks: it stays so. */
-static int watch_signals(life *l)
-{
-    int error = uv_timer_init(&l->loop, &l->timer);
-    if (!error)
-        error = uv_signal_init(&l->loop, &l->child_ended);
-    if (!error)
-        error = uv_signal_start(&l->child_ended, on_child_ended, SIGCHLD);
-    for (size_t i = 0; i < TD_COUNT(passed_signals) && !error; i++) {
-        error = uv_signal_init(&l->loop, &l->signal[i]);
-        l->signal[i].data = l;
-        if (!error && !was_ignored(passed_signals[i]))
-            error = uv_signal_start(&l->signal[i], on_signal, passed_signals[i]);
-    }
-    l->child_ended.data = l->timer.data = l;
-    signal(SIGPIPE, SIG_IGN);
-    return error;
 }
 
 /* ---- from beginning to end ------------------------------------------------------------------------------------------------------------ */
@@ -264,7 +217,9 @@ int td__job_run(const td__run_options *options)
     td__store_server *server = NULL;
     l.job.prefix = (options->ranks > 1 || options->tag_output) && !options->no_prefix;
     int status = td__job_prepare(&l.job, &server), error = 0;
-    if (status == 0 && ((error = uv_loop_init(&l.loop)) || (error = watch_signals(&l)))) {
+    l.timer.data = &l;
+    if (status == 0 && ((error = uv_loop_init(&l.loop)) || (error = uv_timer_init(&l.loop, &l.timer)) ||
+                         (error = td__signals_watch(&l.signals, &l.loop, &l, on_signal, on_child_ended, false)))) {
         td__lines_say("there is no event loop: %s", uv_strerror(error));
         status = 1;
     }

@@ -9,6 +9,7 @@
  *   cores.c     which cores there are                          lines.c    the ranks' output, line by line
  *   place*.c    who gets which cores, memory, GPU; who is near  membind.c  a process's memory nodes
  *   tree.c      which processes descend from us                verdict.c  which rank is the cause, how and why
+ *   signals.c   those that are passed on
  *   site.c      a place in a file of code as "train.c:41"      doctor.c, env.c: the other subcommands
  */
 #ifndef TD_LAUNCHER_H
@@ -221,6 +222,14 @@ int td__spawn(const td__start *start, pid_t *pid);
 
 /* Every process that descends from this one, zombies left out. Returns how many; *list is the caller's to free. */
 size_t td__tree_below(pid_t **list);
+size_t td__tree_signal(int number);            /* to each of them; 0: to none. How many there are                         */
+
+/* ---- signals.c: those that are passed on --------------------------------------------------------------------------------------------- */
+enum { TD_SIGNALS = 5 };
+typedef struct { uv_signal_t passed[TD_SIGNALS], child_ended; } td__signals;
+/* What nohup made ignored, for us and for the ranks, stays so, unless ignored_too. SIGPIPE is ignored from now on. 0, or a libuv error. */
+int  td__signals_watch(td__signals *s, uv_loop_t *loop, void *data, uv_signal_cb on_passed, uv_signal_cb on_child_ended, bool ignored_too);
+void td__signals_close(td__signals *s);
 
 /* ---- lines.c --------------------------------------------------------------------------------------------------------------------- */
 void td__lines_begin(uv_loop_t *loop, bool prefix, bool live);   /* live: a terminal shows it; unfinished lines appear at once */

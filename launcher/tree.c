@@ -6,6 +6,7 @@
 #include "launcher.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,4 +85,14 @@ size_t td__tree_below(pid_t **list)
             (*list)[found++] = all[i].pid;
     free(all);
     return found;
+}
+
+size_t td__tree_signal(int number)
+{
+    pid_t *list;
+    size_t n = td__tree_below(&list);
+    for (size_t i = 0; list && number && i < n; i++)
+        kill(list[i], number);
+    free(list);
+    return n;
 }
