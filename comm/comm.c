@@ -26,10 +26,12 @@ int td__comm_fail(td_comm *comm, int code, const char *format, ...)
 int td__comm_report(td_comm *comm, int code)
 {
     int first = atomic_load(&comm->code);
+    if (!first)
+        return code;
+    pthread_mutex_lock(&comm->lock);           /* the watching thread has left it for us by now, or will not                     */
     atomic_store(&comm->told, true);
-    if (first && td__pending())                /* what the watching thread has left for us is the same; told once             */
-        return first;
-    return first ? td__fail_verbatim(first, comm->sentence) : code;
+    pthread_mutex_unlock(&comm->lock);
+    return td__pending() ? first : td__fail_verbatim(first, comm->sentence);
 }
 
 /* ---- running ------------------------------------------------------------------------------------------------------------------- */

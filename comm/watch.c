@@ -150,8 +150,10 @@ static void *watch(void *of)
     if (code) {
         dev->table->abort(dev->state);
         td_error_clear();
+        pthread_mutex_lock(&comm->lock);
         if (!atomic_load(&comm->told))
-            td__fail_verbatim(code, comm->sentence);   /* in the mailbox: for the user's next call                             */
+            td__fail_verbatim(code, comm->sentence);   /* in the mailbox: for the user's next call, told once                  */
+        pthread_mutex_unlock(&comm->lock);
     }
     return NULL;
 }
