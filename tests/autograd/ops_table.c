@@ -180,19 +180,27 @@ static td_tensor *apply_case(td_tensor *const *leaf, size_t n, void *user)
     return td_add(td_scale(out, 0.5), g->row->apply(in, g->n, (void *)(uintptr_t)g->row));
 }
 
+/* The row's inputs in f64; which of them are leaves. Returns how many those are. */
+static size_t make_case(const ops_row *row, bool twice, gradient_case *g, td_tensor **leaf)
+{
+    size_t leaves = 0;
+    *g = (gradient_case){ .row = row, .twice = twice };
+    g->n = row->inputs(row, TD_F64, g->all);
+    for (size_t i = 0; i < g->n; i++)
+        if (row->grad >> i & 1)
+            leaf[leaves++] = g->all[i];
+    return leaves;
+}
+
 /* One backward on a device, of the sum of the result's elements times fixed weights. gradient: of each leaf; returns how many. */
 static size_t gradients_on(const ops_row *row, td_device device, bool twice, ops_array *gradient)
 {
     const td_device before = td_device_default();
     TD_SCOPE();
     td__device_set_default(device);
-    gradient_case g = { .row = row, .twice = twice };
+    gradient_case g;
     td_tensor *leaf[OPS_MAX];
-    size_t leaves = 0;
-    g.n = row->inputs(row, TD_F64, g.all);
-    for (size_t i = 0; i < g.n; i++)
-        if (row->grad >> i & 1)
-            leaf[leaves++] = g.all[i];
+    const size_t leaves = make_case(row, twice, &g, leaf);
     td_requires_grad((td_tensors){ leaf, leaves }, true);
     td__random_restart();
     td_tensor *out = apply_case(leaf, leaves, &g);
@@ -242,13 +250,9 @@ int ops_check_gradient(const ops_row *row)
     int bad = 0;
     for (int twice = 0; twice < 2; twice++) {
         TD_SCOPE();
-        gradient_case g = { .row = row, .twice = twice };
+        gradient_case g;
         td_tensor *leaf[OPS_MAX];
-        size_t leaves = 0;
-        g.n = row->inputs(row, TD_F64, g.all);
-        for (size_t i = 0; i < g.n; i++)
-            if (row->grad >> i & 1)
-                leaf[leaves++] = g.all[i];
+        const size_t leaves = make_case(row, twice, &g, leaf);
         int differ = td_gradcheck(apply_case, &g, leaf, leaves, &row->check);
         if (differ) {
             printf("%s: gradient%s: %d differ %s\n", row->name, twice ? ", added to" : "", differ, td_error_message());
