@@ -1,14 +1,18 @@
 /* tensor/cpu/adaptive_pool2d.c: pools whose output has a given size: output i of n along a direction of size m is made of the elements from
  * floor(i*m/n) up to ceil((i+1)*m/n), which is PyTorch's rule; neighbouring windows may share an element.
  *
- * A row of windows is taken at once: its lines are brought together column by column, in vectors, then each window's columns. Sums are in double; windows over
- * whole rows in the order of lanes.h. The maximum and its place are those of pool2d.c, and so is the maximum's gradient. Threads take whole planes, so
- * their number changes nothing.
+ * A row of windows is taken at once: its lines are brought together column by column, in vectors, then each window's columns, from left to right. Sums are
+ * in double; windows over whole rows in the order of lanes.h. The maximum and its place are those of pool2d.c, and so is the maximum's gradient. Where all
+ * windows are equal and disjoint, their columns too are brought together in vectors (adaptive_pool2d_equal.h). Threads take whole planes, so their number
+ * changes nothing.
  */
 #include "cpu.h"
 #include "lanes.h"
+#include "stream.h"
+#include "adaptive_pool2d_equal.h"
 
 enum { COLUMNS = 512 };              /* taken together; a window that is wider goes element by element                       */
+enum { STREAMED = 16 << 10 };        /* bytes of a plane that is written around the caches, at most                           */
 
 static inline int64_t first(int64_t i, int64_t n, int64_t m)
 {
@@ -54,7 +58,7 @@ static inline int64_t together(int64_t ow, const td_conv2d_shape *s)
     /* Is v at place k the maximum instead of best at place `at`? The first of equals in reading order, the last NaN. */  \
     static inline bool F(beats)(T v, int32_t k, T best, int32_t at)                                          \
     {                                                                                                        \
-        return ((v != v) & ((best == best) | (k > at))) | (v > best) | ((v == best) & (k < at));               \
+        return ((v != v) & ((best == best) | (k > at))) | (v > best) | ((v == best) & (k < at));             \
     }                                                                                                        \
                                                                                                              \
     static void F(max_windows)(const td_conv2d_shape *s, int64_t oh, int64_t from, int64_t to, T *restrict y, int32_t *restrict where,  \
@@ -178,25 +182,31 @@ static inline int64_t together(int64_t ow, const td_conv2d_shape *s)
         }                                                                                                    \
     }                                                                                                        \
                                                                                                              \
-    static void F(avg_grad_plane)(const td_conv2d_shape *s, T *restrict gx, const T *restrict gy)            \
+    /* Elements that no two windows share, or only within a row of windows that is taken together, are written once; others are added to, from  \
+     * zeros on. A window of whole lines is one run. */                                                      \
+    static void F(avg_grad_plane)(const td_conv2d_shape *s, T *restrict gx, const T *restrict gy, bool add)  \
     {                                                                                                        \
+        const bool once = !add && s->h % s->oh == 0 && (s->w <= COLUMNS || s->w % s->ow == 0);               \
+        if (!add && !once)                                                                                   \
+            memset(gx, 0, sizeof(T) * (size_t)(s->h * s->w));                                                \
         for (int64_t oh = 0; oh < s->oh; oh++)                                                               \
             for (int64_t ow = 0, to; ow < s->ow; ow = to) {                                                  \
                 T line[COLUMNS];                                                                             \
                 to = together(ow, s);                                                                        \
                 const int64_t h0 = first(oh, s->oh, s->h), h1 = end(oh, s->oh, s->h), w0 = first(ow, s->ow, s->w), w1 = end(to - 1, s->ow, s->w);  \
                 const T *g = gy + oh * s->ow, each = g[ow] / (T)((h1 - h0) * (w1 - w0));                     \
-                const bool wide = w1 - w0 > COLUMNS;                       /* then it is one window           */  \
-                if (!wide)                                                                                   \
+                const bool one = s->ow == 1, wide = w1 - w0 > COLUMNS;     /* wide: then it is one window           */  \
+                const int64_t lines = one ? 1 : h1 - h0, n = one ? (h1 - h0) * s->w : w1 - w0;               \
+                if (!wide && !one)                                                                           \
                     F(avg_grad_windows)(s, h1 - h0, ow, to, line, g);                                        \
-                for (int64_t h = h0; h < h1; h++) {                                                          \
+                for (int64_t h = h0; h < h0 + lines; h++) {                                                  \
                     T *restrict into = gx + h * s->w + w0;                                                   \
-                    if (wide)                                                                                \
-                        for (int64_t k = 0; k < w1 - w0; k++)                                                \
-                            into[k] += each;                                                                 \
+                    if (wide || one)                                                                         \
+                        for (int64_t k = 0; k < n; k++)                                                      \
+                            into[k] = (once ? 0 : into[k]) + each;                                           \
                     else                                                                                     \
-                        for (int64_t k = 0; k < w1 - w0; k++)                                                \
-                            into[k] += line[k];                                                              \
+                        for (int64_t k = 0; k < n; k++)                                                      \
+                            into[k] = (once ? 0 : into[k]) + line[k];                                        \
                 }                                                                                            \
             }                                                                                                \
     }                                                                                                        \
@@ -204,28 +214,62 @@ static inline int64_t together(int64_t ow, const td_conv2d_shape *s)
     static void F(max_planes)(const td_conv2d_shape *s, T *y, int32_t *where, const T *x)                    \
     {                                                                                                        \
         const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;                           \
+        bool (*const equal)(const td_conv2d_shape *, T *, int32_t *, const T *) = F(EQUAL)(s, max);          \
         _Pragma("omp parallel for schedule(static) if (planes * (in + out) >= TD_PARALLEL)")                 \
         for (int64_t i = 0; i < planes; i++)                                                                 \
-            F(max_plane)(s, y + i * out, where + i * out, x + i * in);                                       \
+            if (!equal || !equal(s, y + i * out, where + i * out, x + i * in))                               \
+                F(max_plane)(s, y + i * out, where + i * out, x + i * in);                                   \
     }                                                                                                        \
                                                                                                              \
     static void F(avg_planes)(const td_conv2d_shape *s, T *y, const T *x)                                    \
     {                                                                                                        \
         const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;                           \
+        void (*const plane)(const td_conv2d_shape *, T *, const T *) = s->ow > 1 && equal_f64_fits(s) ? F(equal_avg) : F(avg_plane);  \
         _Pragma("omp parallel for schedule(static) if (planes * (in + out) >= TD_PARALLEL)")                 \
         for (int64_t i = 0; i < planes; i++)                                                                 \
-            F(avg_plane)(s, y + i * out, x + i * in);                                                        \
+            plane(s, y + i * out, x + i * in);                                                               \
+    }                                                                                                        \
+                                                                                                             \
+    /* Gradients of equal windows into nothing, of the average or, where there are places, of the maximum */  \
+    static bool F(equal_grads)(const td_conv2d_shape *s, T *gx, const T *gy, const int32_t *where)           \
+    {                                                                                                        \
+        const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow, bytes = in * (int64_t)sizeof(T);  \
+        void (*const max)(const td_conv2d_shape *, T *, const T *, const int32_t *) = F(EQUAL)(s, max_grad);  \
+        void (*const avg)(const td_conv2d_shape *, T *, const T *, bool) = F(EQUAL)(s, avg_grad);            \
+        const bool streamed = planes * bytes >= TD_STREAM_BYTES && bytes <= STREAMED;                        \
+        if (!max)                                                                                            \
+            return false;                                                                                    \
+        _Pragma("omp parallel if (planes * (in + out) >= TD_PARALLEL)")                                      \
+        {                                                                                                    \
+            _Alignas(64) char block[STREAMED];                                                               \
+            _Pragma("omp for schedule(static) nowait")                                                       \
+            for (int64_t i = 0; i < planes; i++) {                                                           \
+                T *into = streamed ? (T *)(void *)block : gx + i * in;                                       \
+                if (where)                                                                                   \
+                    max(s, into, gy + i * out, where + i * out);                                             \
+                else                                                                                         \
+                    avg(s, into, gy + i * out, false);                                                       \
+                if (streamed)                                                                                \
+                    td__stream(gx + i * in, block, (size_t)bytes);                                           \
+            }                                                                                                \
+            if (streamed)                                                                                    \
+                td__stream_end();                                                                            \
+        }                                                                                                    \
+        return true;                                                                                         \
     }                                                                                                        \
                                                                                                              \
     static void F(avg_grad_planes)(const td_conv2d_shape *s, T *gx, const T *gy, bool add)                   \
     {                                                                                                        \
         const int64_t planes = s->n * s->c, in = s->h * s->w, out = s->oh * s->ow;                           \
+        void (*const equal)(const td_conv2d_shape *, T *, const T *, bool) = F(EQUAL)(s, avg_grad);          \
+        if (!add && F(equal_grads)(s, gx, gy, NULL))                                                         \
+            return;                                                                                          \
         _Pragma("omp parallel for schedule(static) if (planes * (in + out) >= TD_PARALLEL)")                 \
-        for (int64_t i = 0; i < planes; i++) {                                                               \
-            if (!add)                                                                                        \
-                memset(gx + i * in, 0, sizeof(T) * (size_t)in);                                              \
-            F(avg_grad_plane)(s, gx + i * in, gy + i * out);                                                 \
-        }                                                                                                    \
+        for (int64_t i = 0; i < planes; i++)                                                                 \
+            if (equal)                                                                                       \
+                equal(s, gx + i * in, gy + i * out, add);                                                    \
+            else                                                                                             \
+                F(avg_grad_plane)(s, gx + i * in, gy + i * out, add);                                        \
     }
 #define F32(name) name##_f32
 #define F64(name) name##_f64
@@ -254,4 +298,9 @@ void K(adaptive_avg_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx,
         avg_grad_planes_f32(s, gx, gout, add);
     else
         avg_grad_planes_f64(s, gx, gout, add);
+}
+
+bool K(adaptive_max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where)
+{
+    return t == TD_F32 ? equal_grads_f32(s, gx, gout, where) : equal_grads_f64(s, gx, gout, where);
 }

@@ -71,6 +71,9 @@ bool K(conv2d_by_blocks)(td_dtype t, const td_conv2d_shape *s);
 void K(conv2d_blocks)(const td_conv2d_shape *s, bool to_x, float *out, const float *in, const float *w, const float *bias, bool add);
 void K(conv2d_blocks_weights)(const td_conv2d_shape *s, float *gw, const float *gout, const float *x, bool add);
 
+/* adaptive_pool2d.c: the gradient, not added, of a maximum over equal windows; false where they are not, or not for vectors: nothing is written then */
+bool K(adaptive_max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where);
+
 /* what the CPU leaves to other rows */
 #define TD_CPU_EMPTY_ROWS(X) X(add_half) X(gemm_bias) X(gemm_gelu_grad) X(gemm_sums)
 

@@ -221,6 +221,9 @@ void K(max_pool2d)(td_dtype t, const td_conv2d_shape *s, void *out, int32_t *whe
 
 void K(max_pool2d_grad)(td_dtype t, const td_conv2d_shape *s, void *gx, const void *gout, const int32_t *where, bool add)
 {
+    const bool adaptive = s->kh == 0;
+    if (adaptive && !add && K(adaptive_max_pool2d_grad)(t, s, gx, gout, where))
+        return;
     if (t == TD_F32 && halves(s) && !add)
         halve_planes_grad(s, gx, gout, where);
     else if (t == TD_F32)

@@ -1,5 +1,5 @@
 /* tests/tensor/test_adaptive_pool_kernels.c: adaptive pools against the definition in double precision, in every table: places, ties, NaN, and
- * the same bits on any number of threads.
+ * the same bits on any number of threads; equal windows bit for bit.
  */
 #include "image_kernels.h"
 
@@ -104,6 +104,139 @@ static void not_a_number(void **state)
         }
 }
 
+/* ---- equal windows, bit for bit: sums line by line, then column by column, in double; places by the rule; gradients added to zeros --- */
+
+static uint32_t drawn = 1;
+
+static int draw(int from, int to)
+{
+    drawn = drawn * 1664525u + 1013904223u;
+    return from + (int)((drawn >> 8) % (uint32_t)(to - from + 1));
+}
+
+/* Every few elements a tie, now and then a zero of either sign; special: infinities and NaN, too, one in so many */
+static void *mixed(td_dtype t, int64_t n, int special)
+{
+    static const double rare[] = { INFINITY, -INFINITY, NAN, NAN };
+    void *x = array(t, n);
+    for (int64_t i = 0; i < n; i++) {
+        double v = draw(-1000000, 1000000) / 999983.0;
+        if (draw(0, 2) == 0)
+            v = draw(-1, 1);
+        if (draw(0, 9) == 0)
+            v = draw(0, 1) ? 0.0 : -0.0;
+        if (special && draw(1, special) == 1)
+            v = rare[draw(0, 3)];
+        put(t, x, i, v);
+    }
+    return x;
+}
+
+static void same_bits(td_dtype t, const void *got, const void *want, int64_t n, const char *what, const char *table, const td_conv2d_shape *s)
+{
+    const size_t size = size_of(t);
+    for (int64_t i = 0; i < n; i++) {
+        const double a = get(t, got, i), b = get(t, want, i);
+        if (memcmp((const char *)got + (size_t)i * size, (const char *)want + (size_t)i * size, size) && !(isnan(a) && isnan(b)))
+            fail_msg("%s, %s, %s, %lldx%lld to %lldx%lld: element %lld is %.17g, expected %.17g", what, table, t == TD_F32 ? "f32" : "f64",
+                     (long long)s->h, (long long)s->w, (long long)s->oh, (long long)s->ow, (long long)i, a, b);
+    }
+}
+
+/* g/count in the dtype, and 0 + or old + that */
+static void put_sum(td_dtype t, void *into, int64_t i, double old, double g, int64_t count)
+{
+    if (t == TD_F32) {
+        const float each = (float)g / (float)count, sum = (float)old + each;
+        ((float *)into)[i] = sum;
+    } else {
+        ((double *)into)[i] = old + g / (double)count;
+    }
+}
+
+static void equal(td_dtype t, td_conv2d_shape s, int special)
+{
+    const int64_t planes = s.n * s.c, in = s.h * s.w, out = s.oh * s.ow, nx = planes * in, ny = planes * out, kh = s.h / s.oh, kw = s.w / s.ow;
+    void *x = mixed(t, nx, special), *g = mixed(t, ny, special), *old = mixed(t, nx, 0);
+    void *max = array(t, ny), *avg = array(t, ny), *gmax = array(t, nx), *gavg = array(t, nx), *added = array(t, nx);
+    int32_t *place = malloc(sizeof *place * (size_t)(ny + 1));
+    for (int64_t i = 0; i < nx; i++)
+        put(t, gmax, i, 0);
+    for (int64_t p = 0; p < planes; p++)
+        for (int64_t o = 0; o < out; o++) {
+            const int64_t corner = o / s.ow * kh * s.w + o % s.ow * kw, at = p * out + o;
+            int64_t best = corner;
+            double sum = 0;
+            for (int64_t w = 0; w < kw; w++) {
+                double column = 0;
+                for (int64_t h = 0; h < kh; h++)
+                    column += get(t, x, p * in + corner + h * s.w + w);
+                sum += column;
+            }
+            put(t, avg, at, sum / (double)(kh * kw));
+            for (int64_t h = 0; h < kh; h++)
+                for (int64_t w = 0; w < kw; w++) {
+                    const int64_t k = corner + h * s.w + w;
+                    const double v = get(t, x, p * in + k);
+                    if (v > get(t, x, p * in + best) || isnan(v))
+                        best = k;
+                    put_sum(t, gavg, p * in + k, 0, get(t, g, at), kh * kw);
+                    put_sum(t, added, p * in + k, get(t, old, p * in + k), get(t, g, at), kh * kw);
+                }
+            put(t, max, at, get(t, x, p * in + best));
+            place[at] = (int32_t)best;
+            put_sum(t, gmax, p * in + best, 0, get(t, g, at), 1);
+        }
+    EACH_TABLE(k) {
+        void *y = array(t, ny), *gx = array(t, nx);
+        int32_t *where = malloc(sizeof *where * (size_t)(ny + 1));
+        k->adaptive_max_pool2d(t, &s, y, where, x);
+        same_bits(t, y, max, ny, "adaptive_max_pool2d", k->name, &s);
+        assert_memory_equal(where, place, sizeof *where * (size_t)ny);
+        k->max_pool2d_grad(t, &s, gx, g, where, false);
+        same_bits(t, gx, gmax, nx, "its gradient", k->name, &s);
+        if (s.ow > 1) {                      /* windows of whole lines are summed in lanes                                 */
+            k->adaptive_avg_pool2d(t, &s, y, x);
+            same_bits(t, y, avg, ny, "adaptive_avg_pool2d", k->name, &s);
+        }
+        memset(gx, 0xff, size_of(t) * (size_t)nx);
+        k->adaptive_avg_pool2d_grad(t, &s, gx, g, false);
+        same_bits(t, gx, gavg, nx, "adaptive_avg_pool2d_grad", k->name, &s);
+        memcpy(gx, old, size_of(t) * (size_t)nx);
+        k->adaptive_avg_pool2d_grad(t, &s, gx, g, true);
+        same_bits(t, gx, added, nx, "adaptive_avg_pool2d_grad added", k->name, &s);
+        free(y), free(gx), free(where);
+    }
+    free(x), free(g), free(old), free(max), free(avg), free(gmax), free(gavg), free(added), free(place);
+}
+
+/* Widths for vectors (1, 2, 4, 8) and others, outputs that fill vectors and others */
+static void equal_windows(void **state)
+{
+    (void)state;
+    static const int wide[] = { 1, 2, 2, 4, 4, 8, 8, 3, 7 }, many[] = { 1, 2, 4, 8, 16, 8, 4, 3, 7 };
+    for (int i = 0; i < 400; i++) {
+        const int kh = draw(1, 9), kw = wide[draw(0, 8)], oh = draw(1, 9), ow = many[draw(0, 8)];
+        equal(i & 1 ? TD_F32 : TD_F64, shape_of(draw(1, 2), draw(1, 3), oh * kh, ow * kw, oh, ow), i % 3 ? 0 : draw(2, 200));
+    }
+    for (int i = 0; i < 2; i++) {                              /* the shapes of bench/ops, and one of ImageNet's */
+        equal(i ? TD_F32 : TD_F64, shape_of(2, 3, 32, 32, 8, 8), 0);
+        equal(i ? TD_F32 : TD_F64, shape_of(1, 2, 224, 224, 28, 28), 5000);
+    }
+}
+
+/* Gradients too large for the caches are written around them, by any number of threads. */
+static void large(void **state)
+{
+    (void)state;
+    const int before = omp_get_max_threads();
+    for (int n = 1; n <= 3; n += 2) {
+        omp_set_num_threads(n);
+        equal(n > 1 ? TD_F32 : TD_F64, shape_of(n > 1 ? 65 : 33, 97, 32, 32, 8, 8), 0);
+    }
+    omp_set_num_threads(before);
+}
+
 static void threads(void **state)
 {
     (void)state;
@@ -136,6 +269,7 @@ static void threads(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(not_a_number), cmocka_unit_test(threads) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(shapes), cmocka_unit_test(not_a_number), cmocka_unit_test(equal_windows),
+                                         cmocka_unit_test(large), cmocka_unit_test(threads) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
