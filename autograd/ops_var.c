@@ -1,7 +1,8 @@
 /* autograd/ops_var.c: variance over chosen axes, from the centred values in a second pass (no difference of large squares).
  *
  * The mean is saved for the gradient, the centred values are made again. Nothing to divide by (no more elements than the correction) is
- * the division 0/0 or x/0 that it is: NaN or infinity, as in PyTorch.
+ * the division 0/0 or x/0 that it is: NaN or infinity, as in PyTorch. Rows that lie one after the other have kernels of their own where the device has
+ * them: which way is taken depends on the shape and on whether x is contiguous alone.
  */
 #include "ops_shared.h"
 
@@ -45,6 +46,19 @@ static int centre(td_tensor *x, td_tensor *mean, uint32_t axes, td_tensor *into)
     return 0;
 }
 
+/* Are the reduced axes the last ones of a contiguous x, and are there rows enough to share? n: the elements of each. */
+static bool by_rows(const td_tensor *x, uint32_t axes, int64_t n)
+{
+    enum { FEW = 16, LITTLE = 32768 };               /* a few long rows go in pieces: sum                                    */
+    const int64_t all = td__shape_numel(x->shape);
+    const td_kernels *k = td__kernels(x);
+    int first = 0;
+    while (first < x->shape.ndim && !(axes >> first & 1))
+        first++;
+    return k->var_rows && k->var_rows_grad && axes >> first == (1u << (x->shape.ndim - first)) - 1 && all > 0 && (all <= LITTLE || all / n >= FEW) &&
+           td__strides_contiguous(x->shape, x->stride);
+}
+
 static int need(td_tensor *x)
 {
     int code = td__need("td_var", x, sum);
@@ -65,7 +79,14 @@ static int run(td_call *c)
     const td_kernels *k = td__kernels(x);
     int64_t count;
     const double scale = share(td_call_attr(c), x->shape, axes, &count);
-    td_tensor *mean = td__op_temp(x, td__reduced_shape(x->shape, axes, false)), *d = td__op_temp(x, x->shape);
+    td_tensor *mean = td__op_temp(x, td__reduced_shape(x->shape, axes, false));
+    if (!mean->poisoned && by_rows(x, axes, count)) {
+        k->var_rows(x->dtype, td__shape_numel(mean->shape), count, td__ptr(out), td__ptr(mean), td__ptr(x), scale);
+        td_call_save(c, x);
+        td_call_save(c, mean);
+        return 0;
+    }
+    td_tensor *d = td__op_temp(x, x->shape);
     if (mean->poisoned || d->poisoned) {
         code = td__pending();
     } else {
@@ -100,6 +121,10 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     const td_kernels *k = td__kernels(x);
     int64_t count;
     const double scale = share(td_call_attr(c), x->shape, axes, &count);
+    if (by_rows(x, axes, count)) {
+        k->var_rows_grad(x->dtype, td__shape_numel(mean->shape), count, td__ptr(slot->into), td__ptr(g[0]), td__ptr(x), td__ptr(mean), 2 * scale, slot->add);
+        return 0;
+    }
     td_tensor *d = td__op_temp(x, x->shape), *each = td__reduced_view(g[0], x->shape, axes);
     code = d->poisoned || each->poisoned ? td__pending() : centre(x, mean, axes, d);
     if (!code) {

@@ -81,6 +81,10 @@ typedef struct td_kernels {
     void (*amax)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);                                 /* arith      */
     void (*amin)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);
     void (*argmax)(const td_reduce_loop *r, td_dtype t, int64_t *out, const void *x);
+    /* tensor/cpu/variance.c (float): x (rows,n) contiguous, n > 0. out = scale * the sum of the squared deviations from each row's mean, which is written
+     * too; the gradient: gx (=|+=) gout * scale * (x - mean). A device may lack them: td_var has other ways. */
+    void (*var_rows)(td_dtype t, int64_t rows, int64_t n, void *out, void *mean, const void *x, double scale);
+    void (*var_rows_grad)(td_dtype t, int64_t rows, int64_t n, void *gx, const void *gout, const void *x, const void *mean, double scale, bool add);
 
     /* products: tensor/cpu/gemm.c (float): row-major C (m,n) = alpha*op(A)*op(B) + beta*C; ld in elements */
     void (*gemm)(td_dtype t, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const void *a, int64_t lda, const void *b,
