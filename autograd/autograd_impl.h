@@ -108,7 +108,7 @@ struct td__group {
     bool        by_blocks;         /* optim's, during a step: it takes all gradients of the group, block by block (td__group_ops.meet) */
 };
 
-/* ---- flat.c ---- */
+/* ---- group.c, mean.c ---- */
 /* Cuts leaves (no group yet, or an implicit one; not frozen) into flats: cut[i] leaves each, in the order given; one dtype per flat. Values are
  * moved, gradients too where there are some. memory NULL: the device's, all parts. */
 td__group *td__group_new(td__leaf *const *leaf, const int *cut, int flats, const td__flat_memory *memory, void *user);

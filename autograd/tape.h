@@ -117,7 +117,7 @@ void td__node_let_go(td_call *node);           /* saved tensors and edges, at on
 void td__hooks_run(td__hook *hooks, int output, td_tensor *grad);
 void td__hooks_free(td__hook *hooks);
 
-/* ---- leaf.c, flat.c ---- */
+/* ---- leaf.c, flat.c, group.c, mean.c ---- */
 void td__leaf_free(td__leaf *leaf);
 int  td__leaf_zero(td__leaf *leaf);            /* has_grad, of zeros, unless it has one                                     */
 td__group *td__group_of(td__leaf *leaf);       /* its group, an implicit one where it has none; NULL after td__fail            */

@@ -131,7 +131,7 @@ static void make_forced(void)
     for (int i = 0; i < WAYS - FORCED; i++)
         forced[i] = MPI_COMM_NULL;
     const char *rules = getenv("OMPI_MCA_coll_tuned_use_dynamic_rules");
-    if (!rules || strcmp(rules, "1") || MPI_T_init_thread(MPI_THREAD_SINGLE, &provided))
+    if (!rules || strcmp(rules, "1") || MPI_T_init_thread(MPI_THREAD_MULTIPLE, &provided))    /* Open MPI takes this level for the whole process's */
         return;
     if (MPI_T_cvar_get_index("coll_tuned_allreduce_algorithm", &variable) == MPI_SUCCESS &&
         MPI_T_cvar_handle_alloc(variable, NULL, &handle, &elements) == MPI_SUCCESS) {

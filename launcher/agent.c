@@ -8,13 +8,11 @@
 #include "agent.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -107,21 +105,9 @@ static void on_look(uv_timer_t *timer)
     }
 }
 
-static int free_port(void)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET };
-    socklen_t size = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int port = fd >= 0 && bind(fd, (struct sockaddr *)&address, size) == 0 &&
-               getsockname(fd, (struct sockaddr *)&address, &size) == 0 ? ntohs(address.sin_port) : 0;
-    if (fd >= 0)
-        close(fd);
-    return port;
-}
-
 static void say_hello(td__agent *g)
 {
-    td__hello hello = { .size = g->world.size, .local_rank = g->world.local_rank, .local_size = g->world.local_size, .port = free_port() };
+    td__hello hello = { .size = g->world.size, .local_rank = g->world.local_rank, .local_size = g->world.local_size, .port = td__free_port(false) };
     snprintf(hello.host, sizeof hello.host, "%s", g->host);
     td__link_address(g->link, hello.address, sizeof hello.address);
     td__place_text(&g->division, g->world.local_rank, hello.binding, sizeof hello.binding);

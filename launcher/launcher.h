@@ -192,6 +192,8 @@ int td__job_run(const td__run_options *options);   /* returns the exit status of
 int td__job_prepare(td__job *job, td__store_server **server);
 /* 0, or a negative errno. piped: through td__lines_add, else the rank has our own output. */
 int td__job_start_rank(td__job *job, int rank, bool piped);
+/* A TCP port that nobody has now, on loopback or on every address: for MASTER_PORT, whoever may use it. 0: none. */
+int td__free_port(bool loopback);
 
 /* ---- environ.c, spawn.c, tree.c ---------------------------------------------------------------------------------------------------- */
 /* Who a rank is, and what else it finds in its environment. */

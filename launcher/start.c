@@ -21,9 +21,9 @@ static int complain(const char *what, const char *why)
     return 1;
 }
 
-static int free_port(void)
+int td__free_port(bool loopback)
 {
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(loopback ? INADDR_LOOPBACK : INADDR_ANY) };
     socklen_t size = sizeof address;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int port = fd >= 0 && bind(fd, (struct sockaddr *)&address, size) == 0 &&
@@ -71,7 +71,7 @@ int td__job_prepare(td__job *job, td__store_server **server)
     if (!*server)
         return complain("the ranks' meeting point cannot be opened", td_error_message());
     job->store = td__store_address(*server);
-    job->port = free_port();
+    job->port = td__free_port(true);
     if (!td__runtime_dir(job->folder, sizeof job->folder))
         job->folder[0] = '\0';
     job->rank = calloc((size_t)job->options->ranks, sizeof *job->rank);

@@ -360,10 +360,9 @@ static void test_numbers(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    if (!find_device())
-        return 77;
+    find_device(argc, argv);
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_rules), cmocka_unit_test(test_stop_and_numbers), cmocka_unit_test(test_master),
                                         cmocka_unit_test(test_squares), cmocka_unit_test(test_numbers) };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -193,10 +193,9 @@ static void test_sync_norm(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    if (!find_device())
-        return 77;
+    find_device(argc, argv);
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_combine), cmocka_unit_test(test_pieces), cmocka_unit_test(test_sync_norm) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
