@@ -74,13 +74,12 @@ enum { ROW_BLOCK = 512 };
                 td__vexp_##name(m, block, block);                                                            \
                 if (hot >= 0 && hot < m)                                                                     \
                     block[hot] -= high;                                                                      \
-                for (int64_t i = 0; i < m; i++)                                                              \
-                    block[i] = scale * (block[i] - low);                                                     \
                 if (add)                                                                                     \
-                    for (int64_t i = 0; i < m; i++)                                                          \
-                        g[begin + i] += block[i];                                                            \
+                    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                      \
+                        g[begin + i] += scale * (block[i] - low);                                            \
                 else                                                                                         \
-                    memcpy(g + begin, block, (size_t)m * sizeof *g);                                         \
+                    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                      \
+                        g[begin + i] = scale * (block[i] - low);                                             \
             }                                                                                                \
         }                                                                                                    \
     }

@@ -72,10 +72,12 @@ enum { ROW_BLOCK = 512 };
             for (int64_t begin = 0; begin < n; begin += ROW_BLOCK) {                                         \
                 const int64_t m = n - begin < ROW_BLOCK ? n - begin : ROW_BLOCK;                             \
                 td__vexp_##name(m, block, y + r * n + begin);                                                \
-                for (int64_t i = 0; i < m; i++)                                                              \
-                    block[i] = g[begin + i] - block[i] * total;                                              \
-                for (int64_t i = 0; i < m; i++)                                                              \
-                    out[begin + i] = add ? out[begin + i] + block[i] : block[i];                             \
+                if (add)                                                                                     \
+                    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                      \
+                        out[begin + i] += g[begin + i] - block[i] * total;                                   \
+                else                                                                                         \
+                    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                      \
+                        out[begin + i] = g[begin + i] - block[i] * total;                                    \
             }                                                                                                \
         }                                                                                                    \
     }
