@@ -338,29 +338,43 @@ EXTREME_ROW(amin)
 /* The number of the first largest element, counted along the reduced dimensions in row order. A contiguous run is looked through twice: for its
  * largest element, and where that beats the runs before, for its place. */
 #define ARGMAX(T, name)                                                                                      \
-    /* the first place of m, which is among them */                                                          \
+    /* The first place of m, which is among them. The block that has it is found first, then the place, in vectors: a step from one element to the next  \
+     * would end where nobody can foresee. */                                                                \
     static int64_t place_##name(const T *x, int64_t n, T m)                                                  \
     {                                                                                                        \
-        enum { LANES = 32 };                                                                                 \
+        enum { BLOCK = 256 };                                                                                \
         int64_t i = 0;                                                                                       \
         if (m != m) {                                                                                        \
             while (x[i] == x[i])                                                                             \
                 i++;                                                                                         \
             return i;                                                                                        \
         }                                                                                                    \
-        for (; i + LANES <= n; i += LANES) {                                                                 \
+        for (; i + BLOCK < n; i += BLOCK) {                                                                  \
             int here = 0;                                                                                    \
-            _Pragma("omp simd reduction(|:here)") for (int j = 0; j < LANES; j++) here |= x[i + j] == m;     \
+            _Pragma("omp simd reduction(|:here)") for (int j = 0; j < BLOCK; j++) here |= x[i + j] == m;     \
             if (here)                                                                                        \
                 break;                                                                                       \
         }                                                                                                    \
-        while (x[i] != m)                                                                                    \
-            i++;                                                                                             \
-        return i;                                                                                            \
+        const int left = (int)(n - i < BLOCK ? n - i : BLOCK);                                               \
+        int first = BLOCK;                                                                                   \
+        _Pragma("omp simd reduction(min:first)") for (int j = 0; j < left; j++) {                            \
+            const int at = x[i + j] == m ? j : BLOCK;                                                        \
+            first = at < first ? at : first;                                                                 \
+        }                                                                                                    \
+        return i + first;                                                                                    \
     }                                                                                                        \
     static void argmax_##name(const td_reduce_loop *r, int64_t *out, const T *base)                          \
     {                                                                                                        \
         plan whole = make_plan(r), *p = &whole;                                                              \
+        if (plain_rows(p)) {                                                                                 \
+            const int64_t stride = p->keep_dims ? p->keep_stride[0] : 0, n = p->red_dim[0];                  \
+            _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && p->units > 1)")         \
+            for (int64_t u = 0; u < p->units; u++) {                                                         \
+                const T *x = base + u * stride;                                                              \
+                out[u] = place_##name(x, n, amax_run_##name(x, n, x[0]));                                    \
+            }                                                                                                \
+            return;                                                                                          \
+        }                                                                                                    \
         _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && p->units > 1)")             \
         for (int64_t u = 0; u < p->units; u++) {                                                             \
             int64_t in, at, width, r0 = 0, r1 = p->red_dim[0], number = 0, where[WIDTH] = { 0 };             \

@@ -305,12 +305,47 @@ static void batches(void **state)
         }
 }
 
+/* The first of the largest in rows that lie 3 apart, at every place of a row, with a second one behind it; a NaN before or behind is the largest. */
+static void places(void **state)
+{
+    (void)state;
+    enum { LONGEST = 1027, ROWS = 3 };
+    static const int more[] = { 255, 256, 257, 258, 511, 512, 513, 1027 };
+    for (int i = 1; i < 68 + (int)(sizeof more / sizeof *more); i++) {
+        const int n = i < 68 ? i : more[i - 68], step = n < 68 ? 1 : 7;
+        const td_reduce_loop r = { .keep = { 1, { ROWS }, { { 1 }, { n + 3 } } }, .red = { 1, { n }, { { 0 }, { 1 } } } };
+        for (int at = 0; at < n; at += step) {
+            float x[ROWS * (LONGEST + 3)];
+            double d[ROWS * (LONGEST + 3)];
+            int32_t k32[ROWS * (LONGEST + 3)];
+            int64_t k64[ROWS * (LONGEST + 3)], out[4][ROWS];
+            for (int j = 0; j < ROWS * (n + 3); j++)
+                x[j] = j % (n + 3) < n ? (float)(-3 - j % 5) : 100;    /* between rows: not theirs                                    */
+            for (int row = 0; row < ROWS; row++)
+                x[row * (n + 3) + at] = x[row * (n + 3) + (at + 2 * (n - 1)) / 3] = 50;      /* the second at or behind the first */
+            for (int j = 0; j < ROWS * (n + 3); j++)
+                d[j] = (double)x[j], k32[j] = (int32_t)x[j], k64[j] = (int64_t)x[j];
+            x[n + 3] = x[n + 3 + n - 1] = NAN;                         /* row 1 begins with one and ends with one             */
+            d[2 * (n + 3) + n - 1] = NAN;                              /* row 2 ends with one                                 */
+            EACH_ISA(k) {
+                k->argmax(&r, TD_F32, out[0], x);
+                k->argmax(&r, TD_F64, out[1], d);
+                k->argmax(&r, TD_I32, out[2], k32);
+                k->argmax(&r, TD_I64, out[3], k64);
+                for (int t = 0; t < 4; t++)
+                    for (int row = 0; row < ROWS; row++)
+                        assert_int_equal(out[t][row], t == 0 && row == 1 ? 0 : t == 1 && row == 2 ? n - 1 : at);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_at_every_position), cmocka_unit_test(softmax_rows), cmocka_unit_test(strides),
         cmocka_unit_test(threads_do_not_show), cmocka_unit_test(long_sum), cmocka_unit_test(vector_functions),
-        cmocka_unit_test(empty_products), cmocka_unit_test(products_match), cmocka_unit_test(batches),
+        cmocka_unit_test(empty_products), cmocka_unit_test(products_match), cmocka_unit_test(batches), cmocka_unit_test(places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
