@@ -81,6 +81,9 @@ typedef struct td_kernels {
     void (*amax)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);                                 /* arith      */
     void (*amin)(const td_reduce_loop *r, td_dtype t, void *out, const void *x);
     void (*argmax)(const td_reduce_loop *r, td_dtype t, int64_t *out, const void *x);
+    /* tensor/cpu/extreme_ties.c (float): x (outer,n,inner) contiguous, n > 0; g and y, its largest or smallest along n, (outer,inner): gx (=|+=) g in equal
+     * shares where x equals y, times 0 elsewhere. A device may lack it: the gradients of td_amax and td_amin have other ways. */
+    void (*extreme_ties_grad)(td_dtype t, int64_t outer, int64_t n, int64_t inner, void *gx, const void *g, const void *x, const void *y, bool add);
     /* tensor/cpu/variance.c (float): x (rows,n) contiguous, n > 0. out = scale * the sum of the squared deviations from each row's mean, which is written
      * too; the gradient: gx (=|+=) gout * scale * (x - mean). A device may lack them: td_var has other ways. */
     void (*var_rows)(td_dtype t, int64_t rows, int64_t n, void *out, void *mean, const void *x, double scale);

@@ -34,7 +34,7 @@
     X(maximum) X(minimum) X(extreme_grad) X(where) X(where_grad)                                             \
     X(log_softmax) X(log_softmax_grad) X(nll) X(nll_grad) X(bce) X(bce_grad)         /* softmax.c, nll.c */  \
     X(sum) X(amax) X(amin) X(argmax)                                                 /* reduce.c      */     \
-    X(var_rows) X(var_rows_grad)                                                     /* variance.c    */     \
+    X(extreme_ties_grad) X(var_rows) X(var_rows_grad)                                /* extreme_ties.c, variance.c */ \
     X(gemm) X(gemm_batched)                                                          /* gemm.c        */     \
     X(softmax) X(softmax_grad) X(cross_entropy) X(cross_entropy_grad) X(mse) X(mse_grad) /* softmax.c, loss.c */ \
     X(attention) X(attention_grad) X(rotary) X(swiglu) X(swiglu_grad)                /* attention.c, rotary.c, swiglu.c */ \
