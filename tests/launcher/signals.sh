@@ -52,7 +52,7 @@ check "nohup: exit code" 0 $?
 check "nohup: the ranks ended by themselves" 2 "$(grep -c end "$work/out")"
 
 # ranks that have ended before the launcher first waits, beside others so that it is slow at it: each end is seen
-short_lives() { for _ in {1..40}; do timeout 20 "$TANDEM" run -n 1 true || return 1; done; }
+short_lives() { for _ in {1..40}; do timeout -s KILL 20 "$TANDEM" run -n 1 true || return 1; done; }
 lives=()
 for _ in 1 2 3 4; do short_lives & lives+=($!); done
 for pid in "${lives[@]}"; do
