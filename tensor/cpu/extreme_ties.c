@@ -47,6 +47,7 @@ enum { STRIP = 256 };
         T share[STRIP];                                                                                      \
         for (int64_t r = 0; r < rows; r++) {                                                                 \
             const T *restrict row = x + r * step;                                                            \
+            td__ask(row + 4 * step, (size_t)width * sizeof(T));                                              \
             _Pragma("omp simd") for (int j = 0; j < width; j++) ties[j] += row[j] == y[j];                   \
         }                                                                                                    \
         for (int j = 0; j < width; j++)                                                                      \
@@ -54,6 +55,7 @@ enum { STRIP = 256 };
         for (int64_t r = 0; r < rows; r++) {                                                                 \
             _Alignas(64) T block[STRIP];                                                                     \
             const T *restrict row = x + r * step;                                                            \
+            td__ask(row + 4 * step, (size_t)width * sizeof(T));                                              \
             T *restrict into = streamed ? block : gx + r * step;                                             \
             if (add) {                                                                                       \
                 _Pragma("omp simd") for (int j = 0; j < width; j++) into[j] += (row[j] == y[j] ? (T)1 : (T)0) * share[j];  \

@@ -278,9 +278,35 @@ void K(sum)(const td_reduce_loop *r, td_dtype t, void *out, const void *x, doubl
 
 #define EXTREME(T, which, BEFORE, name)                                                                      \
     EXTREME_RUN(T, which, BEFORE, name)                                                                      \
+    /* Of columns over one reduced dimension, some neighbouring units at a time, so that memory is read in longer pieces, which are asked for ahead */  \
+    static void which##_columns_##name(const plan *p, T *out, const T *base)                                 \
+    {                                                                                                        \
+        enum { STRIP = TOGETHER / 2 * WIDTH };                                                               \
+        const int64_t strips = (p->columns + STRIP - 1) / STRIP, tasks = p->units / p->column_units * strips;  \
+        _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && tasks > 1)")                \
+        for (int64_t t = 0; t < tasks; t++) {                                                                \
+            int64_t in, at, left;                                                                            \
+            T best[STRIP];                                                                                   \
+            find_unit(p, t / strips * p->column_units + t % strips * (STRIP / WIDTH), &in, &at, &left);      \
+            left = p->columns - t % strips * STRIP;                                                          \
+            const int width = left < STRIP ? (int)left : STRIP;                                              \
+            memcpy(best, base + in, (size_t)width * sizeof *best);                                           \
+            for (int64_t i = 1; i < p->red_dim[0]; i++) {                                                    \
+                const T *restrict row = base + in + i * p->red_stride[0];                                    \
+                td__ask(row + 4 * p->red_stride[0], (size_t)width * sizeof(T));                              \
+                _Pragma("omp simd") for (int c = 0; c < width; c++)                                          \
+                    best[c] = TAKES(BEFORE, row[c], best[c]) ? row[c] : best[c];                             \
+            }                                                                                                \
+            memcpy(out + at, best, (size_t)width * sizeof *best);                                            \
+        }                                                                                                    \
+    }                                                                                                        \
     static void which##_##name(const td_reduce_loop *r, T *out, const T *base)                               \
     {                                                                                                        \
         const plan whole = make_plan(r), *p = &whole;                                                        \
+        if (p->columns > 1 && p->red_dims == 1) {                                                            \
+            which##_columns_##name(p, out, base);                                                            \
+            return;                                                                                          \
+        }                                                                                                    \
         if (plain_rows(p)) {                                                                                 \
             const int64_t stride = p->keep_dims ? p->keep_stride[0] : 0, n = p->red_dim[0];                  \
             _Pragma("omp parallel for schedule(static) if (p->total > TD_PARALLEL && p->units > 1)")         \

@@ -340,12 +340,56 @@ static void places(void **state)
     }
 }
 
+/* Largest and smallest of columns, blocks one behind the other, with ties, infinities and NaN, wider and narrower than the strips they are taken in */
+static void columns(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 2, WIDEST = 1037 };
+    static const int widths[] = { 2, 3, 15, 16, 63, 64, 65, 255, 256, 257, 511, 513, 1037 };
+    static float x[BLOCKS * 9 * WIDEST];
+    static double d[BLOCKS * 9 * WIDEST];
+    static int64_t k64[BLOCKS * 9 * WIDEST];
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        for (int rows = 1; rows <= 9; rows++) {
+            const int n = widths[i];
+            const td_reduce_loop r = { .keep = { 2, { BLOCKS, n }, { { n, 1 }, { rows * n, 1 } } }, .red = { 1, { rows }, { { 0 }, { n } } } };
+            for (int j = 0; j < BLOCKS * rows * n; j++) {
+                k64[j] = j * 7919 % 31 - 15;
+                x[j] = j % 37 == 5 ? NAN : j % 11 == 3 ? INFINITY : j % 13 == 4 ? -INFINITY : (float)k64[j];
+                d[j] = (double)x[j];
+            }
+            EACH_ISA(k)
+                for (int small = 0; small < 2; small++) {
+                    float got[BLOCKS * WIDEST];
+                    double got_d[BLOCKS * WIDEST];
+                    int64_t got_k[BLOCKS * WIDEST];
+                    (small ? k->amin : k->amax)(&r, TD_F32, got, x);
+                    (small ? k->amin : k->amax)(&r, TD_F64, got_d, d);
+                    (small ? k->amin : k->amax)(&r, TD_I64, got_k, k64);
+                    for (int at = 0; at < BLOCKS * n; at++) {
+                        const int first = at / n * rows * n + at % n;
+                        float best = x[first];
+                        int64_t whole = k64[first];
+                        for (int row = 1; row < rows; row++) {
+                            const float v = x[first + row * n];
+                            const int64_t w = k64[first + row * n];
+                            best = isnan(best) || isnan(v) ? NAN : small ? (v < best ? v : best) : (v > best ? v : best);
+                            whole = small ? (w < whole ? w : whole) : (w > whole ? w : whole);
+                        }
+                        assert_true(isnan(best) ? isnan(got[at]) && isnan(got_d[at]) : got[at] == best && got_d[at] == (double)best);
+                        assert_int_equal(got_k[at], whole);
+                    }
+                }
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_at_every_position), cmocka_unit_test(softmax_rows), cmocka_unit_test(strides),
         cmocka_unit_test(threads_do_not_show), cmocka_unit_test(long_sum), cmocka_unit_test(vector_functions),
         cmocka_unit_test(empty_products), cmocka_unit_test(products_match), cmocka_unit_test(batches), cmocka_unit_test(places),
+        cmocka_unit_test(columns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
