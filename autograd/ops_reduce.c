@@ -56,6 +56,21 @@ static int infer(td_call *c, bool float_only, bool needs_elements, td_dtype *res
     return td_call_infer(c, 0, shape, result ? *result : x->dtype);
 }
 
+bool td__reduces_in_one_go(const td_tensor *x, uint32_t axes, int64_t *outer, int64_t *n, int64_t *inner)
+{
+    enum { FEW = 16, LITTLE = 32768 };
+    int d = 0;
+    *outer = *n = *inner = 1;
+    for (; d < x->shape.ndim && !(axes >> d & 1); d++)
+        *outer *= x->shape.dim[d];
+    for (; d < x->shape.ndim && axes >> d & 1; d++)
+        *n *= x->shape.dim[d];
+    for (; d < x->shape.ndim && !(axes >> d & 1); d++)
+        *inner *= x->shape.dim[d];
+    const bool few = *outer * *inner < FEW && *outer * *n * *inner > LITTLE;
+    return d == x->shape.ndim && !few && td__strides_contiguous(x->shape, x->stride);
+}
+
 td_tensor *td__reduced_view(td_tensor *g, td_shape shape, uint32_t axes)
 {
     int64_t stride[TD_MAX_DIMS], dense[TD_MAX_DIMS];
@@ -155,23 +170,6 @@ static int run_extreme(td_call *c, bool largest)
     return 0;
 }
 
-/* Is x contiguous and are the reduced axes neighbours, so that it is (outer, n, inner), reduced along n? Where few results are made of many elements, threads
- * have more to share in the other way. */
-static bool in_one_go(const td_tensor *x, uint32_t axes, int64_t *outer, int64_t *n, int64_t *inner)
-{
-    enum { FEW = 16, LITTLE = 32768 };
-    int d = 0;
-    *outer = *n = *inner = 1;
-    for (; d < x->shape.ndim && !(axes >> d & 1); d++)
-        *outer *= x->shape.dim[d];
-    for (; d < x->shape.ndim && axes >> d & 1; d++)
-        *n *= x->shape.dim[d];
-    for (; d < x->shape.ndim && !(axes >> d & 1); d++)
-        *inner *= x->shape.dim[d];
-    const bool few = *outer * *inner < FEW && *outer * *n * *inner > LITTLE;
-    return td__kernels(x)->extreme_ties_grad && d == x->shape.ndim && !few && td__strides_contiguous(x->shape, x->stride);
-}
-
 static int grad_extreme(td_call *c, td_tensor *const *g, td_grad_slot *slot)
 {
     td_tensor *x = td_call_saved(c, 0), *y = td_call_saved(c, 1);
@@ -180,7 +178,7 @@ static int grad_extreme(td_call *c, td_tensor *const *g, td_grad_slot *slot)
     const uint32_t axes = (uint32_t)td__reduce_axes(c, x->shape);
     const td_kernels *k = td__kernels(x);
     int64_t outer, n, inner;
-    if (in_one_go(x, axes, &outer, &n, &inner)) {
+    if (k->extreme_ties_grad && td__reduces_in_one_go(x, axes, &outer, &n, &inner)) {
         k->extreme_ties_grad(x->dtype, outer, n, inner, td__ptr(slot[0].into), td__ptr(g[0]), td__ptr(x), td__ptr(y), slot[0].add);
         return 0;
     }

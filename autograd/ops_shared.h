@@ -103,5 +103,8 @@ int64_t  td__reduce_axes(td_call *c, td_shape s);              /* the mask of re
 td_shape td__reduced_shape(td_shape s, uint32_t axes, bool keep);
 /* g (a reduction's result, kept dimensions or not) as a view over `shape`, repeated along the axes of the mask. The caller unrefs. */
 td_tensor *td__reduced_view(td_tensor *g, td_shape shape, uint32_t axes);
+/* Is x contiguous and are the reduced axes neighbours, so that it is (outer, n, inner), reduced along n? Not where few results are made of many elements:
+ * threads have more to share in other ways then. Depends on the shape and strides alone. */
+bool td__reduces_in_one_go(const td_tensor *x, uint32_t axes, int64_t *outer, int64_t *n, int64_t *inner);
 
 #endif

@@ -46,17 +46,12 @@ static int centre(td_tensor *x, td_tensor *mean, uint32_t axes, td_tensor *into)
     return 0;
 }
 
-/* Are the reduced axes the last ones of a contiguous x, and are there rows enough to share? n: the elements of each. */
-static bool by_rows(const td_tensor *x, uint32_t axes, int64_t n)
+/* (rows, n) that the kernels of rows take */
+static bool by_rows(const td_tensor *x, uint32_t axes, int64_t *rows, int64_t *n)
 {
-    enum { FEW = 16, LITTLE = 32768 };               /* a few long rows go in pieces: sum                                    */
-    const int64_t all = td__shape_numel(x->shape);
     const td_kernels *k = td__kernels(x);
-    int first = 0;
-    while (first < x->shape.ndim && !(axes >> first & 1))
-        first++;
-    return k->var_rows && k->var_rows_grad && axes >> first == (1u << (x->shape.ndim - first)) - 1 && all > 0 && (all <= LITTLE || all / n >= FEW) &&
-           td__strides_contiguous(x->shape, x->stride);
+    int64_t inner;
+    return k->var_rows && k->var_rows_grad && td__reduces_in_one_go(x, axes, rows, n, &inner) && inner == 1 && *rows * *n > 0;
 }
 
 static int need(td_tensor *x)
@@ -77,11 +72,11 @@ static int run(td_call *c)
         return code;
     const uint32_t axes = (uint32_t)td__reduce_axes(c, x->shape);
     const td_kernels *k = td__kernels(x);
-    int64_t count;
+    int64_t count, rows, n;
     const double scale = share(td_call_attr(c), x->shape, axes, &count);
     td_tensor *mean = td__op_temp(x, td__reduced_shape(x->shape, axes, false));
-    if (!mean->poisoned && by_rows(x, axes, count)) {
-        k->var_rows(x->dtype, td__shape_numel(mean->shape), count, td__ptr(out), td__ptr(mean), td__ptr(x), scale);
+    if (!mean->poisoned && by_rows(x, axes, &rows, &n)) {
+        k->var_rows(x->dtype, rows, n, td__ptr(out), td__ptr(mean), td__ptr(x), scale);
         td_call_save(c, x);
         td_call_save(c, mean);
         return 0;
@@ -119,10 +114,10 @@ static int grad(td_call *c, td_tensor *const *g, td_grad_slot *slot)
         return code;
     const uint32_t axes = (uint32_t)td__reduce_axes(c, x->shape);
     const td_kernels *k = td__kernels(x);
-    int64_t count;
+    int64_t count, rows, n;
     const double scale = share(td_call_attr(c), x->shape, axes, &count);
-    if (by_rows(x, axes, count)) {
-        k->var_rows_grad(x->dtype, td__shape_numel(mean->shape), count, td__ptr(slot->into), td__ptr(g[0]), td__ptr(x), td__ptr(mean), 2 * scale, slot->add);
+    if (by_rows(x, axes, &rows, &n)) {
+        k->var_rows_grad(x->dtype, rows, n, td__ptr(slot->into), td__ptr(g[0]), td__ptr(x), td__ptr(mean), 2 * scale, slot->add);
         return 0;
     }
     td_tensor *d = td__op_temp(x, x->shape), *each = td__reduced_view(g[0], x->shape, axes);

@@ -50,7 +50,6 @@ static inline double get(td_dtype t, const void *p, int64_t i)
     return td__element_get(t, (const char *)p + (size_t)i * td_dtype_size(t));
 }
 
-/* false: there is no such device */
 /* Without a device the program ends: with 77, skipped, if its argument is or-skip. */
 static inline void find_device(int argc, char **argv)
 {
